@@ -1,0 +1,35 @@
+# `make demo` and `make test` set everything up themselves; `make venv` is that step alone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-full lint venv system-deps clean
+
+venv: .venv/installed
+
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "synpol needs Python 3.12 or newer; this is " + sys.version.split()[0] + ". Run: make PYTHON=/path/to/python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/python pipelines/demo.py configs/demo.yaml
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-full: lint
+	$(BIN)/python -m pytest
+
+# Programs that come from the system (Debian, root). So far the tests need none.
+system-deps:
+	@echo 'system-deps: nothing to install'
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,110 @@
+"""Train a network to mark the pre- and post-synaptic sides of synapses.
+
+Called again it resumes from the newest checkpoint in run_dir. Ctrl-C saves and stops.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import gunpowder as gp
+import numpy as np
+
+from synpol.arrays import check_writable
+from synpol.command import record_run, run_command
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling
+from synpol.lock import DriverLock
+from synpol.training.loop import Trainer
+from synpol.training.volumes import OpenVolume, as_funlib, check_patch, open_volume
+
+RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
+TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
+SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
+
+
+def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.Pipeline:
+    """From volumes on disk to batches; edit here to change what the network sees."""
+    augment, patch = config.augment, config.train.patch
+    places = np.array([v.positions(patch) for v in volumes], dtype=float)
+    square = all(v.raw.voxel_size[1] == v.raw.voxel_size[2] for v in volumes)
+    per_section = (1, -1, -1)
+    return (
+        tuple(
+            (gp.ArraySource(RAW, as_funlib(v.raw)), gp.ArraySource(LABELS, as_funlib(v.truth), False))
+            + gp.MergeProvider()
+            + gp.Normalize(RAW, v.intensity.scale)
+            + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
+            + gp.RandomLocation()
+            + AddSidesKnown(SIDES_KNOWN, v.sides_known)
+            for v in volumes
+        )
+        + gp.RandomProvider(probabilities=list(places / places.sum()))
+        + RejectSampling(
+            LABELS, config.reject_sampling.size_thres, config.reject_sampling.p, DRAWS
+        )
+        + gp.SimpleAugment(
+            mirror_probs=[0.5 if augment.flip else 0.0] * 3,
+            transpose_only=[1, 2] if augment.rotate90 and square else [],
+        )
+        + gp.IntensityAugment(
+            RAW,
+            1 - augment.section_contrast,
+            1 + augment.section_contrast,
+            -augment.section_brightness,
+            augment.section_brightness,
+            slab=per_section,
+            clip=False,
+        )
+        + AddPolarityTarget(
+            LABELS,
+            TARGET,
+            WEIGHTS,
+            SIDES_KNOWN,
+            config.exclusive,
+            config.loss.fraction_clip,
+            config.loss.weight_max,
+        )
+        + gp.Unsqueeze([RAW])
+        + gp.Stack(config.train.batch_size)
+        + OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size)
+    )
+
+
+def main(config: Config) -> bool:
+    if not config.data.train:
+        raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
+    volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
+    check_patch(volumes, config.train.patch)
+    check_writable(config.run_dir)
+    dask.config.set(scheduler="synchronous")  # its threads would not survive the fork of workers
+    with DriverLock(config.run_dir, "training"):
+        trainer = Trainer(config)
+        if trainer.iteration >= config.train.iterations:
+            print(f"{config.run_dir} is trained: {trainer.iteration} iterations")
+            return True
+        record_run(config, config.run_dir, "train")
+        size = gp.Coordinate(config.train.patch) * volumes[0].raw.voxel_size
+        request = gp.BatchRequest()
+        for key in (RAW, TARGET, WEIGHTS):
+            request.add(key, size)
+        request[LABELS] = gp.ArraySpec(roi=request[TARGET].roi)
+        request[DRAWS] = gp.ArraySpec(nonspatial=True)
+        graph = request_graph(config, volumes, trainer.iteration)
+        with gp.build(graph):
+
+            def next_batch() -> dict[str, np.ndarray]:
+                batch = graph.request_batch(request)
+                keys = {"raw": RAW, "target": TARGET, "weights": WEIGHTS, "draws": DRAWS}
+                return {name: batch[key].data for name, key in keys.items()}
+
+            done = trainer.run(next_batch, lambda: graph.output.waited)
+    last = Path(config.run_dir) / "checkpoints"
+    print(f"{'trained' if done else 'stopped'} at iteration {trainer.iteration}; see {last}")
+    return done
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,36 @@
+"""The one exception that means "the input is at fault, and here is what to do".
+
+Commands turn it into a message and exit code 2; everything else that escapes is a fault of
+synpol or of the machine and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What was given cannot be used. The message names it, says what was expected, what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest to a wrong one.
+
+    Parameters
+    ----------
+    name : str
+        What was given.
+    known : iterable of str
+        What would have been right.
+
+    Returns
+    -------
+    str
+        ``"; did you mean 'x'?"``, or the list of what there is when nothing is near.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "; there is: " + ", ".join(names) if names else ""

@@ -1,0 +1,122 @@
+"""From labels to what the network should answer, and how much each voxel counts.
+
+The weights are those of the EM-R50 recipe: with f the fraction of foreground in a channel of the
+patch, clipped, the rarer of foreground and background gets the weight max(f, 1-f) / min(f, 1-f)
+and the other 1; a channel without any foreground gets 1 everywhere.
+"""
+
+from __future__ import annotations
+
+import gunpowder as gp
+import numpy as np
+
+from synpol.polarity import seg_to_polarity
+
+
+class AddPolarityTarget(gp.BatchFilter):
+    """Provide the polarity target of a label patch and the voxel weights of its loss.
+
+    Parameters
+    ----------
+    labels : gp.ArrayKey
+        Labels, ``(z, y, x)``.
+    target : gp.ArrayKey
+        Provided: ``(3, z, y, x)`` float32, channels pre, post, union; exclusive: ``(z, y, x)``
+        int64, 0 background, 1 pre, 2 post.
+    weights : gp.ArrayKey
+        Provided: float32 of the target's shape.
+    sides_known : gp.ArrayKey, optional
+        Non-spatial flag of the patch. Where it is 0 the labels mark the union only: that channel
+        is trained as always and the sides get weight zero.
+    exclusive : bool
+    fraction_clip : (float, float)
+        Bounds of the foreground fraction.
+    weight_max : float
+        Upper bound of a weight.
+    """
+
+    def __init__(
+        self,
+        labels: gp.ArrayKey,
+        target: gp.ArrayKey,
+        weights: gp.ArrayKey,
+        sides_known: gp.ArrayKey | None = None,
+        exclusive: bool = False,
+        fraction_clip: tuple[float, float] = (0.05, 0.95),
+        weight_max: float = 20.0,
+    ) -> None:
+        self.labels = labels
+        self.target = target
+        self.weights = weights
+        self.sides_known = sides_known
+        self.exclusive = exclusive
+        self.fraction_clip = fraction_clip
+        self.weight_max = weight_max
+
+    def setup(self) -> None:
+        spec = self.spec[self.labels].copy()
+        spec.interpolatable = False
+        spec.dtype = np.int64 if self.exclusive else np.float32
+        self.provides(self.target, spec)
+        spec = spec.copy()
+        spec.dtype = np.float32
+        self.provides(self.weights, spec)
+        self.enable_autoskip()
+
+    def prepare(self, request: gp.BatchRequest) -> gp.BatchRequest:
+        wanted = request[self.target] if self.target in request else request[self.weights]
+        dependencies = gp.BatchRequest()
+        dependencies[self.labels] = gp.ArraySpec(roi=wanted.roi)
+        if self.sides_known is not None:
+            dependencies[self.sides_known] = gp.ArraySpec(nonspatial=True)
+        return dependencies
+
+    def process(self, batch: gp.Batch, request: gp.BatchRequest) -> gp.Batch:
+        labels = batch[self.labels]
+        known = self.sides_known is None or bool(batch[self.sides_known].data[0])
+        target, weights = polarity_target(
+            labels.data, known, self.exclusive, self.fraction_clip, self.weight_max
+        )
+        outputs = gp.Batch()
+        for key, data in ((self.target, target), (self.weights, weights)):
+            spec = self.spec[key].copy()
+            spec.roi = labels.spec.roi
+            outputs[key] = gp.Array(data, spec)
+        return outputs
+
+
+def polarity_target(
+    labels: np.ndarray,
+    sides_known: bool = True,
+    exclusive: bool = False,
+    fraction_clip: tuple[float, float] = (0.05, 0.95),
+    weight_max: float = 20.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Target and voxel weights of a label patch; see `AddPolarityTarget`.
+
+    Parameters
+    ----------
+    labels : (z, y, x) array of integers
+    sides_known, exclusive, fraction_clip, weight_max
+        As in `AddPolarityTarget`.
+
+    Returns
+    -------
+    target, weights : arrays
+    """
+    target = seg_to_polarity(labels, exclusive)
+    if exclusive:
+        return target, np.ones(target.shape, np.float32)
+    if not sides_known:
+        target[:2] = 0
+    weights = np.ones(target.shape, np.float32)
+    for channel, weight in zip(target, weights, strict=True):
+        fraction = channel.mean()
+        if fraction in (0, 1):
+            continue
+        f = np.clip(fraction, *fraction_clip)
+        rare = channel == (1 if f <= 0.5 else 0)
+        weight[rare] = min(max(f, 1 - f) / min(f, 1 - f), weight_max)
+    if not sides_known:
+        weights[:2] = 0
+    return target, weights

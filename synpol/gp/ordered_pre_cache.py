@@ -1,0 +1,136 @@
+"""Batches prepared ahead in worker processes, always the same ones in the same order.
+
+gunpowder's ``PreCache`` returns whichever batch is ready first and, when the request carries a
+seed, the same batch for ever. Here batch i gets a seed derived from (run seed, i), worker w of n
+prepares the batches i with i mod n = w, and they are handed out in the order of i. So a run does
+not depend on how many workers prepared it, and one that resumes at batch i goes on as if it had
+never stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+import time
+import traceback
+from typing import Any
+
+import gunpowder as gp
+import numpy as np
+
+from synpol.errors import InputError
+
+
+def batch_seed(seed: int, index: int) -> int:
+    """Seed of batch `index` of a run, 0 .. 2**32 - 1."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+class OrderedPreCache(gp.BatchFilter):
+    """Hand out batch `first`, `first` + 1, ... of a run, prepared ahead.
+
+    The worker processes are forked on the first request: make it before CUDA is initialised.
+
+    Parameters
+    ----------
+    seed : int
+        Of the run.
+    first : int
+        Index of the first batch, above 0 when a run resumes.
+    num_workers : int
+        Processes; 0 prepares every batch when it is asked for.
+    cache_size : int
+        Batches kept ready, over all workers.
+    """
+
+    def __init__(self, seed: int, first: int = 0, num_workers: int = 1, cache_size: int = 8) -> None:
+        self.seed = seed
+        self.index = first
+        self.num_workers = num_workers
+        self.ahead = max(1, cache_size // max(1, num_workers))
+        self.workers: list[Any] = []
+        self.queues: list[Any] = []
+        #: seconds that requests have waited for their batch
+        self.waited = 0.0
+
+    def provide(self, request: gp.BatchRequest) -> gp.Batch:
+        started = time.perf_counter()
+        if self.num_workers and not self.workers:
+            self._start(request)
+        if self.num_workers:
+            batch = self._next(self.index % self.num_workers)
+        else:
+            batch = self._make(request, self.index)
+        self.index += 1
+        self.waited += time.perf_counter() - started
+        return batch
+
+    def teardown(self) -> None:
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            worker.join()
+        for each in self.queues:
+            each.cancel_join_thread()
+            each.close()
+        self.workers, self.queues = [], []
+
+    def _make(self, request: gp.BatchRequest, index: int) -> gp.Batch:
+        seeded = request.copy()
+        seeded._random_seed = batch_seed(self.seed, index)
+        try:
+            return self.get_upstream_provider().request_batch(seeded)
+        except gp.BatchRequestError as error:
+            # gunpowder wraps what a node raises in text; a user's mistake comes out as it went in
+            _, found, message = str(error).rpartition("synpol.errors.InputError: ")
+            raise InputError(message.strip()) if found else error from None
+
+    def _start(self, request: gp.BatchRequest) -> None:
+        fork = multiprocessing.get_context("fork")
+        for worker in range(self.num_workers):
+            ready = fork.Queue(maxsize=self.ahead)
+            first = self.index + (worker - self.index) % self.num_workers
+            process = fork.Process(
+                target=self._run, args=(request.copy(), first, ready), daemon=True
+            )
+            process.start()
+            self.queues.append(ready)
+            self.workers.append(process)
+
+    def _run(self, request: gp.BatchRequest, index: int, ready: Any) -> None:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training loop's
+        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+        try:
+            while True:
+                ready.put((self._make(request, index), None))
+                index += self.num_workers
+        except InputError as error:
+            ready.put((None, error))
+        except Exception:
+            ready.put((None, RuntimeError(f"a batch failed:\n{traceback.format_exc()}")))
+
+    def _next(self, worker: int) -> gp.Batch:
+        while True:
+            try:
+                batch, failure = self.queues[worker].get(timeout=2)
+            except queue.Empty:
+                if not self.workers[worker].is_alive():
+                    code = self.workers[worker].exitcode
+                    raise RuntimeError(
+                        f"a process that prepares batches died (exit code {code}); if it was "
+                        "killed for memory, lower train.num_workers or train.cache_size"
+                    ) from None
+                continue
+            if failure is not None:
+                raise failure
+            return batch
+
+
+def _exit_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,111 @@
+"""Rejection of patches that show next to nothing, as the EM-R50 recipe asks for.
+
+A candidate is judged by its labels alone, before its image is read or anything costly is done to
+it. gunpowder's own ``Reject`` draws the same patch again and again when the request carries a seed;
+here every attempt derives a seed of its own from the request's, so the patch that is accepted
+depends on the request's seed alone and a run can be repeated and resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import gunpowder as gp
+import numpy as np
+
+from synpol.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class RejectSampling(gp.BatchFilter):
+    """Draw a patch anew, with probability `p`, while it has too little foreground.
+
+    Belongs downstream of ``gp.RandomLocation`` (and of ``gp.RandomProvider`` where there are
+    several volumes).
+
+    Parameters
+    ----------
+    labels : gp.ArrayKey
+        Labels, ``(z, y, x)``; every voxel that is not 0 is foreground.
+    size_thres : int
+        Foreground voxels that a patch should have; 0 accepts everything.
+    p : float
+        Probability that a poorer patch is rejected.
+    draws : gp.ArrayKey, optional
+        Provided: how many patches were drawn for this one, a non-spatial array of shape ``(1,)``;
+        the acceptance rate is its inverse.
+    patience : int
+        Draws in a row below `size_thres` after which it gives up (``p=1``) or warns once.
+
+    Raises
+    ------
+    InputError
+        With ``p=1``, when `patience` draws in a row found no patch with `size_thres` voxels.
+    """
+
+    def __init__(
+        self,
+        labels: gp.ArrayKey,
+        size_thres: int,
+        p: float = 0.95,
+        draws: gp.ArrayKey | None = None,
+        patience: int = 5000,
+    ) -> None:
+        if not 0 <= p <= 1:
+            raise InputError(f"reject_sampling.p is {p}; a probability in 0..1 is expected")
+        if size_thres < 0:
+            raise InputError(f"reject_sampling.size_thres is {size_thres}; 0 or more is expected")
+        self.labels = labels
+        self.size_thres = size_thres
+        self.p = p
+        self.draws = draws
+        self.patience = patience
+        self.poor_in_a_row = 0
+        self.largest = 0
+
+    def setup(self) -> None:
+        if self.labels not in self.spec:
+            raise InputError(f"RejectSampling needs {self.labels}, which nothing upstream provides")
+        if self.draws is not None:
+            self.provides(self.draws, gp.ArraySpec(nonspatial=True))
+
+    def provide(self, request: gp.BatchRequest) -> gp.Batch:
+        draws_wanted = self.draws is not None and self.draws in request
+        self.remove_provided(request)
+        upstream = self.get_upstream_provider()
+        seed, draw = request.random_seed, 0
+        while True:
+            attempt = np.random.SeedSequence([seed, draw]).generate_state(2)
+            draw += 1
+            candidate = request.copy()
+            candidate._random_seed = int(attempt[0])
+            if self.size_thres == 0 or self.labels not in request:
+                break
+            probe = gp.BatchRequest(random_seed=int(attempt[0]))
+            probe[self.labels] = request[self.labels].copy()
+            foreground = np.count_nonzero(upstream.request_batch(probe)[self.labels].data)
+            if foreground >= self.size_thres:
+                self.poor_in_a_row = 0
+                break
+            self._note_poor(foreground)
+            if attempt[1] / 2**32 >= self.p:
+                break
+        batch = upstream.request_batch(candidate)
+        if draws_wanted:
+            count = np.array([draw], dtype=np.int64)
+            batch[self.draws] = gp.Array(count, gp.ArraySpec(nonspatial=True))
+        return batch
+
+    def _note_poor(self, foreground: int) -> None:
+        self.poor_in_a_row += 1
+        self.largest = max(self.largest, foreground)
+        if self.poor_in_a_row != self.patience:
+            return
+        found = (
+            f"in {self.patience} draws in a row no patch had reject_sampling.size_thres = "
+            f"{self.size_thres} foreground voxels; the largest count was {self.largest}"
+        )
+        if self.p == 1:
+            raise InputError(f"{found}. Lower size_thres, enlarge train.patch, or set p below 1")
+        logger.warning("%s; patches are accepted by chance alone (1 - p = %g)", found, 1 - self.p)

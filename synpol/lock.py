@@ -1,0 +1,124 @@
+"""One driver at a time: a lock held by the driver's own open file.
+
+The lock is the kernel's (flock), so it is gone when the driver is, however it ended; no
+stale file ever has to be removed by hand. Workers do not inherit it (the file is closed on exec),
+so a driver's death frees it although workers live on for a moment; they see the lock free, or
+held under another run's name, and stop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+from synpol.errors import InputError
+
+
+class DriverLock:
+    """Hold a folder for this process until it ends or `release` is called.
+
+    Parameters
+    ----------
+    folder : path
+        Local or shared; made when missing.
+    what : str
+        What this driver does, for the message that the second one gets.
+
+    Raises
+    ------
+    InputError
+        Another driver holds it; the message names its host, pid and start.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], what: str) -> None:
+        self.path = Path(folder) / "driver.lock"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.run = uuid.uuid4().hex
+        self._file = open(self.path, "a+", encoding="utf8")  # noqa: SIM115 held open on purpose
+        deadline = time.monotonic() + 1.0  # a worker may hold it for an instant to look
+        while not _try_lock(self._file.fileno(), fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                holder = _read(self.path)
+                self._file.close()
+                raise InputError(
+                    f"{folder} is in use: {holder.get('what', 'another driver')} runs as pid "
+                    f"{holder.get('pid', '?')} on {holder.get('host', '?')} since "
+                    f"{holder.get('since', '?')}; wait for it or end it, then run this again"
+                )
+            time.sleep(0.05)
+        self._file.seek(0)
+        self._file.truncate()
+        me = {
+            "run": self.run,
+            "what": what,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        self._file.write(json.dumps(me))
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
+    """End this worker process within seconds of its driver's end.
+
+    Parameters
+    ----------
+    folder : path
+        The folder that the driver has locked.
+    run : str
+        `DriverLock.run` of the driver.
+    """
+    path = Path(folder) / "driver.lock"
+
+    def watch() -> None:
+        while True:
+            time.sleep(1)
+            if not _driver_lives(path, run):
+                os._exit(70)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _driver_lives(path: Path, run: str) -> bool:
+    try:
+        with open(path, encoding="utf8") as file:
+            if _try_lock(file.fileno(), fcntl.LOCK_SH):
+                return False
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # a shared file system that is away for a moment; the next look decides
+    return _read(path).get("run", run) == run
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

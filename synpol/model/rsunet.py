@@ -1,0 +1,137 @@
+"""Residual symmetric U-Net, the network of the EM-R50 recipe.
+
+After Lee et al., "Superhuman accuracy on the SNEMI3D connectomics challenge", arXiv:1706.00120
+(2017): pre-activation residual blocks, additive skips, bilinear upsampling and pooling in plane
+only, because EM sections are thicker than their pixels are wide. The first level convolves in
+plane only, (1, 3, 3), where a section is still several pixels thick.
+
+One difference from the usual wiring: the image goes into a plain convolution. A norm and a ReLU
+before it would throw away every voxel darker than the mean, the membranes and densities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+NORMS = ("batch", "group", "instance", "none")
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "prelu")
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm3d(channels)
+    if kind == "group":
+        groups = next(g for g in (8, 6, 4, 3, 2, 1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels)
+    if kind == "instance":
+        return nn.InstanceNorm3d(channels, affine=True)
+    return nn.Identity()
+
+
+def _activation(kind: str) -> nn.Module:
+    return {
+        "relu": lambda: nn.ReLU(inplace=True),
+        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+        "elu": lambda: nn.ELU(inplace=True),
+        "prelu": lambda: nn.PReLU(init=0.25),
+    }[kind]()
+
+
+class _Block(nn.Module):
+    """One convolution to the new width, a residual pair, one more convolution."""
+
+    def __init__(
+        self, width_in: int, width: int, kernel: tuple[int, int, int], norm: str, activation: str
+    ) -> None:
+        super().__init__()
+
+        def conv(channels: int) -> nn.Sequential:
+            return nn.Sequential(
+                _norm(norm, channels),
+                _activation(activation),
+                _convolution(channels, width, kernel),
+            )
+
+        image = width_in == 1
+        self.enter = _convolution(width_in, width, kernel) if image else conv(width_in)
+        self.residual = nn.Sequential(conv(width), conv(width))
+        self.leave = conv(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        return self.leave(x + self.residual(x))
+
+
+def _convolution(width_in: int, width: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
+    padding = tuple(k // 2 for k in kernel)
+    return nn.Conv3d(width_in, width, kernel, padding=padding, bias=False)
+
+
+class RSUNet(nn.Module):
+    """Residual symmetric U-Net with anisotropic (1, 2, 2) pooling.
+
+    Parameters
+    ----------
+    filters : sequence of int
+        Channels per level; ``len(filters) - 1`` poolings. The default has 2.29 million parameters.
+    out_channels : int
+        Three: pre, post, union; or, exclusive, background, pre, post.
+    norm : {"batch", "group", "instance", "none"}
+    activation : {"relu", "leaky_relu", "elu", "prelu"}
+
+    Notes
+    -----
+    Input ``(batch, 1, z, y, x)`` float in 0..1, output ``(batch, out_channels, z, y, x)`` logits.
+    y and x have to be multiples of ``2 ** (len(filters) - 1)``.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (18, 36, 48, 64, 80),
+        out_channels: int = 3,
+        norm: str = "batch",
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        levels = len(filters)
+        kernels = [(1, 3, 3)] + [(3, 3, 3)] * (levels - 1)
+        widths_in = [1, *filters[:-1]]
+        self.encode = nn.ModuleList(
+            _Block(widths_in[i], filters[i], kernels[i], norm, activation) for i in range(levels)
+        )
+        self.pool = nn.MaxPool3d((1, 2, 2))
+        self.up = nn.Upsample(scale_factor=(1, 2, 2), mode="trilinear", align_corners=False)
+        self.project = nn.ModuleList(
+            nn.Conv3d(filters[i + 1], filters[i], 1, bias=False) for i in range(levels - 1)
+        )
+        self.decode = nn.ModuleList(
+            _Block(filters[i], filters[i], kernels[i], norm, activation) for i in range(levels - 1)
+        )
+        self.head = nn.Sequential(
+            _norm(norm, filters[0]),
+            _activation(activation),
+            nn.Conv3d(filters[0], out_channels, 1),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for level, block in enumerate(self.encode):
+            x = block(self.pool(x) if level else x)
+            skips.append(x)
+        for level in reversed(range(len(self.decode))):
+            x = self.project[level](self.up(x)) + skips[level]
+            x = self.decode[level](x)
+        return self.head(x)
+
+
+def in_plane_multiple(filters: Sequence[int]) -> int:
+    """What y and x of a patch have to be a multiple of."""
+    return 2 ** (len(filters) - 1)

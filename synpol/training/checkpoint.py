@@ -1,0 +1,142 @@
+"""Checkpoints: written whole or not at all, and refused where they do not belong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synpol.config import Config, Model
+from synpol.errors import InputError
+from synpol.model import RSUNet, build_model
+
+#: keys of `train` that may differ when a run resumes: they do not change what is learned
+_FREE = {"num_workers", "cache_size", "checkpoint_every", "image_every"}
+
+
+def training_identity(config: Config) -> dict[str, Any]:
+    """The part of a config that decides what is learned."""
+    whole = config.model_dump(mode="json")
+    kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
+    identity = {key: whole[key] for key in kept}
+    identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE}
+    return identity
+
+
+def checkpoint_path(run_dir: str, iteration: int) -> Path:
+    return Path(run_dir) / "checkpoints" / f"{iteration:07d}.pt"
+
+
+def latest_checkpoint(run_dir: str) -> Path | None:
+    """The checkpoint of the highest iteration, None when there is none."""
+    found = sorted(Path(run_dir, "checkpoints").glob("[0-9]*.pt"))
+    return found[-1] if found else None
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 3) -> None:
+    """Write a checkpoint under a temporary name and rename it; keep the first and the last few."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    older = sorted(path.parent.glob("[0-9]*.pt"))[1:-keep]
+    for old in older:
+        old.unlink()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    InputError
+        Missing, damaged, or not one of synpol's.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; train first: pipelines/train.py CONFIG")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} is not a readable checkpoint ({error}); remove it") from None
+    if not isinstance(state, dict) or "model" not in state or "config" not in state:
+        raise InputError(f"{path} was not written by pipelines/train.py")
+    return state
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network ready to predict.
+
+    Attributes
+    ----------
+    model : RSUNet
+        With the averaged weights where the run kept them.
+    path : str
+    digest : str
+        SHA-256 of the file: what a prediction depends on.
+    iteration : int
+    """
+
+    model: RSUNet
+    path: str
+    digest: str
+    iteration: int
+
+
+def find_checkpoint(config: Config) -> Path:
+    """The checkpoint that a config predicts with.
+
+    Raises
+    ------
+    InputError
+        None is named and the run has none.
+    """
+    if config.predict.checkpoint is not None:
+        return Path(config.predict.checkpoint)
+    found = latest_checkpoint(config.run_dir)
+    if found is None:
+        raise InputError(
+            f"there is no checkpoint in {config.run_dir}/checkpoints; train first "
+            "(pipelines/train.py CONFIG), or name one: predict.checkpoint=FILE"
+        )
+    return found
+
+
+def load_trained(path: Path, config: Config) -> Trained:
+    """Load the network of a checkpoint for prediction.
+
+    Raises
+    ------
+    InputError
+        The checkpoint is of another network than the config describes.
+    """
+    state = load_checkpoint(path)
+    theirs = state["config"]
+    for key, mine in (("exclusive", config.exclusive), *_model_keys(config.model)):
+        found = theirs["exclusive"] if key == "exclusive" else theirs["model"][key[6:]]
+        if found != mine:
+            raise InputError(
+                f"{path} is the checkpoint of another network: it has {key} = {found}, the config "
+                f"has {mine}; use the config it was trained with, or another checkpoint"
+            )
+    model = build_model(config.model)
+    model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
+    model.eval()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Trained(model, str(path), digest, state["iteration"])
+
+
+def _model_keys(model: Model) -> list[tuple[str, Any]]:
+    return [(f"model.{key}", value) for key, value in model.model_dump(mode="json").items()]

@@ -1,0 +1,95 @@
+"""The training volumes, opened and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from funlib.persistence import Array
+
+from synpol.arrays import Image, open_image
+from synpol.config import TrainingVolume
+from synpol.errors import InputError
+from synpol.intensity import Intensity, intensity_of
+from synpol.polarity import check_polarity_labels
+
+
+@dataclass(frozen=True)
+class OpenVolume:
+    """An image with its labels on the same voxels.
+
+    Attributes
+    ----------
+    raw, truth : Image
+    sides_known : bool
+        Whether `truth` is 2n-1 / 2n (else it marks synapses without sides).
+    intensity : Intensity
+    """
+
+    raw: Image
+    truth: Image
+    sides_known: bool
+    intensity: Intensity
+
+    def positions(self, patch: Sequence[int]) -> int:
+        """In how many places a patch fits."""
+        fits = [max(0, s - p + 1) for s, p in zip(self.raw.shape_vx, patch, strict=True)]
+        return int(np.prod(fits))
+
+
+def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | None) -> OpenVolume:
+    """Open one volume of the config and check all of it.
+
+    Raises
+    ------
+    InputError
+        Missing files, image and labels on different voxels, labels that are not whole numbers or
+        whose odd/even scheme cannot be right, a float image outside 0..1.
+    """
+    raw = open_image(volume.raw, channels=0)
+    truth = open_image(volume.truth, channels=0)
+    raw.same_grid(truth, "the labels")
+    if truth.array.dtype.kind not in "uib":
+        raise InputError(f"{truth.path} is {truth.array.dtype}; labels are whole numbers")
+    if volume.labels == "polarity":
+        present = [np.unique(part) for part in _parts(truth)]
+        check_polarity_labels(np.unique(np.concatenate(present)), truth.path)
+    intensity = intensity_of(raw, intensity_range)
+    if intensity.checked:
+        for part in _parts(raw):
+            intensity.apply(part, raw.path)
+    return OpenVolume(raw, truth, volume.labels == "polarity", intensity)
+
+
+def check_patch(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
+    """Refuse a patch that does not fit a volume.
+
+    Raises
+    ------
+    InputError
+        Naming the volume and both shapes.
+    """
+    for volume in volumes:
+        if volume.positions(patch) == 0:
+            raise InputError(
+                f"train.patch {tuple(patch)} is larger than {volume.raw.path} with "
+                f"{tuple(volume.raw.shape_vx)} voxels (z, y, x); choose a smaller patch"
+            )
+
+
+def as_funlib(image: Image) -> Array:
+    """The image as the array that ``gunpowder.ArraySource`` takes."""
+    return Array(
+        image.array, image.offset, image.voxel_size, ["z", "y", "x"], [image.unit] * 3
+    )
+
+
+def _parts(image: Image) -> Iterator[np.ndarray]:
+    steps = [max(c, 64) for c in image.array.chunks]
+    for corner in itertools.product(
+        *(range(0, s, step) for s, step in zip(image.shape_vx, steps, strict=True))
+    ):
+        slices = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
+        yield np.asarray(image.array[slices])
