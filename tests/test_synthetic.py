@@ -25,8 +25,20 @@ def synapse_numbers(labels):
     [
         (SyntheticVolume(seed=1), (0, 0, 0), (18, 110, 130), (3, 17, 41), (12, 64, 57)),
         (SyntheticVolume(seed=2), (7, 10**6, 33), (14, 90, 90), (5, 31, 0), (9, 59, 48)),
-        (SyntheticVolume(seed=2, difficulty=1.0), (90, 5, 700), (9, 100, 90), (8, 99, 89), (1,) * 3),
-        (SyntheticVolume((30, 8, 8), 1, 0.5), (-20, -60, 11), (7, 150, 120), (2, 50, 60), (5, 99, 60)),
+        (
+            SyntheticVolume(seed=2, difficulty=1.0),
+            (90, 5, 700),
+            (9, 100, 90),
+            (8, 99, 89),
+            (1,) * 3,
+        ),
+        (
+            SyntheticVolume((30, 8, 8), 1, 0.5),
+            (-20, -60, 11),
+            (7, 150, 120),
+            (2, 50, 60),
+            (5, 99, 60),
+        ),
     ],
 )
 def test_region_cut_from_a_larger_region_equals_region_made_alone(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -176,7 +177,8 @@ class Trainer:
             self.save()
         with _Interrupt() as interrupt, TrainingLog(self.config, self.iteration) as log:
             bar = tqdm(
-                total=train.iterations, initial=self.iteration, unit="it", desc="train", smoothing=0.1
+                total=train.iterations, initial=self.iteration, unit="it", desc="train", smoothing=0.1,
+                mininterval=0.5 if sys.stderr.isatty() else 15,
             )
             draws, patches = 0, 0
             while self.iteration < train.iterations and not interrupt.seen:
@@ -291,7 +293,7 @@ class TrainingLog:
             shown, wanted = logits[0, :, middle].sigmoid(), target
         self._board.add_image("raw", np.clip(raw, 0, 1), iteration, dataformats="HW")
         self._board.add_image("target", wanted[:, middle], iteration)
-        self._board.add_image("prediction", shown.cpu().numpy(), iteration)
+        self._board.add_image("prediction", shown.float().cpu().numpy(), iteration)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,402 @@
+"""Decoding of a polarity array of any size: the stages in order.
+
+    label -> merge 1 .. n -> number -> resolve n .. 1 -> relabel -> table
+
+What it gives is, voxel for voxel and id for id, what `synpol.polarity2instance` gives on the whole
+volume. All records lie in ``<work_dir>/decode-<hash>``, where the hash is of everything that the
+result depends on: another option gets another folder, the same job finds its records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+
+from synpol import arrays
+from synpol.arrays import Image, check_writable, create_image, is_url, join, open_image
+from synpol.blockwise import label, merge, number, relabel
+from synpol.blockwise.fragments import rows_from_arrays
+from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.label import FLOAT_SCALE, LabelStage
+from synpol.blockwise.merge import MergeStage
+from synpol.blockwise.number import NumberStage, ResolveStage
+from synpol.blockwise.records import read_record, write_whole
+from synpol.blockwise.relabel import RelabelStage
+from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
+from synpol.decoding import check_options, threshold_of
+from synpol.errors import InputError
+from synpol.lock import DriverLock
+from synpol.synapses import synapse_rows, write_synapses
+
+#: attribute of every array that synpol writes: the hash of what it was made from
+HASH = "synpol_hash"
+#: attribute of an array whose stage has finished
+COMPLETE = "synpol_complete"
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What the result depends on besides the prediction; see `decode_blockwise`."""
+
+    block_shape: tuple[int, int, int]
+    thres: float = 0.5
+    thres_small: int = 128
+    dilate_sz: int = 5
+    exclusive: bool = False
+    semantic: bool = False
+    sides: bool = True
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoding left.
+
+    Attributes
+    ----------
+    instances : str
+        Path or URL of the instances array.
+    components : int
+        Numbers used: components of the dilated union.
+    synapses : int or None
+        Rows of the synapse table, where one was asked for.
+    """
+
+    instances: str
+    components: int
+    synapses: int | None
+
+
+def decode_blockwise(
+    prediction: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    block_shape: Sequence[int],
+    num_workers: int = 1,
+    thres: float = 0.5,
+    thres_small: int = 128,
+    dilate_sz: int = 5,
+    exclusive: bool = False,
+    semantic: bool = False,
+    scale_factors: Sequence[float] = (1, 1, 1),
+    sides: bool = True,
+    synapses: str | os.PathLike[str] | None = None,
+    work_dir: str | os.PathLike[str] | None = None,
+) -> Decoded:
+    """Group the voxels of a polarity array of any size into synapses.
+
+    Called again after any interruption it finishes the job; called with other options it redoes
+    what depends on them.
+
+    Parameters
+    ----------
+    prediction : path or URL
+        A ``polarity`` array (3, z, y, x): uint8 is 0..255 for the probability 0..1, float is 0..1.
+    output : path or URL
+        Container in which ``instances/s0`` is written: (z, y, x) uint64.
+    block_shape : 3 ints
+        Voxels (z, y, x) that a worker decodes at once. Any shape gives the same result.
+    num_workers : int
+        Processes.
+    thres, thres_small, dilate_sz, exclusive, semantic, sides
+        As in `synpol.polarity2instance`.
+    scale_factors : 3 numbers
+        Only 1, 1, 1: resizing is not exact by blocks.
+    synapses : path or URL, optional
+        Parquet file that gets the synapse table (see `synpol.synapses`).
+    work_dir : path, optional
+        Folder for records, the lock and logs, shared by all workers; by default
+        ``<output>.work``, to be given where `output` is remote.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    InputError
+        The input or an option cannot be used, or another driver works in `work_dir`.
+    RuntimeError
+        Blocks failed; what is done is kept.
+    """
+    if any(float(s) != 1 for s in scale_factors) or len(scale_factors) != 3:
+        raise InputError(
+            f"scale_factors is {tuple(scale_factors)}; blockwise only (1, 1, 1) is exact. Decode "
+            "without it and downsample the instances"
+        )
+    if int(num_workers) != num_workers or num_workers < 1:
+        raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
+    source = open_image(prediction, channels=3)
+    dtype = source.array.dtype
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
+    check_options(source.array.shape, thres, thres_small, dilate_sz, dtype)
+    if semantic and synapses is not None:
+        raise InputError("a semantic result has no numbers, so it has no synapse table")
+    blocks = BlockGrid.of(source.shape_vx, block_shape)
+    options = DecodeOptions(
+        blocks.block,
+        float(thres),
+        int(thres_small),
+        int(dilate_sz),
+        bool(exclusive),
+        bool(semantic),
+        bool(sides),
+    )
+    work = _work_dir(output, work_dir)
+    digest = decode_hash(source, options)
+    check_output(output, source, blocks, semantic, digest)
+    check_writable(output)
+    check_writable(work)
+    with DriverLock(work, f"decoding of {source.path}") as lock:
+        wait_for_orphans(work)
+        job = _Job(source, str(output), options, blocks, work / f"decode-{digest[:16]}", digest)
+        return job.run(Driver(work, lock, int(num_workers)), synapses)
+
+
+def decode_hash(source: Image, options: DecodeOptions) -> str:
+    """Hash of everything that decides the instances."""
+    versions = [label.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
+    return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
+
+
+def identity_of(image: Image) -> dict[str, Any]:
+    """What tells one state of an array from another.
+
+    For an array that synpol wrote its hash does; for a foreign one, path and metadata do.
+
+    Raises
+    ------
+    InputError
+        synpol began to write the array and did not finish.
+    """
+    attributes = dict(image.array.attrs)
+    about: dict[str, Any] = {
+        "path": image.path if is_url(image.path) else str(Path(image.path).resolve()),
+        "shape": list(image.array.shape),
+        "dtype": str(image.array.dtype),
+        "voxel_size": list(image.voxel_size),
+        "offset": list(image.offset),
+        "unit": image.unit,
+    }
+    if HASH in attributes:
+        if not attributes.get(COMPLETE):
+            raise InputError(
+                f"{image.path} is unfinished: the run that writes it was interrupted; run "
+                "pipelines/predict_blockwise.py again first"
+            )
+        about |= {"hash": attributes[HASH]}
+    return about
+
+
+def hash_of(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _work_dir(
+    output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None
+) -> Path:
+    if work_dir is None:
+        if is_url(output):
+            raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")
+        return Path(f"{str(output).rstrip('/')}.work").resolve()
+    if is_url(work_dir):
+        raise InputError(f"work_dir is {work_dir}; a folder is expected, not a URL")
+    return Path(work_dir).resolve()
+
+
+def check_output(
+    output: str | os.PathLike[str], source: Image, blocks: BlockGrid, semantic: bool, digest: str
+) -> None:
+    """Refuse an existing ``instances`` array that this job cannot write.
+
+    Raises
+    ------
+    InputError
+        Its shape or type is another, or its chunks (shards) do not fit the blocks, so that two
+        workers would write one chunk.
+    """
+    path = join(output, "instances", "s0")
+    try:
+        found = open_image(path).array
+    except InputError:
+        return
+    if tuple(found.shape) != tuple(source.shape_vx):
+        raise InputError(
+            f"{path} exists with the shape {found.shape}, the prediction has "
+            f"{tuple(source.shape_vx)}; remove it or give another output"
+        )
+    unit = found.shards or found.chunks
+    for axis, (chunk, block, size) in enumerate(
+        zip(unit, blocks.block, blocks.shape, strict=True)
+    ):
+        if block % chunk and block < size:
+            raise InputError(
+                f"{path} exists with chunks of {tuple(unit)} voxels, which do not fit blocks of "
+                f"{blocks.block}: along {'zyx'[axis]}, {block} is not a multiple of {chunk}, and two "
+                "workers would write one chunk. Choose a block_shape that is a multiple of the "
+                "chunks, or remove the output"
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Image
+    output: str
+    options: DecodeOptions
+    blocks: BlockGrid
+    folder: Path
+    digest: str
+
+    def run(self, driver: Driver, synapses: str | os.PathLike[str] | None) -> Decoded:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in driver.work_dir.glob("decode-*"):
+            if old != self.folder:
+                shutil.rmtree(old)
+        (self.folder / "options.json").write_text(json.dumps(asdict(self.options), indent=1))
+        states = self._prepare_states()
+        instances = self._prepare_instances()
+        labelling, merges, numbers, relabelling = self.stages(states, instances.path)
+        driver.run(labelling)
+        for stage in merges:
+            driver.run(stage)
+        driver.run(numbers)
+        told = self._resolve(driver, merges)
+        driver.run(relabelling(told))
+        instances.array.update_attributes({COMPLETE: True})
+        numbering = numbers.numbering()
+        count = None
+        if synapses is not None:
+            count = write_synapses(synapses, self._table(numbers), self.options.sides)
+        return Decoded(instances.path, numbering.count, count)
+
+    def stages(self, states: str, instances: str) -> Any:
+        """The stages that do not depend on what the others found."""
+        options, blocks = self.options, self.blocks
+        threshold = threshold_of(
+            self.source.array.dtype, options.thres, options.exclusive, full_scale=False
+        )
+        labelling = LabelStage(
+            self.folder / "label",
+            blocks.grid,
+            self.source.path,
+            states,
+            blocks,
+            threshold,
+            options.thres_small,
+            options.dilate_sz,
+            options.sides,
+        )
+        folders, merges = [labelling.folder], []
+        for level, (below, grid) in enumerate(zip(blocks.levels(), blocks.levels()[1:])):  # noqa: B905
+            folder = self.folder / f"merge-{level + 1}"
+            merges.append(
+                MergeStage(folder, grid, folders[-1], below, level == 0, options.thres_small)
+            )
+            folders.append(folder)
+        numbers = NumberStage(
+            self.folder / "number", (blocks.grid[0], 1, 1), blocks, tuple(folders)
+        )
+
+        def relabelling(told: Path | None) -> RelabelStage:
+            return RelabelStage(
+                self.folder / "relabel",
+                blocks.grid,
+                instances,
+                states,
+                blocks,
+                labelling.folder,
+                told,
+                numbers,
+                options.sides,
+                options.semantic,
+            )
+
+        return labelling, merges, numbers, relabelling
+
+    def _resolve(self, driver: Driver, merges: list[MergeStage]) -> Path | None:
+        above: Path | None = None
+        for level in reversed(range(len(merges))):
+            stage: Stage = ResolveStage(
+                self.folder / f"resolve-{level + 1}",
+                merges[level].grid,
+                merges[level].folder,
+                above,
+            )
+            driver.run(stage)
+            above = stage.folder
+        return above
+
+    def _prepare_states(self) -> str:
+        path = self.folder / "states"
+        if not (path / "zarr.json").exists():
+            zarr.create_array(
+                str(path),
+                shape=self.blocks.shape,
+                chunks=self.blocks.block,
+                dtype=np.uint32,
+                compressors=zarr.codecs.ZstdCodec(level=1),
+                fill_value=0,
+            )
+        return str(path)
+
+    def _prepare_instances(self) -> Image:
+        path = join(self.output, "instances", "s0")
+        shards: tuple[int, ...] | None = self.blocks.block
+        chunks = inner_chunks(self.blocks.block)
+        try:
+            found = open_image(path, mode="r+")
+        except InputError:
+            found = None
+        if found is not None:
+            if found.array.attrs.get(HASH) == self.digest:
+                return found
+            chunks, shards = found.array.chunks, found.array.shards
+            shutil.rmtree(self.folder / "relabel", ignore_errors=True)
+        return create_image(
+            self.output,
+            "instances",
+            shape=self.blocks.shape,
+            dtype=np.uint8 if self.options.semantic else np.uint64,
+            voxel_size=self.source.voxel_size,
+            offset=self.source.offset,
+            unit=self.source.unit,
+            chunk_shape=chunks,
+            shard_shape=shards,
+            attributes={HASH: self.digest, COMPLETE: False},
+            overwrite=found is not None,
+        )
+
+    def _table(self, numbers: NumberStage) -> Iterator[pa.Table]:
+        scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)
+        before = 0
+        for layer in range(numbers.grid[0]):
+            rows = rows_from_arrays(read_record(numbers.folder, (layer, 0, 0)))
+            count = len(rows.synapse)
+            number = np.arange(before + 1, before + count + 1, dtype=np.uint64)
+            before += count
+            yield synapse_rows(
+                number,
+                rows,
+                self.source,
+                scale,
+                exclusive=self.options.exclusive,
+                sides=self.options.sides,
+            )
+
+
+def inner_chunks(block: Sequence[int]) -> tuple[int, ...]:
+    """Chunks within a block-sized shard: the largest divisor of each side up to 128."""
+    return tuple(max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block)
+
+
+__all__ = ["Decoded", "arrays", "decode_blockwise", "write_whole"]

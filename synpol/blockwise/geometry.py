@@ -1,0 +1,85 @@
+"""Blocks of a volume, in voxels, and the groups that they merge in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from synpol.blockwise.records import Index
+from synpol.errors import InputError
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """A volume cut into blocks from its first voxel on; the last of an axis may be smaller.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Of the volume, voxels.
+    block : (int, int, int)
+        Of a block, voxels; no larger than the volume.
+    """
+
+    shape: Index
+    block: Index
+
+    @classmethod
+    def of(cls, shape: Sequence[int], block: Sequence[int]) -> BlockGrid:
+        """Cut a volume into blocks.
+
+        Raises
+        ------
+        InputError
+            A block shape that is not three whole numbers from 1 on.
+        """
+        if len(block) != 3 or any(int(b) != b or b < 1 for b in block):
+            raise InputError(
+                f"block_shape is {tuple(block)}; three whole numbers of voxels (z, y, x) from 1 on "
+                "are expected"
+            )
+        clipped = [max(1, min(int(b), int(s))) for b, s in zip(block, shape, strict=True)]
+        return cls(_index(shape), _index(clipped))
+
+    @property
+    def grid(self) -> Index:
+        """Blocks along z, y, x."""
+        return _index(-(-s // b) for s, b in zip(self.shape, self.block, strict=True))
+
+    def bounds(self, index: Index) -> tuple[Index, Index]:
+        """First voxel of a block, and one past its last."""
+        begin = [i * b for i, b in zip(index, self.block, strict=True)]
+        end = [min(a + b, s) for a, b, s in zip(begin, self.block, self.shape, strict=True)]
+        return _index(begin), _index(end)
+
+    def slices(self, index: Index) -> tuple[slice, slice, slice]:
+        """Slices of a block's voxels."""
+        z, y, x = (slice(a, b) for a, b in zip(*self.bounds(index), strict=True))
+        return z, y, x
+
+    def levels(self) -> list[Index]:
+        """Grids of the merge tree: the blocks, groups of 2x2x2, groups of groups, ... one."""
+        grids = [self.grid]
+        while max(grids[-1]) > 1:
+            grids.append(_index(-(-n // 2) for n in grids[-1]))
+        return grids
+
+
+def children(index: Index, grid: Index) -> list[Index]:
+    """The blocks (or groups) of `grid` that a group of the next level is made of."""
+    z, y, x = index
+    found = [
+        (2 * z + dz, 2 * y + dy, 2 * x + dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)
+    ]
+    return [c for c in found if all(i < n for i, n in zip(c, grid, strict=True))]
+
+
+def parent(index: Index) -> Index:
+    """The group that a block (or group) belongs to."""
+    z, y, x = index
+    return z // 2, y // 2, x // 2
+
+
+def _index(values: Sequence[int] | object) -> Index:
+    z, y, x = (int(v) for v in values)  # type: ignore[attr-defined]
+    return z, y, x

@@ -1,0 +1,133 @@
+"""Stages ``merge 1 .. n``: groups of 2x2x2 blocks, then groups of groups, up to one.
+
+A group's job joins the open components of its members across the faces between them, in a networkx
+graph of only those, and hands on what touches its own outer faces (`synpol.blockwise.fragments`).
+So no graph, memory or file grows with the volume, only with a cross-section of it.
+
+The lowest level also finds the contacts: where two fragments of neighbouring blocks lie on
+the two sides of a shared face.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from synpol.blockwise.fragments import (
+    KINDS,
+    Node,
+    contact_graph,
+    from_arrays,
+    merge,
+    to_arrays,
+)
+from synpol.blockwise.geometry import children
+from synpol.blockwise.records import Index, read_record, write_record
+from synpol.blockwise.stage import Stage
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class MergeStage(Stage):
+    """Merge the members of every group of a level.
+
+    Attributes
+    ----------
+    members : Path
+        Folder of the members' records.
+    member_grid : (int, int, int)
+    lowest : bool
+        Whether the members are blocks.
+    thres_small : int
+    """
+
+    members: Path
+    member_grid: Index
+    lowest: bool
+    thres_small: int
+
+    block_voxels = 2**19  # a job costs about as much as labelling that many voxels
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.folder.name.replace("-", " ")
+
+    def process(self, index: Index, loaded: Any) -> None:
+        nodes = self.nodes(index)
+        node, links = merge(nodes, self.thres_small)
+        record = to_arrays(node)
+        for kind in KINDS:
+            record |= {f"old.{kind}": links.old[kind], f"new.{kind}": links.new[kind]}
+        write_record(self.folder, index, record)
+
+    def nodes(self, index: Index) -> list[tuple[Node, Index]]:
+        """The members of a group with their places in it."""
+        found = []
+        for child in children(index, self.member_grid):
+            z, y, x = child
+            record = read_record(self.members, child)
+            node = from_arrays(record)
+            if self.lowest:
+                self._find_contacts(child, record, node)
+            found.append((node, (z % 2, y % 2, x % 2)))
+        return found
+
+    def _find_contacts(self, block: Index, record: dict[str, np.ndarray], node: Node) -> None:
+        pieces: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {k: [] for k in KINDS}
+        for axis in range(3):
+            mine = record.get(f"face.{2 * axis + 1}")
+            if mine is None or mine.shape[1] == 0:
+                continue
+            z, y, x = (i + (a == axis) for a, i in enumerate(block))
+            other = read_record(self.members, (z, y, x))
+            theirs = other[f"face.{2 * axis}"]
+            _, here, there = np.intersect1d(
+                mine[0], theirs[0], assume_unique=True, return_indices=True
+            )
+            for row, kind in enumerate(KINDS):
+                own = record[f"names.{kind}"][mine[1 + row, here]]
+                across = other[f"names.{kind}"][theirs[1 + row, there]]
+                both = (own > 0) & (across > 0)
+                pairs = np.unique(np.stack([own[both], across[both]], axis=1), axis=0)
+                pieces[kind].append((axis, pairs[:, 0], pairs[:, 1]))
+        for kind, found in pieces.items():
+            if found:
+                touching = node.touching[kind]
+                touching.contact_axis = np.concatenate(
+                    [np.full(len(own), axis, np.uint8) for axis, own, _ in found]
+                )
+                touching.contact_own = np.concatenate([own for _, own, _ in found])
+                touching.contact_other = np.concatenate([other for _, _, other in found])
+
+
+def group_graph(stage: MergeStage, index: Index, kind: str = "synapse") -> nx.Graph:
+    """The graph of one group, to inspect or plot.
+
+    Parameters
+    ----------
+    stage : MergeStage
+    index : (int, int, int)
+        Of the group.
+    kind : {"synapse", "pre", "post"}
+
+    Returns
+    -------
+    networkx.Graph
+        A node for each component that touches a face inside or around the group, named by its
+        first voxel (``1 + index`` in C order); an edge for each contact inside the group.
+    """
+    nodes = stage.nodes(index)
+    touching = [(node.touching[kind], np.array(place)) for node, place in nodes]
+    names = np.unique(np.concatenate([t.component for t, _ in touching]))
+    belongs = {
+        int(f): int(c) for t, _ in touching for f, c in zip(t.fragment, t.component, strict=True)
+    }
+    own = np.concatenate([t.contact_own[place[t.contact_axis] == 0] for t, place in touching])
+    other = np.concatenate([t.contact_other[place[t.contact_axis] == 0] for t, place in touching])
+    met = np.array([belongs[int(f)] for f in other], dtype=np.uint64)
+    return contact_graph(names, own, met)

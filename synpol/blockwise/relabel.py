@@ -1,0 +1,85 @@
+"""Stage ``relabel``: from a block's states to its instances, a single look-up a voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from synpol.arrays import open_image
+from synpol.blockwise.fragments import KEPT, Links
+from synpol.blockwise.geometry import BlockGrid, parent
+from synpol.blockwise.number import NumberStage, read_links
+from synpol.blockwise.records import Index, read_record, write_record
+from synpol.blockwise.stage import Stage
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RelabelStage(Stage):
+    """Write the instances of every block.
+
+    Attributes
+    ----------
+    instances, states : str
+        Paths of the arrays to write and to read.
+    blocks : BlockGrid
+    labelled : Path
+        Records of the blocks.
+    told : Path or None
+        What the groups of level 1 tell their blocks; None for a single block.
+    numbers : NumberStage
+    sides, semantic : bool
+    """
+
+    instances: str
+    states: str
+    blocks: BlockGrid
+    labelled: Path
+    told: Path | None
+    numbers: NumberStage
+    sides: bool
+    semantic: bool
+
+    name = "relabel"
+
+    @property
+    def block_voxels(self) -> int:  # type: ignore[override]
+        return int(np.prod(self.blocks.block)) // 4
+
+    def start(self) -> Any:
+        return (
+            open_image(self.instances, channels=0, mode="r+").array,
+            zarr.open_array(self.states, mode="r"),
+            self.numbers.numbering(),
+        )
+
+    def process(self, index: Index, loaded: Any) -> None:
+        instances, states, numbering = loaded
+        record = read_record(self.labelled, index)
+        synapse, pre, post = (record[f"state.{kind}"] for kind in ("synapse", "pre", "post"))
+        if len(synapse):
+            if self.told is not None:
+                links: Links = read_links(self.told, parent(index))
+                synapse, pre, post = (
+                    links.of(kind, names)
+                    for kind, names in (("synapse", synapse), ("pre", pre), ("post", post))
+                )
+            label = self._label(numbering.of(synapse), pre == KEPT, post == KEPT)
+            if label.any():
+                table = np.append(np.uint64(0), label).astype(instances.dtype)
+                slices = self.blocks.slices(index)
+                instances[slices] = table[np.asarray(states[slices])]
+        write_record(self.folder, index, {})
+
+    def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:
+        one, two = np.uint64(1), np.uint64(2)
+        if self.semantic:
+            return np.where(post, two, np.where(pre, one, 0 * one))
+        if not self.sides:
+            return np.where(pre, number, 0 * one)
+        return np.where(post, number * two, np.where(pre, number * two - one, 0 * one))
