@@ -5,6 +5,7 @@ Called again it resumes from the newest checkpoint in run_dir. Ctrl-C saves and 
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import dask
@@ -33,7 +34,10 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
     per_section = (1, -1, -1)
     return (
         tuple(
-            (gp.ArraySource(RAW, as_funlib(v.raw)), gp.ArraySource(LABELS, as_funlib(v.truth), False))
+            (
+                gp.ArraySource(RAW, as_funlib(v.raw)),
+                gp.ArraySource(LABELS, as_funlib(v.truth), False),
+            )
             + gp.MergeProvider()
             + gp.Normalize(RAW, v.intensity.scale)
             + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
@@ -42,9 +46,7 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
             for v in volumes
         )
         + gp.RandomProvider(probabilities=list(places / places.sum()))
-        + RejectSampling(
-            LABELS, config.reject_sampling.size_thres, config.reject_sampling.p, DRAWS
-        )
+        + RejectSampling(LABELS, config.reject_sampling.size_thres, config.reject_sampling.p, DRAWS)
         + gp.SimpleAugment(
             mirror_probs=[0.5 if augment.flip else 0.0] * 3,
             transpose_only=[1, 2] if augment.rotate90 and square else [],
@@ -73,7 +75,7 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
     )
 
 
-def main(config: Config) -> bool:
+def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]

@@ -23,6 +23,7 @@ import zarr
 import zarr.errors
 from funlib.geometry import Coordinate, Roi
 from numpy.typing import DTypeLike
+from zarr.codecs import ZstdCodec
 
 from synpol.errors import InputError, nearest
 
@@ -266,7 +267,7 @@ def _parent_multiscales(path: str) -> Mapping[str, Any] | None:
 def _placement(
     path: str, array: zarr.Array, multiscales: Mapping[str, Any] | None
 ) -> tuple[Coordinate, Coordinate, str]:
-    attrs = dict(array.attrs)
+    attrs: dict[str, Any] = dict(array.attrs)
     size = attrs.get("voxel_size", attrs.get("resolution"))
     if size is not None:
         units = [u for u in attrs.get("units", ["nm"]) if u]
@@ -349,7 +350,7 @@ def create_image(
     group_path = join(container, name)
     spatial = len(shape) == 3
     types = ["space"] * 3 if spatial else ["channel", *["space"] * 3]
-    placement = {
+    placement: dict[str, Any] = {
         "voxel_size": [int(v) for v in voxel_size],
         "offset": [int(v) for v in offset],
         "axis_names": ["z", "y", "x"] if spatial else ["c^", "z", "y", "x"],
@@ -370,7 +371,7 @@ def create_image(
             dtype=np.dtype(dtype),
             chunks=tuple(int(c) for c in chunk_shape),
             shards=None if shard_shape is None else tuple(int(s) for s in shard_shape),
-            compressors=zarr.codecs.ZstdCodec(level=1),
+            compressors=ZstdCodec(level=1),
             fill_value=0,
             dimension_names=["z", "y", "x"] if spatial else ["c", "z", "y", "x"],
             attributes={**placement, **(attributes or {})},
@@ -420,6 +421,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"synpol" * 1000)
     except OSError as error:
-        raise InputError(f"the output folder {folder} cannot be written: {error.strerror}") from None
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror}"
+        ) from None
     finally:
         probe.unlink(missing_ok=True)

@@ -6,81 +6,95 @@ nothing written; 1 for a fault; 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import argparse
+import csv
 import json
 import logging
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
+from synpol.arrays import is_url
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
 
 
 def run_command(
-    main: Callable[[Config], bool | None],
+    main: Callable[[Config, argparse.Namespace], bool | None],
     doc: str | None,
     arguments: Sequence[str] | None = None,
-    extra: Sequence[str] = (),
+    options: Callable[[argparse.ArgumentParser], object] | None = None,
 ) -> None:
     """Read the config from the command line, run, and exit with the right code.
 
     Parameters
     ----------
     main : callable
-        Gets the config; returns False when the job is not done although nothing is wrong (an
-        interrupt). With `extra` flags it gets a second argument, the set of those given.
+        Gets the config and the options; returns False when the job is not done although nothing
+        is wrong (an interrupt).
     doc : str
         What the command does, for ``--help``.
     arguments : sequence of str, optional
         By default those of the process.
-    extra : sequence of str
-        Names of flags this command knows besides ``--help``, for instance ``--fresh``.
+    options : callable, optional
+        Adds the options that only this command has to the parser.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if not given or "--help" in given or "-h" in given:
-        print(help_text(doc, extra))
-        sys.exit(0 if given else 2)
+    parser = argparse.ArgumentParser(
+        description=doc,
+        epilog=keys_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "config",
+        nargs="+",
+        metavar="CONFIG.yaml | section.key=value",
+        help="config files, later ones over earlier ones, and single keys",
+    )
+    if options is not None:
+        options(parser)
+    given = parser.parse_intermixed_args(arguments)
+    started = time.monotonic()
     try:
-        flags = {g for g in given if g.startswith("--")}
-        unknown = sorted(flags - set(extra))
-        if unknown:
-            raise InputError(f"unknown option {unknown[0]}; see --help")
-        config = load_config([g for g in given if not g.startswith("--")])
-        done = main(config, flags) if extra else main(config)  # type: ignore[call-arg]
+        config = load_config(given.config)
+        done = main(config, given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    sys.exit(130 if done is False else 0)
+    if done is False:
+        sys.exit(130)
+    _note_time(config, given.config, time.monotonic() - started)
 
 
-def help_text(doc: str | None, extra: Sequence[str] = ()) -> str:
-    """The text of ``--help``: what the command does and every key."""
-    name = Path(sys.argv[0]).name
-    flags = "".join(f" [{flag}]" for flag in extra)
-    lines = [
-        f"usage: python pipelines/{name} CONFIG.yaml [MORE.yaml ...] [section.key=value ...]{flags}",
-        "",
-        (doc or "").strip(),
-        "",
-        "keys (default): meaning",
-    ]
+def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:
+    """Add a line to ``<run_dir>/timings.csv``: what was run and how long it took."""
+    path = Path(config.run_dir) / "timings.csv"
+    if path.parent.is_dir():
+        with open(path, "a", newline="") as file:
+            csv.writer(file).writerow([Path(sys.argv[0]).name, *sources[1:], f"{seconds:.1f}"])
+
+
+def keys_text() -> str:
+    """Every key of a config with its type, default and meaning."""
+    lines = ["config keys [type] (default): meaning"]
     for key, kind, default, meaning in describe(Config):
-        lines.append(f"  {key}  [{kind}] ({default})")
-        lines.append(f"      {meaning}")
+        lines += [f"  {key}  [{kind}] ({default})", f"      {meaning}"]
     return "\n".join(lines)
 
 
 def record_run(config: Config, folder: str | Path, name: str) -> None:
-    """Leave the resolved config, versions and git state beside what they made."""
+    """Leave the resolved config, versions and git state beside what they made, if that is local."""
+    if is_url(folder):
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     packages = ("synpol", "torch", "gunpowder", "daisy", "funlib.persistence", "zarr", "numpy")

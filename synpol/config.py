@@ -41,6 +41,55 @@ class TrainingVolume(Section):
     )
 
 
+class SyntheticDataset(Section):
+    """A synthetic volume to be made."""
+
+    output: str = Field(description="folder that gets raw and truth")
+    shape: Triple = Field(description="voxels, z, y, x")
+    voxel_size: Triple = Field(default=(30, 16, 16), description="nm, z, y, x")
+    seed: int = Field(default=0, ge=0, description="another seed is another piece of tissue")
+    difficulty: Fraction = Field(
+        default=0.0, description="0 clear cues .. 1 faint ones, more distractors and noise"
+    )
+    min_side_voxels: int = Field(
+        default=0,
+        ge=0,
+        description="synapses of which the volume's border leaves fewer voxels on a side are not "
+        "labelled",
+    )
+
+
+class ImportVolume(Section):
+    """A volume to be converted to OME-Zarr."""
+
+    source: str = Field(description="HDF5 file, TIFF file, or folder of PNG or TIFF sections")
+    output: str = Field(description="path of the image to write, for instance data/a/raw")
+    kind: Literal["image", "labels"] = Field(
+        default="image", description="labels are never averaged"
+    )
+    key: str | None = Field(default=None, description="dataset inside an HDF5 file")
+    voxel_size: tuple[float, float, float] = Field(
+        description="of the source, in `unit`, z, y, x; after downsampling it has to be whole"
+    )
+    offset: tuple[float, float, float] = Field(
+        default=(0, 0, 0), description="corner of the first voxel, in `unit`"
+    )
+    unit: Literal["nm", "angstrom", "pm"] = Field(
+        default="nm", description="world unit; a finer one for sizes such as 4.6 nm"
+    )
+    sections: tuple[int, int] | None = Field(
+        default=None, description="first section and one past the last; default: all"
+    )
+    downsample: Positive = Field(default=1, description="in-plane factor")
+
+
+class Prepare(Section):
+    """Data to be made or converted before anything else."""
+
+    synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
+    imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
+
+
 class Data(Section):
     """Where training data lies and how intensities are read."""
 
@@ -244,8 +293,11 @@ class Evaluate(Section):
     min_size: int = Field(
         default=0,
         ge=0,
-        description="true synapses with a side below this many voxels are left out, as the "
-        "decoder leaves them out",
+        description="synapses with a side below this many voxels are left out, in the truth and in "
+        "the prediction: what the volume's border cuts to slivers",
+    )
+    compare: list[str] = Field(
+        default=[], description="scores.json files of other runs, shown beside in the report"
     )
 
 
@@ -258,6 +310,7 @@ class Config(Section):
     exclusive: bool = Field(
         default=False, description="softmax over background, pre, post instead of three sigmoids"
     )
+    prepare: Prepare = Field(default=Prepare(), description="data to be made or converted")
     data: Data = Field(default=Data(), description="training data")
     model: Model = Field(default=Model(), description="network")
     loss: Loss = Field(default=Loss(), description="loss")
@@ -357,7 +410,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         here = file.parent if file.parent.is_dir() else Path(".")
-        known = [str(p.relative_to(here.parent) if here != Path(".") else p) for p in here.glob("*.yaml")]
+        known = [
+            str(p.relative_to(here.parent) if here != Path(".") else p) for p in here.glob("*.yaml")
+        ]
         raise InputError(
             f"there is no config file {path}{nearest(path, known)}"
             if path.endswith((".yaml", ".yml"))
@@ -449,9 +504,11 @@ def describe(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str,
 
 
 def _plain(value: Any) -> str:
-    return yaml.safe_dump(
-        list(value) if isinstance(value, tuple) else value, default_flow_style=True
-    ).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def _type_name(annotation: Any) -> str:

@@ -243,7 +243,9 @@ def polarity2instance(
             two = np.uint64(2)
             instances = np.where(post, synapse * two, np.where(pre, synapse * two - pre, 0))
         else:
-            sizes = np.bincount(synapse[union].astype(np.int64), minlength=int(synapse.max(initial=0)) + 1)
+            sizes = np.bincount(
+                synapse[union].astype(np.int64), minlength=int(synapse.max(initial=0)) + 1
+            )
             kept = union & (sizes >= thres_small)[synapse.astype(np.int64)]
             instances = np.where(kept, 1 if semantic else synapse, 0)
     if any(factor != 1 for factor in scale_factors):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
+from zarr.codecs import ZstdCodec
 
-from synpol import arrays
 from synpol.arrays import Image, check_writable, create_image, is_url, join, open_image
 from synpol.blockwise import label, merge, number, relabel
 from synpol.blockwise.fragments import rows_from_arrays
@@ -30,7 +30,7 @@ from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import FLOAT_SCALE, LabelStage
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
-from synpol.blockwise.records import read_record, write_whole
+from synpol.blockwise.records import read_record
 from synpol.blockwise.relabel import RelabelStage
 from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
 from synpol.decoding import check_options, threshold_of
@@ -202,9 +202,7 @@ def hash_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _work_dir(
-    output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None
-) -> Path:
+def _work_dir(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
     if work_dir is None:
         if is_url(output):
             raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")
@@ -236,14 +234,12 @@ def check_output(
             f"{tuple(source.shape_vx)}; remove it or give another output"
         )
     unit = found.shards or found.chunks
-    for axis, (chunk, block, size) in enumerate(
-        zip(unit, blocks.block, blocks.shape, strict=True)
-    ):
+    for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):
         if block % chunk and block < size:
             raise InputError(
                 f"{path} exists with chunks of {tuple(unit)} voxels, which do not fit blocks of "
-                f"{blocks.block}: along {'zyx'[axis]}, {block} is not a multiple of {chunk}, and two "
-                "workers would write one chunk. Choose a block_shape that is a multiple of the "
+                f"{blocks.block}: along {'zyx'[axis]}, {block} is not a multiple of {chunk}, and "
+                "two workers would write one chunk. Choose a block_shape that is a multiple of the "
                 "chunks, or remove the output"
             )
 
@@ -344,7 +340,7 @@ class _Job:
                 shape=self.blocks.shape,
                 chunks=self.blocks.block,
                 dtype=np.uint32,
-                compressors=zarr.codecs.ZstdCodec(level=1),
+                compressors=ZstdCodec(level=1),
                 fill_value=0,
             )
         return str(path)
@@ -397,6 +393,3 @@ class _Job:
 def inner_chunks(block: Sequence[int]) -> tuple[int, ...]:
     """Chunks within a block-sized shard: the largest divisor of each side up to 128."""
     return tuple(max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block)
-
-
-__all__ = ["Decoded", "arrays", "decode_blockwise", "write_whole"]

@@ -1,9 +1,9 @@
 """Fragments of components, and how they become components: the arithmetic of the merge.
 
 Three labelings meet in the decoding: the pre voxels, the post voxels and the dilated union. A
-block sees fragments of their components. A fragment is named by its first voxel, as ``1 + index`` in
-the C order of the whole volume, and a component by the smallest name of its fragments: a
-name that does not depend on how the volume was cut or in which order pieces were joined.
+block sees fragments of their components. A fragment is named by its first voxel, as ``1 + index``
+in the C order of the whole volume, and a component by the smallest name of its fragments: a name
+that does not depend on how the volume was cut or in which order pieces were joined.
 
 What travels up the tree of groups is a `Node`: the components that still touch a face shared with
 another node, and nothing of the others but the row of their synapse. A pre or post component lies
@@ -416,6 +416,6 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Node:
         kind: Sides(*(arrays[f"side.{kind}.{f.name}"] for f in fields(Sides)))
         for kind in ("pre", "post")
     }
-    names = (arrays[f"states.{k}"] for k in ("synapse", "pre", "post"))
-    states = States(*names, _stats_from(arrays, "states"))
+    synapse, pre, post = (arrays[f"states.{k}"] for k in ("synapse", "pre", "post"))
+    states = States(synapse, pre, post, _stats_from(arrays, "states"))
     return Node(touching, arrays["open_synapse"], sides, states, rows_from_arrays(arrays))

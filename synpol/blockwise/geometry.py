@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from synpol.blockwise.records import Index
@@ -39,18 +39,18 @@ class BlockGrid:
                 "are expected"
             )
         clipped = [max(1, min(int(b), int(s))) for b, s in zip(block, shape, strict=True)]
-        return cls(_index(shape), _index(clipped))
+        return cls(index_of(shape), index_of(clipped))
 
     @property
     def grid(self) -> Index:
         """Blocks along z, y, x."""
-        return _index(-(-s // b) for s, b in zip(self.shape, self.block, strict=True))
+        return index_of(-(-s // b) for s, b in zip(self.shape, self.block, strict=True))
 
     def bounds(self, index: Index) -> tuple[Index, Index]:
         """First voxel of a block, and one past its last."""
         begin = [i * b for i, b in zip(index, self.block, strict=True)]
         end = [min(a + b, s) for a, b, s in zip(begin, self.block, self.shape, strict=True)]
-        return _index(begin), _index(end)
+        return index_of(begin), index_of(end)
 
     def slices(self, index: Index) -> tuple[slice, slice, slice]:
         """Slices of a block's voxels."""
@@ -61,7 +61,7 @@ class BlockGrid:
         """Grids of the merge tree: the blocks, groups of 2x2x2, groups of groups, ... one."""
         grids = [self.grid]
         while max(grids[-1]) > 1:
-            grids.append(_index(-(-n // 2) for n in grids[-1]))
+            grids.append(index_of(-(-n // 2) for n in grids[-1]))
         return grids
 
 
@@ -80,6 +80,7 @@ def parent(index: Index) -> Index:
     return z // 2, y // 2, x // 2
 
 
-def _index(values: Sequence[int] | object) -> Index:
-    z, y, x = (int(v) for v in values)  # type: ignore[attr-defined]
+def index_of(values: Iterable[int]) -> Index:
+    """Three whole numbers z, y, x as a tuple of Python ints."""
+    z, y, x = (int(v) for v in values)
     return z, y, x

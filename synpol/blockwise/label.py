@@ -9,7 +9,6 @@ occurs) and a record of the fragments behind the states.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,9 @@ class LabelStage(Stage):
         return int(np.prod(self.blocks.block))
 
     def start(self) -> Any:
-        return open_image(self.prediction, channels=3).array, zarr.open_array(self.states, mode="r+")
+        return open_image(self.prediction, channels=3).array, zarr.open_array(
+            self.states, mode="r+"
+        )
 
     def process(self, index: Index, loaded: Any) -> None:
         prediction, states = loaded
@@ -104,7 +105,9 @@ class LabelStage(Stage):
             channels = slice(None) if self.threshold.exclusive else slice(2, 3)
             part = read_checked(prediction, (channels, *where), self.prediction)
             padded[:, *halo] = (
-                self.threshold.union(part) if self.threshold.exclusive else part[0] > self.threshold.level
+                self.threshold.union(part)
+                if self.threshold.exclusive
+                else part[0] > self.threshold.level
             )
         return dilate_in_plane(padded, self.dilate_sz)[:, *inner]
 
@@ -184,7 +187,9 @@ class _LocalLabels:
         seen = np.maximum.accumulate(labels.ravel()[at])
         first = at[np.flatnonzero(np.diff(seen.astype(np.int64), prepend=0))]
         voxel = np.unravel_index(first, labels.shape)
-        z, y, x = (v.astype(np.uint64) + np.uint64(b) for v, b in zip(voxel, self.begin, strict=True))
+        z, y, x = (
+            v.astype(np.uint64) + np.uint64(b) for v, b in zip(voxel, self.begin, strict=True)
+        )
         _, height, width = (np.uint64(s) for s in self.stage.blocks.shape)
         return first, (z * height + y) * width + x + np.uint64(1)
 
@@ -250,7 +255,10 @@ class _LocalLabels:
             of = names["synapse"][in_synapse[kind][which]]
             open_sides[kind] = Sides(names[kind][which], of, sizes[kind][which])
         mine = States(
-            names["synapse"][local["synapse"]], fate["pre"][local["pre"]], fate["post"][local["post"]], stats
+            names["synapse"][local["synapse"]],
+            fate["pre"][local["pre"]],
+            fate["post"][local["post"]],
+            stats,
         )
         settled = mine.settled()
         open_synapse = names["synapse"][is_open["synapse"]]

@@ -55,9 +55,7 @@ class NumberStage(Stage):
         first = np.uint64(1 + layer * self.blocks.block[0] * plane)
         last = np.uint64(first + np.uint64(self.blocks.block[0] * plane))
         parts = []
-        for level, (folder, grid) in enumerate(
-            zip(self.levels, self.blocks.levels(), strict=True)
-        ):
+        for level, (folder, grid) in enumerate(zip(self.levels, self.blocks.levels(), strict=True)):
             for _, y, x in blocks_of((1, *grid[1:])):
                 rows = rows_from_arrays(read_record(folder, (layer >> level, y, x)))
                 begin, end = np.searchsorted(rows.synapse, [first, last])
@@ -136,7 +134,7 @@ class ResolveStage(Stage):
     def process(self, index: Index, loaded: Any) -> None:
         record = read_record(self.merged, index)
         told = read_record(self.above, parent(index)) if self.above is not None else None
-        result = {}
+        result: dict[str, np.ndarray] = {}
         for kind in KINDS:
             new = record[f"new.{kind}"]
             if told is not None:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import Index, done_mask
 from synpol.errors import InputError
 from synpol.lock import DriverLock, end_with_driver
@@ -119,7 +120,7 @@ class Driver:
 
     def _in_driver(self, stage: Stage, done: np.ndarray) -> str | None:
         loaded = stage.start()
-        blocks = [tuple(int(i) for i in index) for index in np.argwhere(~done)]
+        blocks = [index_of(index) for index in np.argwhere(~done)]
         for index in tqdm(blocks, desc=stage.name, unit="block", disable=len(blocks) < 8, **_BAR):
             stage.process(index, loaded)
         return None
@@ -205,7 +206,7 @@ def run_worker(stage: Stage, work_dir: Path, run: str) -> None:
                     acquired = True
                     if block is None:
                         return
-                    stage.process(tuple(int(i) for i in block.write_roi.begin), loaded)
+                    stage.process(index_of(block.write_roi.begin), loaded)
             except Exception:
                 if not acquired:
                     raise

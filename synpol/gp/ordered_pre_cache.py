@@ -45,7 +45,9 @@ class OrderedPreCache(gp.BatchFilter):
         Batches kept ready, over all workers.
     """
 
-    def __init__(self, seed: int, first: int = 0, num_workers: int = 1, cache_size: int = 8) -> None:
+    def __init__(
+        self, seed: int, first: int = 0, num_workers: int = 1, cache_size: int = 8
+    ) -> None:
         self.seed = seed
         self.index = first
         self.num_workers = num_workers

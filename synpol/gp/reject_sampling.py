@@ -84,7 +84,7 @@ class RejectSampling(gp.BatchFilter):
                 break
             probe = gp.BatchRequest(random_seed=int(attempt[0]))
             probe[self.labels] = request[self.labels].copy()
-            foreground = np.count_nonzero(upstream.request_batch(probe)[self.labels].data)
+            foreground = int(np.count_nonzero(upstream.request_batch(probe)[self.labels].data))
             if foreground >= self.size_thres:
                 self.poor_in_a_row = 0
                 break

@@ -49,4 +49,4 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     """Compute in `dtype` where that is not float32 already."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)  # type: ignore[return-value]
+    return torch.autocast(device.type, dtype)

@@ -64,7 +64,9 @@ class DiceLoss(nn.Module):
         return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
-def side_contrast(side_logit: torch.Tensor, is_pre: torch.Tensor, is_post: torch.Tensor) -> torch.Tensor:
+def side_contrast(
+    side_logit: torch.Tensor, is_pre: torch.Tensor, is_post: torch.Tensor
+) -> torch.Tensor:
     """Which side? asked inside the true union only.
 
     Parameters
@@ -134,5 +136,7 @@ class PolarityLoss(nn.Module):
             terms["dice"] = self.dice(probability, dice_target, known)
         if self.weights["side_contrast"]:
             terms["side_contrast"] = side_contrast(side_logit, sides[:, 0], sides[:, 1])
-        total = sum((self.weights[name] * term for name, term in terms.items()), logits.new_zeros(()))
+        total = sum(
+            (self.weights[name] * term for name, term in terms.items()), logits.new_zeros(())
+        )
         return total, terms

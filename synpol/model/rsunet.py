@@ -66,7 +66,7 @@ class _Block(nn.Module):
 
 
 def _convolution(width_in: int, width: int, kernel: tuple[int, int, int]) -> nn.Conv3d:
-    padding = tuple(k // 2 for k in kernel)
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Conv3d(width_in, width, kernel, padding=padding, bias=False)
 
 

@@ -64,9 +64,8 @@ class Trainer:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.train.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model).to(
-            self.device, memory_format=torch.channels_last_3d
-        )
+        self.model = build_model(config.model).to(self.device)
+        self.model = self.model.to(memory_format=torch.channels_last_3d)
         self.loss = build_loss(config).to(self.device)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
@@ -137,9 +136,7 @@ class Trainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.config.train.gradient_clipping
-        )
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clipping)
         self.optimizer.step()
         lr = self.schedule.get_last_lr()[0]
         self.schedule.step()
@@ -177,7 +174,11 @@ class Trainer:
             self.save()
         with _Interrupt() as interrupt, TrainingLog(self.config, self.iteration) as log:
             bar = tqdm(
-                total=train.iterations, initial=self.iteration, unit="it", desc="train", smoothing=0.1,
+                total=train.iterations,
+                initial=self.iteration,
+                unit="it",
+                desc="train",
+                smoothing=0.1,
                 mininterval=0.5 if sys.stderr.isatty() else 15,
             )
             draws, patches = 0, 0
@@ -222,7 +223,10 @@ def learning_rate_factor(train: Train) -> Callable[[int], float]:
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]  # norms and biases
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
 
 
 def side_right(logits: torch.Tensor, target: torch.Tensor, exclusive: bool) -> float:

@@ -1,0 +1,48 @@
+"""Score a result against the truth, and write the report.
+
+Reads predict.output/instances and evaluate.truth; writes scores.json (for programs) and report.html
+(for people) into predict.output.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from synpol.arrays import is_url, join, open_image
+from synpol.command import run_command, write_json
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.evaluation import evaluate_images
+from synpol.viewer.report import write_report
+
+
+def main(config: Config, given: argparse.Namespace) -> None:
+    output, truth = config.need("predict.output"), config.need("evaluate.truth")
+    if is_url(output):
+        raise InputError("scores.json and the report are written to a local folder only so far")
+    if config.decode.sides != (config.evaluate.labels == "polarity"):
+        raise InputError(
+            f"evaluate.labels is {config.evaluate.labels}, but decode.sides is "
+            f"{str(config.decode.sides).lower()}; a truth without sides (union) is compared with "
+            "instances without sides"
+        )
+    evaluation = evaluate_images(
+        open_image(join(output, "instances"), channels=0),
+        open_image(truth, channels=0),
+        config.evaluate.labels,
+        config.evaluate.min_size,
+        config.decode.dilate_sz,
+    )
+    scores = evaluation.to_json(config.evaluate.iou)
+    write_json(Path(output) / "scores.json", scores)
+    write_report(config, output, scores, Path(output) / "report.html")
+    print(f"{'IoU':>5}  {'score':<17} precision  recall     F1")
+    for iou, kinds in scores["iou"].items():
+        for name, s in kinds.items():
+            print(f"{iou:>5}  {name:<17} {s['precision']:9.3f} {s['recall']:7.3f} {s['f1']:6.3f}")
+    print(f"{join(output, 'scores.json')}\n{join(output, 'report.html')}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,59 @@
+"""Predict the polarity of a volume of any size and decode it into synapses.
+
+Writes polarity, instances and synapses.parquet into predict.output. Called again it finishes what
+was interrupted and redoes what a changed config concerns. --only predict or --only decode does one
+half; decoding alone needs no checkpoint and works on a polarity array made elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from synpol.arrays import join
+from synpol.blockwise.decode import decode_blockwise
+from synpol.command import record_run, run_command
+from synpol.config import Config
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", choices=("predict", "decode"), help="do one half of the job")
+
+
+def main(config: Config, given: argparse.Namespace) -> None:
+    output = config.need("predict.output")
+    if given.only != "decode":
+        predict(config, output)
+    if given.only != "predict":
+        decode(config, output)
+
+
+def predict(config: Config, output: str) -> None:
+    from synpol.blockwise.predict import predict_blockwise
+    from synpol.training.checkpoint import find_checkpoint
+
+    predict_blockwise(config, config.need("predict.raw"), output, find_checkpoint(config))
+
+
+def decode(config: Config, output: str) -> None:
+    options = config.decode
+    decoded = decode_blockwise(
+        join(output, "polarity"),
+        output,
+        block_shape=options.block_shape,
+        num_workers=config.workers.num_workers,
+        thres=options.thres,
+        thres_small=options.thres_small,
+        dilate_sz=options.dilate_sz,
+        exclusive=config.exclusive,
+        semantic=options.semantic,
+        sides=options.sides,
+        synapses=None if options.semantic else join(output, "synapses.parquet"),
+        work_dir=config.workers.work_dir,
+    )
+    record_run(config, output, "predict")
+    found = "" if decoded.synapses is None else f"{decoded.synapses} synapses in "
+    print(f"{found}{decoded.instances}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, options=options)

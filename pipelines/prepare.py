@@ -1,0 +1,27 @@
+"""Make the synthetic volumes and convert the volumes that a config lists under prepare.
+
+What is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from synpol.command import run_command
+from synpol.config import Config
+from synpol.datasets.importers import describe_volume, import_volume
+from synpol.datasets.write_synthetic import write_synthetic
+from synpol.errors import InputError
+
+
+def main(config: Config, given: argparse.Namespace) -> None:
+    if not (config.prepare.synthetic or config.prepare.imports):
+        raise InputError("prepare.synthetic and prepare.imports are both empty: nothing to prepare")
+    for dataset in config.prepare.synthetic:
+        print(describe_volume(write_synthetic(dataset, config.workers.num_workers)))
+    for volume in config.prepare.imports:
+        print(describe_volume(import_volume(volume)))
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,140 @@
+"""Synthetic volumes on disk: a blockwise stage like any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synpol.arrays import Image, check_writable, create_image, join, open_image
+from synpol.blockwise.decode import COMPLETE, HASH, hash_of
+from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.records import Index, read_record, write_record
+from synpol.blockwise.stage import Driver, Stage, blocks_of
+from synpol.config import SyntheticDataset
+from synpol.datasets.importers import existing
+from synpol.datasets.synthetic import SyntheticVolume
+from synpol.lock import DriverLock
+
+VERSION = 1
+BLOCK = (40, 320, 320)
+
+
+@dataclass(frozen=True)
+class SynthesiseStage(Stage):
+    """Make the image of every block, and its labels as they come."""
+
+    container: str
+    volume: SyntheticVolume
+    blocks: BlockGrid
+
+    name = "synthesise"
+    block_voxels = 2**24
+
+    def start(self) -> Any:
+        return tuple(open_image(join(self.container, n), mode="r+").array for n in ("raw", "truth"))
+
+    def process(self, index: Index, loaded: Any) -> None:
+        begin, end = self.blocks.bounds(index)
+        size = tuple(e - b for b, e in zip(begin, end, strict=True))
+        raw, labels = self.volume.region(begin, size)  # type: ignore[arg-type]
+        slices = self.blocks.slices(index)
+        loaded[0][slices], loaded[1][slices] = raw, labels
+        present, voxels = np.unique(labels[labels > 0], return_counts=True)
+        write_record(self.folder, index, {"labels": present, "voxels": voxels.astype(np.int64)})
+
+
+@dataclass(frozen=True)
+class NumberLabelsStage(Stage):
+    """Number synapses 1, 2, ... and drop those that the border left without a side."""
+
+    container: str
+    blocks: BlockGrid
+    made: Path
+    min_side_voxels: int
+
+    name = "number labels"
+    block_voxels = 2**20
+
+    def start(self) -> Any:
+        records = [read_record(self.made, index) for index in blocks_of(self.grid)]
+        labels = np.concatenate([r["labels"] for r in records])
+        voxels = np.concatenate([r["voxels"] for r in records])
+        present, into = np.unique(labels, return_inverse=True)
+        size = np.zeros(len(present), np.int64)
+        np.add.at(size, into, voxels)
+        one = np.uint64(1)
+        large = present[size >= self.min_side_voxels]
+        synapse, sides = np.unique((large + one) >> one, return_counts=True)
+        kept = synapse[sides == 2] if self.min_side_voxels else synapse
+        return kept, open_image(join(self.container, "truth"), mode="r+").array
+
+    def process(self, index: Index, loaded: Any) -> None:
+        kept, truth = loaded
+        slices = self.blocks.slices(index)
+        # by position alone, not by what is on disk: a block that was renumbered stays as it is
+        labels = np.asarray(truth[slices])
+        one = np.uint64(1)
+        synapse = (labels + one) >> one
+        if labels.max(initial=0) > 2 * len(kept):
+            number = np.searchsorted(kept, synapse)
+            inside = (labels > 0) & (number < len(kept))
+            inside[inside] = kept[number[inside]] == synapse[inside]
+            dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
+            truth[slices] = np.where(inside, dense, np.uint64(0))
+        write_record(self.folder, index, {})
+
+
+def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
+    """Write ``raw`` and ``truth`` of a synthetic volume; what is there already is left alone.
+
+    Returns
+    -------
+    Image
+        The raw image.
+    """
+    digest = hash_of([dataset.model_dump(mode="json"), VERSION])
+    found = existing(join(dataset.output, "truth"), digest)
+    if found is not None:
+        return open_image(join(dataset.output, "raw"))
+    check_writable(dataset.output)
+    work = Path(f"{dataset.output}.work")
+    blocks = BlockGrid.of(dataset.shape, BLOCK)
+    with DriverLock(work, f"making of {dataset.output}") as lock:
+        folder = work / f"synthetic-{digest[:16]}"
+        if not folder.exists():
+            for name, dtype in (("raw", np.uint8), ("truth", np.uint64)):
+                create_image(
+                    dataset.output,
+                    name,
+                    shape=blocks.shape,
+                    dtype=dtype,
+                    voxel_size=dataset.voxel_size,
+                    offset=(0, 0, 0),
+                    unit="nm",
+                    chunk_shape=[
+                        min(c, b) for c, b in zip((20, 80, 80), blocks.block, strict=True)
+                    ],
+                    attributes={HASH: digest, COMPLETE: False},
+                    overwrite=True,
+                )
+        driver = Driver(work, lock, num_workers)
+        volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
+        make = SynthesiseStage(folder / "make", blocks.grid, dataset.output, volume, blocks)
+        driver.run(make)
+        driver.run(
+            NumberLabelsStage(
+                folder / "number",
+                blocks.grid,
+                dataset.output,
+                blocks,
+                make.folder,
+                dataset.min_side_voxels,
+            )
+        )
+        for name in ("raw", "truth"):
+            image = open_image(join(dataset.output, name), mode="r+")
+            image.array.update_attributes({COMPLETE: True})
+    return open_image(join(dataset.output, "raw"))

@@ -1,0 +1,413 @@
+"""How good is it: one-to-one matching of instances by IoU, and scores made of it.
+
+Everything is computed from a contingency table (which labels meet on how many voxels), which is
+gathered part by part, so that volumes need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from synpol.arrays import Image
+from synpol.decoding import components, dilate_in_plane
+from synpol.errors import InputError
+
+Labels = Literal["polarity", "union"]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One-to-one pairs of predicted and true instances, and what follows from their number.
+
+    Attributes
+    ----------
+    precision, recall, f1 : float
+        Of `matched` over `predicted` and `truth`. 1 where there was nothing to find and nothing
+        was found, 0 where only one of both is empty.
+    matched, predicted, truth : int
+        Pairs, predicted instances, true instances.
+    pairs : tuple of (int, int, float)
+        Predicted label, true label, IoU; sorted by predicted label.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    matched: int
+    predicted: int
+    truth: int
+    pairs: tuple[tuple[int, int, float], ...]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[int, int, float]], predicted: int, truth: int) -> Matching:
+        matched = len(pairs)
+        empty = float(predicted == truth == 0)
+        precision = matched / predicted if predicted else empty
+        recall = matched / truth if truth else empty
+        f1 = 2 * matched / (predicted + truth) if predicted + truth else 1.0
+        return cls(precision, recall, f1, matched, predicted, truth, tuple(sorted(pairs)))
+
+    def scores(self) -> dict[str, Any]:
+        """Everything but the pairs."""
+        return {k: v for k, v in asdict(self).items() if k != "pairs"}
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """On how many voxels labels of two arrays meet.
+
+    Attributes
+    ----------
+    predicted, truth : (n,), (m,) arrays
+        Labels that occur, sorted, without 0.
+    predicted_voxels, truth_voxels : (n,), (m,) int64
+    i, j : (k,) int64
+        Rows of `predicted` and `truth` that meet.
+    both : (k,) int64
+        Voxels on which they do.
+    """
+
+    predicted: np.ndarray
+    truth: np.ndarray
+    predicted_voxels: np.ndarray
+    truth_voxels: np.ndarray
+    i: np.ndarray
+    j: np.ndarray
+    both: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Contingency:
+        """Gather from parts of the two arrays."""
+        meets: list[np.ndarray] = []
+        counts: list[np.ndarray] = []
+        for predicted, truth in parts:
+            there = (predicted != 0) | (truth != 0)
+            pairs = np.stack([predicted[there], truth[there]], axis=1).astype(np.uint64)
+            unique, count = np.unique(pairs, axis=0, return_counts=True)
+            meets.append(unique)
+            counts.append(count)
+        pairs, into = np.unique(
+            np.concatenate(meets or [np.zeros((0, 2), np.uint64)]), axis=0, return_inverse=True
+        )
+        voxels = np.zeros(len(pairs), np.int64)
+        np.add.at(voxels, into.reshape(-1), np.concatenate(counts or [voxels]))
+        labels, sizes, rows = [], [], []
+        for side in (0, 1):
+            names, row = np.unique(pairs[:, side], return_inverse=True)
+            size = np.zeros(len(names), np.int64)
+            np.add.at(size, row, voxels)
+            zero = int(len(names) > 0 and names[0] == 0)
+            labels.append(names[zero:])
+            sizes.append(size[zero:])
+            rows.append(row - zero)
+        both = (pairs[:, 0] != 0) & (pairs[:, 1] != 0)
+        return cls(
+            labels[0],
+            labels[1],
+            sizes[0],
+            sizes[1],
+            rows[0][both],
+            rows[1][both],
+            voxels[both],
+        )
+
+    def iou(self) -> np.ndarray:
+        """IoU of every pair that meets."""
+        union = self.predicted_voxels[self.i] + self.truth_voxels[self.j] - self.both
+        return self.both / union
+
+    def match(self, iou: float) -> Matching:
+        """Match one to one, as `match_instances`."""
+        value = self.iou()
+        good = value >= iou
+        chosen = best_pairs(self.i[good], self.j[good], value[good])
+        i, j, value = self.i[good][chosen], self.j[good][chosen], value[good][chosen]
+        pairs = [
+            (int(self.predicted[a]), int(self.truth[b]), float(v))
+            for a, b, v in zip(i, j, value, strict=True)
+        ]
+        return Matching.of(pairs, len(self.predicted), len(self.truth))
+
+
+def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Choose candidate pairs one to one: as many as possible, then the largest sum of value.
+
+    Parameters
+    ----------
+    i, j : (k,) int arrays
+        The two ends of each candidate.
+    value : (k,) float array
+        0..1.
+
+    Returns
+    -------
+    int array
+        Rows of the chosen candidates, ascending.
+    """
+    if len(i) == 0:
+        return np.zeros(0, np.int64)
+    rows, row = np.unique(i, return_inverse=True)
+    columns, column = np.unique(j, return_inverse=True)
+    size = len(rows) + len(columns)
+    graph = coo_array((np.ones(len(i), np.uint8), (row, column + len(rows))), shape=(size, size))
+    _, cluster = connected_components(graph, directed=False)
+    order = np.argsort(cluster[row], kind="stable")
+    chosen = []
+    for members in np.split(order, np.flatnonzero(np.diff(cluster[row][order])) + 1):
+        if len(members) == 1:
+            chosen.append(members[0])
+            continue
+        a, ra = np.unique(row[members], return_inverse=True)
+        b, rb = np.unique(column[members], return_inverse=True)
+        # a pair more is worth more than any sum of values can be
+        worth = np.zeros((len(a), len(b)))
+        worth[ra, rb] = value[members] + min(len(a), len(b)) + 1
+        which = {(x, y): m for x, y, m in zip(ra, rb, members, strict=True)}
+        for x, y in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
+            if worth[x, y] > 0:
+                chosen.append(which[x, y])
+    return np.sort(np.array(chosen, np.int64))
+
+
+def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) -> Matching:
+    """Match the instances of two label arrays one to one.
+
+    Parameters
+    ----------
+    predicted, truth : arrays of unsigned integers, of one shape
+        0 is background.
+    iou : float
+        Two instances can be a pair when their IoU is at least this.
+
+    Returns
+    -------
+    Matching
+        As many pairs as possible, and among those choices the one with the largest sum of IoU.
+
+    Raises
+    ------
+    InputError
+        Different shapes, labels that are not whole numbers, or an `iou` outside 0..1 (0 excluded).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> match = match_instances(np.array([1, 1, 2, 2]), np.array([7, 7, 7, 8]))
+    >>> match.pairs, match.f1
+    (((1, 7, 0.6666666666666666), (2, 8, 0.5)), 1.0)
+    """
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    if predicted.shape != truth.shape:
+        raise InputError(f"predicted has the shape {predicted.shape}, truth {truth.shape}")
+    for name, array in (("predicted", predicted), ("truth", truth)):
+        if array.dtype.kind not in "uib":
+            raise InputError(f"{name} is {array.dtype}; labels are whole numbers")
+    _check_iou(iou)
+    return Contingency.of([(predicted, truth)]).match(iou)
+
+
+def _check_iou(iou: float) -> None:
+    if not 0 < iou <= 1:
+        raise InputError(f"iou is {iou}; 0 < iou <= 1 is expected")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that scores are made of.
+
+    Attributes
+    ----------
+    synapse : Contingency
+        Of whole synapses, by their number n.
+    pre, post : Contingency or None
+        Of the sides, by n; None for labels without sides.
+    min_size : int
+        What `score` leaves out.
+    """
+
+    synapse: Contingency
+    pre: Contingency | None
+    post: Contingency | None
+    min_size: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        labels: Labels = "polarity",
+        min_size: int = 0,
+    ) -> Evaluation:
+        """Gather from parts ``(predicted, truth)`` of the two label volumes.
+
+        Parameters
+        ----------
+        parts : iterable of (array, array)
+        labels : {"polarity", "union"}
+            polarity: both are 2n-1 / 2n; union: both carry n.
+        min_size : int
+            Only synapses with both sides of at least this many voxels count (a synapse that the
+            volume's border cuts to a sliver has no sides to speak of). The same rule holds for the
+            truth and for the prediction. A predicted synapse that matches a true one which was
+            left out is left out too.
+        """
+        if labels == "union":
+            return cls(Contingency.of(parts), None, None, min_size)
+        kept = [
+            (np.asarray(p).astype(np.uint64), np.asarray(t).astype(np.uint64)) for p, t in parts
+        ]
+        one = np.uint64(1)
+
+        def number(label: np.ndarray) -> np.ndarray:
+            return (label + one) >> one
+
+        def side(label: np.ndarray, odd: bool) -> np.ndarray:
+            return np.where((label & one).astype(bool) == odd, number(label), 0)
+
+        return cls(
+            Contingency.of((number(p), number(t)) for p, t in kept),
+            Contingency.of((side(p, True), side(t, True)) for p, t in kept),
+            Contingency.of((side(p, False), side(t, False)) for p, t in kept),
+            min_size,
+        )
+
+    def score(self, iou: float) -> dict[str, Matching]:
+        """Matchings at an IoU: polarity_correct, synapse, pre, post; synapse alone without sides.
+
+        A synapse is *polarity-correct* when its pre side matches the pre side of a true synapse and
+        its post side the post side of the same one.
+        """
+        _check_iou(iou)
+        if self.pre is None or self.post is None:
+            return {"synapse": self.synapse.match(iou)}
+        kept_predicted, kept_truth = self._kept(iou)
+        matchings = {"polarity_correct": self._polarity(iou, kept_predicted, kept_truth)}
+        for name, table in (("synapse", self.synapse), ("pre", self.pre), ("post", self.post)):
+            matchings[name] = restricted(table, kept_predicted, kept_truth).match(iou)
+        return matchings
+
+    def _kept(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
+        whole = self.synapse
+        if not self.min_size or self.pre is None or self.post is None:
+            return whole.predicted, whole.truth
+        large = []
+        for which in ("predicted", "truth"):
+            names = [
+                getattr(t, which)[getattr(t, f"{which}_voxels") >= self.min_size]
+                for t in (self.pre, self.post)
+            ]
+            large.append(np.intersect1d(*names))
+        predicted, truth = large
+        value = whole.iou()
+        ignored = (value >= iou) & ~np.isin(whole.truth[whole.j], truth)
+        return np.setdiff1d(predicted, whole.predicted[whole.i[ignored]]), truth
+
+    def _polarity(self, iou: float, kept_predicted: np.ndarray, kept_truth: np.ndarray) -> Matching:
+        found: list[dict[tuple[int, int], float]] = []
+        for table in (self.pre, self.post):
+            table = restricted(table, kept_predicted, kept_truth)  # type: ignore[arg-type]
+            value = table.iou()
+            good = value >= iou
+            names = zip(
+                table.predicted[table.i[good]].tolist(),
+                table.truth[table.j[good]].tolist(),
+                strict=True,
+            )
+            found.append(dict(zip(names, value[good].tolist(), strict=True)))
+        both = sorted(found[0].keys() & found[1].keys())
+        value = np.array([(found[0][pair] + found[1][pair]) / 2 for pair in both])
+        ends = np.array(both, dtype=np.uint64).reshape(-1, 2)
+        chosen = best_pairs(ends[:, 0], ends[:, 1], value)
+        pairs = [(*both[k], float(value[k])) for k in chosen]
+        return Matching.of(pairs, len(kept_predicted), len(kept_truth))
+
+    def to_json(self, ious: Sequence[float]) -> dict[str, Any]:
+        """The content of ``scores.json``."""
+        return {
+            "iou": {
+                f"{iou:g}": {name: match.scores() for name, match in self.score(iou).items()}
+                for iou in ious
+            }
+        }
+
+
+def restricted(table: Contingency, predicted: np.ndarray, truth: np.ndarray) -> Contingency:
+    """The table of these labels alone; sizes stay those of the whole instances."""
+    keep_i, keep_j = np.isin(table.predicted, predicted), np.isin(table.truth, truth)
+    pair = keep_i[table.i] & keep_j[table.j]
+    new_i, new_j = np.cumsum(keep_i) - 1, np.cumsum(keep_j) - 1
+    return Contingency(
+        table.predicted[keep_i],
+        table.truth[keep_j],
+        table.predicted_voxels[keep_i],
+        table.truth_voxels[keep_j],
+        new_i[table.i[pair]],
+        new_j[table.j[pair]],
+        table.both[pair],
+    )
+
+
+def evaluate_images(
+    predicted: Image,
+    truth: Image,
+    labels: Labels = "polarity",
+    min_size: int = 0,
+    dilate_sz: int = 5,
+) -> Evaluation:
+    """Compare two label volumes on disk.
+
+    Parameters
+    ----------
+    predicted, truth : Image
+        On the same voxels.
+    labels : {"polarity", "union"}
+        What both mark; see `truth_instances`.
+    min_size : int
+        As in `Evaluation.of`.
+    dilate_sz : int
+        Of the decoder, for a truth that is a mask.
+
+    Raises
+    ------
+    InputError
+        Different voxels.
+    """
+    predicted.same_grid(truth, "the truth")
+    if labels == "union":
+        whole = truth_instances(np.asarray(truth.array[:]), labels, dilate_sz)
+        return Evaluation.of([(np.asarray(predicted.array[:]), whole)], labels, min_size)
+    return Evaluation.of(_parts(predicted, truth), labels, min_size)
+
+
+def truth_instances(truth: np.ndarray, labels: Labels, dilate_sz: int = 5) -> np.ndarray:
+    """The instances that a label volume stands for.
+
+    Parameters
+    ----------
+    truth : (z, y, x) array of integers
+    labels : {"polarity", "union"}
+        A union with one single label is a mask: its synapses are the face-connected components of
+        its dilation, as in the decoder. Otherwise every label is an instance.
+    dilate_sz : int
+        Of the decoder.
+    """
+    if labels == "union" and len(np.unique(truth[truth != 0])) <= 1:
+        mask = truth != 0
+        return np.where(mask, components(dilate_in_plane(mask, dilate_sz))[0], 0)
+    return truth
+
+
+def _parts(predicted: Image, truth: Image) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    steps = predicted.array.shards or predicted.array.chunks
+    for corner in itertools.product(
+        *(range(0, s, step) for s, step in zip(predicted.shape_vx, steps, strict=True))
+    ):
+        where = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
+        yield np.asarray(predicted.array[where]), np.asarray(truth.array[where])

@@ -1,0 +1,163 @@
+"""Pictures of sections and of curves, drawn with matplotlib without a display."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from synpol.polarity import polarity_to_seg
+
+#: colours of the sides everywhere: pre magenta, post cyan
+PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
+UNION = np.array([1.0, 0.75, 0.1])
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one plot, inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def grey(section: np.ndarray) -> np.ndarray:
+    """A section as RGB in 0..1, stretched between its 0.5 and 99.5 percentiles."""
+    low, high = np.percentile(section, [0.5, 99.5])
+    scaled = np.clip((section.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    return np.repeat(scaled[..., None], 3, axis=-1)
+
+
+def with_polarity(
+    section: np.ndarray, polarity: np.ndarray, exclusive: bool = False, sides: bool = True
+) -> np.ndarray:
+    """A section tinted by the probabilities of its sides.
+
+    Parameters
+    ----------
+    section : (y, x) array
+    polarity : (3, y, x) array
+        0..255.
+    exclusive, sides : bool
+        Which channels hold what.
+    """
+    image = grey(section)
+    first = 1 if exclusive else 0
+    tints = (
+        [(PRE, polarity[first]), (POST, polarity[first + 1])] if sides else [(UNION, polarity[2])]
+    )
+    for colour, probability in tints:
+        alpha = 0.75 * probability[..., None].astype(np.float32) / 255
+        image = image * (1 - alpha) + colour * alpha
+    return image
+
+
+def with_instances(section: np.ndarray, labels: np.ndarray, sides: bool = True) -> np.ndarray:
+    """A section with filled and outlined instances: pre magenta, post cyan."""
+    image = grey(section)
+    groups = [(UNION, labels != 0)]
+    if sides:
+        is_pre = polarity_to_seg(labels)[1]
+        groups = [(PRE, is_pre), (POST, (labels != 0) & ~is_pre)]
+    for colour, mask in groups:
+        image[mask] = 0.6 * image[mask] + 0.4 * colour
+    image[outline(labels)] = 1.0
+    return image
+
+
+def outline(labels: np.ndarray) -> np.ndarray:
+    """Voxels of an instance whose right or lower neighbour is another one."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    edge[:-1] |= labels[:-1] != labels[1:]
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edge & (labels != 0)
+
+
+def panel(
+    columns: Sequence[tuple[str, np.ndarray]], numbers: Mapping[int, np.ndarray] | None = None
+) -> Figure:
+    """Pictures side by side.
+
+    Parameters
+    ----------
+    columns : sequence of (title, RGB image)
+    numbers : mapping of column to label array, optional
+        Writes the number n of each synapse at its place.
+    """
+    height, width = columns[0][1].shape[:2]
+    size = 4.2
+    figure = Figure(
+        figsize=(size * len(columns), size * height / width + 0.4), layout="constrained"
+    )
+    axes = np.atleast_1d(figure.subplots(1, len(columns)))
+    for k, (title, image) in enumerate(columns):
+        axes[k].imshow(np.clip(image, 0, 1), interpolation="nearest")
+        axes[k].set_title(title, fontsize=10)
+        axes[k].axis("off")
+        labels = (numbers or {}).get(k)
+        if labels is not None:
+            synapse, _ = polarity_to_seg(labels)
+            for number in np.unique(synapse[synapse > 0]):
+                y, x = np.argwhere(synapse == number).mean(axis=0)
+                axes[k].text(x + 6, y - 6, str(number), color="yellow", fontsize=6)
+    return figure
+
+
+def data_uri(figure: Figure, dpi: int = 110) -> str:
+    """The figure as text for the ``src`` of an HTML image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss and how often the side is right, over iterations, smoothed over about 1 % of them."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    iteration = np.array([float(r["iteration"]) for r in rows])
+    for name in ("loss", "bce", "dice", "side_contrast"):
+        values = np.array([float(r.get(name) or "nan") for r in rows])
+        if np.isfinite(values).any():
+            left.plot(iteration, smooth(values), label=name)
+    left.set(xlabel="iteration", ylabel="loss", ylim=(0, None))
+    left.legend(fontsize=8)
+    side = np.array([float(r.get("side_right") or "nan") for r in rows])
+    right.plot(iteration, smooth(side))
+    right.axhline(0.5, color="grey", linestyle=":", label="chance")
+    right.set(xlabel="iteration", ylabel="side right, voxels of synapses", ylim=(0.4, 1))
+    right.legend(fontsize=8)
+    return figure
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean that passes over missing values."""
+    width = max(1, len(values) // 100)
+    known = np.isfinite(values)
+    kernel = np.ones(width)
+    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    count = np.convolve(known.astype(float), kernel, mode="same")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def score_curves(scores: Mapping[str, Any]) -> Figure:
+    """F1 over IoU, a line for each kind of score."""
+    figure, axes = new_figure(5, 3.2)
+    iou = sorted(scores["iou"], key=float)
+    for name in scores["iou"][iou[0]]:
+        axes.plot(
+            [float(i) for i in iou],
+            [scores["iou"][i][name]["f1"] for i in iou],
+            "o-",
+            label=name.replace("_", " "),
+        )
+    axes.set(xlabel="IoU", ylabel="F1", ylim=(0, 1))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def save_png(figure: Figure, path: str | Path, dpi: int = 110) -> None:
+    figure.savefig(path, dpi=dpi)

@@ -1,0 +1,133 @@
+"""The report: one self-contained HTML file that a person wants to look at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from synpol.arrays import Image, join, open_image
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.viewer import figures
+
+#: largest side of a picture of a section, voxels
+CROP = 640
+
+
+def write_report(config: Config, output: str, scores: Mapping[str, Any], path: Path) -> None:
+    """Write the report of a result.
+
+    Parameters
+    ----------
+    config : Config
+    output : path
+        Container with polarity and instances.
+    scores : mapping
+        Content of ``scores.json``.
+    path : Path
+        Of the HTML file.
+    """
+    from synpol.training.loop import read_log
+
+    template = jinja2.Environment(autoescape=True).from_string(
+        files("synpol.viewer").joinpath("report.html").read_text()
+    )
+    sides = config.decode.sides
+    compared = {}
+    for other in config.evaluate.compare:
+        try:
+            compared[Path(other).parent.name] = json.loads(Path(other).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"evaluate.compare: {other} cannot be read: {error}") from None
+    log = list(read_log(Path(config.run_dir) / "log.csv"))
+    names = list(next(iter(scores["iou"].values())))
+    page = template.render(
+        title=output,
+        run_dir=config.run_dir,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        sections=_sections(config, output, sides),
+        sides=sides,
+        scores=scores["iou"],
+        score_names=names,
+        compared=compared,
+        score_figure=figures.data_uri(figures.score_curves(scores)),
+        training_figure=figures.data_uri(figures.training_curves(log)) if len(log) > 1 else None,
+        iterations=len(log),
+        timings=_timings(Path(config.run_dir) / "timings.csv"),
+        settings={
+            "thres": config.decode.thres,
+            "thres_small": config.decode.thres_small,
+            "dilate_sz": config.decode.dilate_sz,
+            "min_size": config.evaluate.min_size,
+        },
+    )
+    path.write_text(page)
+
+
+def _timings(path: Path) -> list[tuple[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [(" ".join(row[:-1]), row[-1]) for row in csv.reader(file) if len(row) > 1]
+
+
+def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
+    """Three sections with many synapses, far from each other."""
+    raw = open_image(config.need("predict.raw"), channels=0)
+    instances = open_image(join(output, "instances"), channels=0)
+    polarity = open_image(join(output, "polarity"), channels=3)
+    truth = open_image(config.evaluate.truth, channels=0) if config.evaluate.truth else None
+    chosen = []
+    for z, where in busiest_sections(truth or instances, 3):
+        section = np.asarray(raw.array[z, *where])
+        labels = np.asarray(instances.array[z, *where])
+        probability = np.asarray(polarity.array[:, z, *where])
+        if probability.dtype.kind == "f":
+            probability = probability * 255
+        columns = [
+            ("raw", figures.grey(section)),
+            (
+                "prediction",
+                figures.with_polarity(section, probability, config.exclusive, sides),
+            ),
+            ("instances", figures.with_instances(section, labels, sides)),
+        ]
+        if truth is not None:
+            real = np.asarray(truth.array[z, *where]).astype(np.uint64)
+            columns.append(("truth", figures.with_instances(section, real, sides)))
+        figure = figures.panel(columns, {2: labels} if sides else None)
+        chosen.append({"title": f"section {z}", "image": figures.data_uri(figure)})
+    return chosen
+
+
+def busiest_sections(labels: Image, count: int) -> list[tuple[int, tuple[slice, slice]]]:
+    """Sections with much foreground, spread over the volume, and where to look at them.
+
+    Returns
+    -------
+    list of (z, (slice in y, slice in x))
+        Ascending in z.
+    """
+    depth, height, width = labels.shape_vx
+    found = []
+    for part in np.array_split(np.arange(depth), min(count, depth)):
+        looked_at = part[:: max(1, len(part) // 16)]
+        y, x = (slice(0, min(n, 4 * CROP)) for n in (height, width))
+        amount = [int(np.count_nonzero(labels.array[int(z), y, x])) for z in looked_at]
+        z = int(looked_at[int(np.argmax(amount))])
+        there = np.argwhere(np.asarray(labels.array[z, y, x]) != 0)
+        centre = np.median(there, axis=0).astype(int) if len(there) else np.array([0, 0])
+        where = []
+        for middle, size in zip(centre, (height, width), strict=True):
+            begin = int(np.clip(middle - CROP // 2, 0, max(0, size - CROP)))
+            where.append(slice(begin, min(size, begin + CROP)))
+        found.append((z, (where[0], where[1])))
+    return found
