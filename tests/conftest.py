@@ -1,0 +1,36 @@
+"""Shared by all tests: a skip is a failure in CI, and hypothesis is reproducible there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile(
+    "default", deadline=None, suppress_health_check=list(hypothesis.HealthCheck), derandomize=True
+)
+hypothesis.settings.load_profile("default")
+
+#: real sections; only tests read them
+VNC = Path(__file__).resolve().parents[2] / "shared" / "data" / "vnc"
+
+
+@pytest.fixture(scope="session")
+def vnc() -> Path:
+    """Folder of real ssTEM sections with synapse masks."""
+    if not VNC.is_dir():
+        pytest.skip(f"data: no real sections at {VNC}")
+    return VNC
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    reason = str(report.longrepr)
+    # a missing GPU or licence-bound data set may be skipped; a missing program may not
+    if report.skipped and os.environ.get("CI") and "GPU" not in reason and "data:" not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where everything has to run: {reason}"
+    return report

@@ -1,0 +1,284 @@
+"""Blockwise decoding gives what decoding in memory gives, voxel for voxel and id for id."""
+
+import itertools
+import shutil
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from test_decoding import isolated, options
+from volumes import block_shapes, polarity_volumes, random_polarity, write_polarity
+
+import synpol
+from synpol import InputError, decode_blockwise, polarity2instance
+from synpol.arrays import create_image, open_image
+from synpol.blockwise import fragments, stage
+from synpol.blockwise.merge import MergeStage, group_graph
+
+
+def decode(folder, volume, block_shape, **options):
+    prediction = write_polarity(folder, volume, **options.pop("placement", {}))
+    decode_blockwise(
+        prediction, folder / "out", block_shape=block_shape, synapses=None, **options
+    )
+    return open_image(folder / "out" / "instances").array[:]
+
+
+@settings(max_examples=150)
+@given(polarity_volumes, block_shapes, options)
+def test_any_blocks_give_the_whole(tmp_path_factory, volume, block_shape, options):
+    folder = tmp_path_factory.mktemp("decode")
+    if volume.dtype.kind == "f":
+        volume = np.clip(volume, 0, 1)
+    found = decode(folder, volume, block_shape, **options)
+    assert found.dtype == (np.uint8 if options["semantic"] else np.uint64)
+    assert np.array_equal(found, polarity2instance(volume, **options))
+    shutil.rmtree(folder)
+
+
+@settings(max_examples=40)
+@given(polarity_volumes, block_shapes, options)
+def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, block_shape, options):
+    folder = tmp_path_factory.mktemp("table")
+    options = options | {"semantic": False, "sides": True}
+    prediction = write_polarity(folder, volume, voxel_size=(50, 7, 9), offset=(-100, 14, 900))
+    table = folder / "synapses.parquet"
+    decode_blockwise(prediction, folder, block_shape=block_shape, synapses=table, **options)
+    instances = open_image(folder / "instances").array[:]
+    rows = pd.read_parquet(table)
+    number = (instances + 1) // 2
+    assert rows.synapse_id.tolist() == sorted(set(np.unique(number)) - {0})
+    probability = volume.astype(float) / (255 if volume.dtype == np.uint8 else 1)
+    channel = {"pre": 1, "post": 2} if options["exclusive"] else {"pre": 0, "post": 1}
+    size, offset = np.array([50, 7, 9]), np.array([-100, 14, 900])
+    for row in rows.itertuples():
+        for side, label in (("pre", 2 * row.synapse_id - 1), ("post", 2 * row.synapse_id)):
+            where = np.argwhere(instances == label)
+            assert getattr(row, f"{side}_voxels") == len(where)
+            place = [getattr(row, f"{side}_{axis}") for axis in "zyx"]
+            score = getattr(row, f"{side}_score")
+            if len(where):
+                assert np.allclose(place, offset + (where.mean(axis=0) + 0.5) * size)
+                assert np.isclose(score, probability[channel[side]][instances == label].mean())
+            else:
+                assert np.isnan([*place, score]).all()
+        where = np.argwhere(number == row.synapse_id)
+        low, high = where.min(axis=0) * size + offset, (where.max(axis=0) + 1) * size + offset
+        for k, axis in enumerate("zyx"):
+            assert getattr(row, f"bbox_{axis}_min") == low[k]
+            assert getattr(row, f"bbox_{axis}_max") == high[k]
+    shutil.rmtree(folder)
+
+
+def snake() -> np.ndarray:
+    """One thin synapse that winds through every block several times, pre on one half of it."""
+    union = np.zeros((5, 24, 24), dtype=bool)
+    for z in range(0, 5, 2):
+        union[z, ::4] = True
+        for k, y in enumerate(range(0, 20, 4)):
+            union[z, y : y + 5, 23 if k % 2 == 0 else 0] = True
+    union[1, 20, 0] = union[3, 0, 0] = True
+    volume = np.zeros((3, *union.shape), np.uint8)
+    volume[2][union] = 255
+    volume[0][union & (np.arange(24) < 12)] = 255
+    volume[1][union & (np.arange(24) >= 11)] = 255
+    return volume
+
+
+@pytest.mark.parametrize("block_shape", [(1, 1, 24), (1, 5, 5), (2, 3, 7), (5, 4, 4), (9, 99, 99)])
+def test_a_snake_through_many_blocks_is_one_synapse(tmp_path, block_shape):
+    found = decode(tmp_path, snake(), block_shape, thres_small=20, dilate_sz=2)
+    assert np.array_equal(found, polarity2instance(snake(), thres_small=20, dilate_sz=2))
+    assert found.max() == 2
+
+
+def test_more_components_than_a_byte_or_two_hold(tmp_path):
+    volume = np.concatenate([isolated(33000)] * 2, axis=1)
+    found = decode(tmp_path, volume, (1, 128, 1000), thres_small=1, dilate_sz=3)
+    assert found.max() > 65535
+    assert np.array_equal(found, polarity2instance(volume, thres_small=1, dilate_sz=3))
+
+
+def test_blocks_smaller_than_the_dilation(tmp_path):
+    volume = random_polarity(3, (3, 11, 11), 2, 0.1, "uint8")
+    found = decode(tmp_path, volume, (1, 1, 1), thres_small=2, dilate_sz=7)
+    assert np.array_equal(found, polarity2instance(volume, thres_small=2, dilate_sz=7))
+
+
+def test_real_workers_give_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "DRIVER_VOXELS", 0)
+    volume = random_polarity(5, (9, 40, 40), 3, 0.1, "uint8")
+    found = decode(tmp_path, volume, (3, 16, 20), num_workers=2, thres_small=9)
+    assert np.array_equal(found, polarity2instance(volume, thres_small=9))
+
+
+def test_scipy_and_networkx_join_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(fragments, "_NETWORKX_EDGES", 0)
+    volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")
+    found = decode(tmp_path, volume, (2, 9, 9), thres_small=9)
+    assert np.array_equal(found, polarity2instance(volume, thres_small=9))
+
+
+def test_the_graph_of_a_group_can_be_inspected(tmp_path):
+    decode(tmp_path, snake(), (5, 12, 12), thres_small=40, dilate_sz=1)
+    [work] = (tmp_path / "out.work").glob("decode-*")
+    merged = MergeStage(work / "merge-1", (1, 1, 1), work / "label", (1, 2, 2), True, 40)
+    graph = group_graph(merged, (0, 0, 0))
+    assert graph.number_of_edges() >= 3
+    assert len({frozenset(graph.edges(n)) for n in graph}) == len(graph)
+
+
+def test_it_finishes_an_interrupted_job_and_redoes_what_other_options_concern(tmp_path):
+    volume = random_polarity(7, (6, 30, 30), 3, 0.1, "uint8")
+    first = decode(tmp_path, volume, (3, 10, 10), thres_small=9)
+    [work] = (tmp_path / "out.work").glob("decode-*")
+    (work / "relabel" / "1" / "2" / "1.record").unlink()
+    (work / "merge-1" / "0" / "0" / "0.record").unlink()
+    array = open_image(tmp_path / "out" / "instances", mode="r+").array
+    array[3:6, 20:30, 10:20] = 77
+    again = tmp_path / "polarity"
+    decode_blockwise(again, tmp_path / "out", block_shape=(3, 10, 10), thres_small=9)
+    assert np.array_equal(array[:], first)
+    decode_blockwise(again, tmp_path / "out", block_shape=(3, 10, 10), thres_small=60)
+    found = open_image(tmp_path / "out" / "instances").array[:]
+    assert np.array_equal(found, polarity2instance(volume, thres_small=60))
+    assert not np.array_equal(found, first)
+
+
+def test_a_damaged_record_is_set_aside_and_made_anew(tmp_path):
+    volume = random_polarity(8, (6, 30, 30), 3, 0.1, "uint8")
+    first = decode(tmp_path, volume, (3, 10, 10), thres_small=9)
+    [work] = (tmp_path / "out.work").glob("decode-*")
+    record = work / "label" / "0" / "1" / "1.record"
+    record.write_bytes(record.read_bytes()[:100])
+    shutil.rmtree(work / "merge-1")
+    arguments = (tmp_path / "polarity", tmp_path / "out")
+    with pytest.raises(RuntimeError, match="damaged"):
+        decode_blockwise(*arguments, block_shape=(3, 10, 10), thres_small=9)
+    decode_blockwise(*arguments, block_shape=(3, 10, 10), thres_small=9)
+    assert np.array_equal(open_image(tmp_path / "out" / "instances").array[:], first)
+
+
+def test_it_works_under_python_dash_c(tmp_path):
+    volume = random_polarity(9, (4, 20, 20), 3, 0.1, "uint8")
+    prediction = write_polarity(tmp_path, volume)
+    code = (
+        "import synpol, synpol.blockwise.stage as s; s.DRIVER_VOXELS = 0; "
+        f"synpol.decode_blockwise({prediction!r}, {str(tmp_path / 'o')!r}, "
+        "block_shape=(2, 10, 10), num_workers=2, thres_small=5)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=tmp_path)
+    found = open_image(tmp_path / "o" / "instances").array[:]
+    assert np.array_equal(found, polarity2instance(volume, thres_small=5))
+
+
+def test_decoding_imports_neither_torch_nor_gunpowder_nor_dask():
+    code = (
+        "import sys, synpol; synpol.decode_blockwise; "
+        "print([m for m in ('torch', 'gunpowder', 'dask', 'funlib.persistence') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_second_driver_is_told_who_is_first(tmp_path):
+    from synpol.lock import DriverLock
+
+    prediction = write_polarity(tmp_path, np.zeros((3, 2, 4, 4), np.uint8))
+    with (
+        DriverLock(tmp_path / "out.work", "something else"),
+        pytest.raises(InputError, match=r"in use: something else runs as pid \d+"),
+    ):
+        decode_blockwise(prediction, tmp_path / "out", block_shape=(2, 4, 4))
+
+
+def test_float_arrays_outside_0_1_are_refused(tmp_path):
+    for value in (1.0000001, -0.1, np.nan):
+        volume = np.zeros((3, 2, 4, 4), np.float32)
+        volume[0, 1, 2, 3] = value
+        folder = tmp_path / str(value)
+        with pytest.raises(InputError, match=r"probabilities 0\.\.1"):
+            decode(folder, volume, (1, 4, 4))
+
+
+def test_output_chunks_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path):
+    prediction = write_polarity(tmp_path, np.zeros((3, 8, 8, 8), np.uint8))
+    create_image(
+        tmp_path / "out",
+        "instances",
+        shape=(8, 8, 8),
+        dtype=np.uint64,
+        voxel_size=(30, 16, 16),
+        offset=(0, 0, 0),
+        unit="nm",
+        chunk_shape=(3, 8, 8),
+    )
+    before = sorted(p for p in tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"chunks of \(3, 8, 8\) voxels, which do not fit"):
+        decode_blockwise(prediction, tmp_path / "out", block_shape=(4, 8, 8))
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block_shape": (0, 1, 1)}, "block_shape is"),
+        ({"block_shape": (4, 4)}, "block_shape is"),
+        ({"num_workers": 0}, "num_workers is 0"),
+        ({"dilate_sz": 0}, "dilate_sz is 0"),
+        ({"scale_factors": (1, 2, 2)}, "scale_factors"),
+        ({"semantic": True, "synapses": "x.parquet"}, "no synapse table"),
+        ({"output": "s3://bucket/x"}, "give work_dir"),
+        ({"prediction": "nowhere/polarity"}, "no Zarr array"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_by_name(tmp_path, change, words):
+    prediction = write_polarity(tmp_path, np.zeros((3, 2, 4, 4), np.uint8))
+    arguments = {"prediction": prediction, "output": tmp_path / "o", "block_shape": (2, 4, 4)}
+    with pytest.raises(InputError, match=words):
+        decode_blockwise(**arguments | change)
+    assert not (tmp_path / "o").exists()
+
+
+def test_mutations_of_the_rules_would_be_noticed(tmp_path):
+    """The volumes are rich enough: dropping a rule changes the answer of at least one."""
+    from volumes import scipy_decode
+
+    rules = {"thres": 0.5, "thres_small": 6, "dilate_sz": 4}
+    changed = dict.fromkeys(["size", "and union", "even box", "post wins"], 0)
+    for seed, density in itertools.product(range(12), (0.1, 0.3)):
+        volume = random_polarity(seed, (4, 20, 20), 2, density, "uint8")
+        truth = scipy_decode(volume, **rules)
+        changed["size"] += not np.array_equal(
+            truth, scipy_decode(volume, **rules | {"thres_small": 7})
+        )
+        outside = volume.copy()
+        outside[:2][:, volume[2] <= 127] = 255
+        without = scipy_decode(np.stack([volume[0], volume[1], volume.max(axis=0)]), **rules)
+        changed["and union"] += not np.array_equal(truth, without)
+        changed["even box"] += not np.array_equal(
+            truth, scipy_decode(volume[..., ::-1], **rules)[..., ::-1]
+        )
+        swapped = scipy_decode(volume[[1, 0, 2]], **rules)
+        back = np.where(swapped == 0, 0, np.where(swapped % 2 == 1, swapped + 1, swapped - 1))
+        changed["post wins"] += not np.array_equal(truth, back)
+    assert all(changed.values()), changed
+
+
+def test_public_names_are_there():
+    assert all(hasattr(synpol, name) for name in synpol.__all__)
+
+
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_inner_chunks_divide_the_block(a, b):
+    from synpol.blockwise.decode import inner_chunks
+
+    chunks = inner_chunks((a, b, 7))
+    assert a % chunks[0] == b % chunks[1] == 7 % chunks[2] == 0
+    assert max(chunks) <= 128

@@ -1,0 +1,132 @@
+"""The decoder in memory, held to a second implementation."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.ndimage as nd
+from hypothesis import given, settings
+from volumes import polarity_volumes, scipy_decode
+
+from synpol import InputError, polarity2instance
+from synpol.decoding import components, dilate_in_plane
+
+options = st.fixed_dictionaries(
+    {
+        "thres": st.sampled_from([0.3, 0.5, 0.501, 0.7]),
+        "thres_small": st.integers(0, 12),
+        "dilate_sz": st.integers(1, 7),
+        "exclusive": st.booleans(),
+        "semantic": st.booleans(),
+        "sides": st.sampled_from([True, True, False]),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(polarity_volumes, options)
+def test_it_gives_what_scipy_gives(volume, options):
+    if volume.dtype.kind == "f" and volume.max() > 1:
+        volume = volume / volume.max()
+    found = polarity2instance(volume, **options)
+    assert np.array_equal(found, scipy_decode(volume, **options))
+    assert found.dtype == np.min_scalar_type(int(found.max()))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
+def test_dilation_is_scipys_for_even_boxes_too(seed, height, width, size):
+    mask = np.random.default_rng(seed).random((2, height, width)) < 0.15
+    expected = nd.binary_dilation(mask, np.ones((1, size, size)))
+    assert np.array_equal(dilate_in_plane(mask, size), expected)
+
+
+@given(st.integers(0, 10**6))
+def test_components_count_up_by_their_first_voxel(seed):
+    mask = np.random.default_rng(seed).random((4, 9, 7)) < 0.4
+    labels, count = components(mask)
+    expected, n = nd.label(mask)
+    assert count == n
+    assert np.array_equal(labels, expected)
+
+
+def isolated(count: int) -> np.ndarray:
+    """So many synapses of one pre and one post voxel, too far apart to join."""
+    volume = np.zeros((3, 1, 6 * ((count - 1) // 512 + 1), 512 * 6), np.uint8)
+    for n in range(count):
+        y, x = 6 * (n // 512), 6 * (n % 512)
+        volume[0, 0, y, x] = volume[1, 0, y, x + 1] = 255
+        volume[2, 0, y, x : x + 2] = 255
+    return volume
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype"), [(127, np.uint8), (128, np.uint16), (300, np.uint16), (33000, np.uint32)]
+)
+def test_the_label_type_holds_the_doubled_number(count, dtype):
+    found = polarity2instance(isolated(count), thres_small=1, dilate_sz=3)
+    assert found.dtype == dtype
+    assert found.max() == 2 * count
+    assert len(np.unique(found)) == 2 * count + 1
+
+
+def test_a_component_of_exactly_thres_small_voxels_stays():
+    volume = np.zeros((3, 1, 1, 12), np.uint8)
+    volume[:, ..., :5] = 255
+    volume[1] = 0
+    assert polarity2instance(volume, thres_small=5).max() == 1
+    assert polarity2instance(volume, thres_small=6).max() == 0
+
+
+def test_post_wins_where_both_are_kept_and_pre_shows_where_post_was_too_small():
+    volume = np.zeros((3, 1, 1, 10), np.uint8)
+    volume[0, ..., 0:8] = volume[2, ..., 0:10] = 255
+    volume[1, ..., 5:10] = 255
+    assert polarity2instance(volume, thres_small=3)[0, 0].tolist() == [1] * 5 + [2] * 5
+    assert polarity2instance(volume, thres_small=6)[0, 0].tolist() == [1] * 8 + [0] * 2
+
+
+def test_a_synapse_that_lost_both_sides_uses_up_its_number():
+    volume = np.zeros((3, 1, 1, 40), np.uint8)
+    volume[:, ..., 0:2] = 255
+    volume[:, ..., 20:30] = 255
+    found = polarity2instance(volume, thres_small=5)
+    assert set(np.unique(found)) == {0, 4}
+
+
+def test_floats_above_one_are_on_the_255_scale():
+    volume = np.zeros((3, 1, 2, 4), np.float32)
+    volume[:, 0, 0] = 200.0
+    volume[:, 0, 1] = 100.0
+    assert (polarity2instance(volume, thres_small=1)[0, 0] == 2).all()
+    assert (polarity2instance(volume, thres_small=1)[0, 1] == 0).all()
+
+
+def test_a_float32_just_above_a_python_threshold_is_not_above_it():
+    volume = np.full((3, 1, 1, 4), 0.3, np.float32)
+    assert polarity2instance(volume, thres=np.float64(0.3), thres_small=0).max() == 0
+
+
+def test_scale_factors_resize_by_nearest_neighbour():
+    volume = np.zeros((3, 2, 4, 4), np.uint8)
+    volume[:, :, :2] = 255
+    found = polarity2instance(volume, thres_small=1, scale_factors=(1, 2, 2))
+    assert found.shape == (2, 8, 8)
+    assert (found[:, :4] == 2).all()
+    assert (found[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"volume": np.zeros((2, 1, 1, 1), np.uint8)}, "shape"),
+        ({"volume": np.full((3, 1, 1, 1), np.nan)}, "NaN"),
+        ({"volume": np.zeros((3, 1, 1, 1), complex)}, "complex"),
+        ({"dilate_sz": 0}, "dilate_sz is 0"),
+        ({"thres": 1.5}, "thres is 1.5"),
+        ({"thres_small": -1}, "thres_small is -1"),
+        ({"scale_factors": (0.1, 1, 1)}, "scale_factors"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(change, words):
+    arguments = {"volume": np.zeros((3, 1, 2, 2), np.uint8)} | change
+    with pytest.raises(InputError, match=words):
+        polarity2instance(**arguments)
