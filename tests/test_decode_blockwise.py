@@ -21,7 +21,7 @@ from synpol.blockwise.merge import MergeStage, group_graph
 
 
 def decode(folder, volume, block_shape, **options):
-    prediction = write_polarity(folder, volume, **options.pop("placement", {}))
+    prediction = write_polarity(folder, volume, options.pop("chunk", (4, 7, 5)))
     decode_blockwise(
         prediction, folder / "out", block_shape=block_shape, synapses=None, **options
     )
@@ -98,9 +98,10 @@ def test_a_snake_through_many_blocks_is_one_synapse(tmp_path, block_shape):
 
 def test_more_components_than_a_byte_or_two_hold(tmp_path):
     volume = np.concatenate([isolated(33000)] * 2, axis=1)
-    found = decode(tmp_path, volume, (1, 128, 1000), thres_small=1, dilate_sz=3)
+    rules = {"thres_small": 1, "dilate_sz": 3}
+    found = decode(tmp_path, volume, (1, 128, 1000), chunk=(1, 128, 1024), **rules)
     assert found.max() > 65535
-    assert np.array_equal(found, polarity2instance(volume, thres_small=1, dilate_sz=3))
+    assert np.array_equal(found, polarity2instance(volume, **rules))
 
 
 def test_blocks_smaller_than_the_dilation(tmp_path):
