@@ -12,6 +12,7 @@ corner is what synpol calls ``offset``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,8 @@ def open_image(
                 f"image or an array inside it" + (f": {', '.join(names)}" if names else "")
             )
         name = multiscales["datasets"][0]["path"]
+        if name not in node:
+            raise InputError(f"{path} is an image whose array {name!r} is missing")
         array = node[name]
         path = join(path, name)
     else:
@@ -425,4 +428,5 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
             f"the output folder {folder} cannot be written: {error.strerror}"
         ) from None
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ there is no key that nothing reads. Names that the EM-R50 recipe has (`size_thre
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -20,15 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synpol.errors import InputError, nearest
 
-Triple = tuple[int, int, int]
 Positive = Annotated[int, Field(gt=0)]
+Triple = tuple[Positive, Positive, Positive]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
     """A part of the config: frozen, strict about its keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingVolume(Section):
@@ -387,7 +388,7 @@ def load_config(sources: Sequence[str]) -> Config:
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for source in sources:
-        if "=" in source and not Path(source).exists():
+        if "=" in source and not os.path.exists(source):  # Path.exists raises on long names
             key, _, text = source.partition("=")
             try:
                 value = yaml.safe_load(text)
@@ -406,21 +407,35 @@ def load_config(sources: Sequence[str]) -> Config:
         raise InputError(_explain(error, origin)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand only once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(path):
         here = file.parent if file.parent.is_dir() else Path(".")
-        known = [
-            str(p.relative_to(here.parent) if here != Path(".") else p) for p in here.glob("*.yaml")
-        ]
+        known = [str(p) for p in here.glob("*.y*ml")]
         raise InputError(
             f"there is no config file {path}{nearest(path, known)}"
             if path.endswith((".yaml", ".yml"))
             else f"{path!r} is neither a YAML file nor section.key=value"
         )
     try:
-        found = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path} does not hold `key: value` lines")
@@ -435,8 +450,15 @@ def _merge(
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value, source, f"{path}.", origin)
         else:
-            into[key] = value
+            into[key] = _copied(value)
             origin[path] = source
+
+
+def _copied(value: Any) -> Any:
+    """A copy in which nothing is shared: YAML anchors make one object of two places."""
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
 
 
 def _sections(annotation: Any) -> type[Section] | None:
@@ -479,7 +501,8 @@ def _explain(error: pydantic.ValidationError, origin: dict[str, str]) -> str:
             message = "this key is required"
         elif path and one["type"] != "value_error":
             message = f"{message} (it is {one['input']!r})"
-        lines.append(f"{_where(path, origin)}: {path + ': ' if path else ''}{message}")
+        where = _where(path, origin) if path else ", ".join(dict.fromkeys(origin.values()))
+        lines.append(f"{where}: {path + ': ' if path else ''}{message}")
     return "\n".join(lines)
 
 

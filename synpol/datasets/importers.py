@@ -5,6 +5,8 @@ Only a slab of sections, one chunk deep, is in memory at a time.
 
 from __future__ import annotations
 
+import math
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ class Hdf5Stack(Stack):
         )
         if key is None:
             raise InputError(f"{path} is HDF5: say which dataset (`key:`){nearest('', keys)}")
+        key = key.strip("/")
         if key not in keys:
             raise InputError(f"{path} has no dataset {key!r}{nearest(key, keys)}")
         self.data = self.file[key]
@@ -63,7 +66,8 @@ class SectionStack(Stack):
 
     def __init__(self, folder: Path) -> None:
         endings = {".png", ".tif", ".tiff"}
-        self.files = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings)
+        found = (p for p in folder.iterdir() if p.suffix.lower() in endings)
+        self.files = sorted(found, key=_natural)
         if not self.files:
             raise InputError(f"{folder} holds no PNG or TIFF sections")
         first = self._read(self.files[0])
@@ -101,16 +105,28 @@ class TiffStack(Stack):
 
         try:
             self.file = tifffile.TiffFile(path)
-            series = self.file.series[0]
+            self.pages = list(self.file.pages)
+            sections = sum(math.prod(series.shape[:-2]) for series in self.file.series)
+            first, kinds = self.pages[0], {(page.shape, page.dtype) for page in self.pages}
         except Exception as error:
             raise InputError(f"{path} cannot be read as TIFF: {error}") from None
-        shape = series.shape if series.ndim == 3 else (1, *series.shape)
-        if len(shape) != 3 or len(series.pages) != shape[0]:
-            raise InputError(f"{path} has the shape {series.shape}; one page a section is expected")
-        self.shape, self.dtype, self.pages = shape, series.dtype, series.pages
+        if len(kinds) > 1 or len(first.shape) != 2 or first.dtype is None:
+            found = ", ".join(f"{shape} {dtype}" for shape, dtype in sorted(kinds, key=str))
+            raise InputError(f"{path} has pages of {found}; grey pages that are alike are expected")
+        if sections != len(self.pages):
+            raise InputError(
+                f"{path} has {sections} sections in {len(self.pages)} pages; one page a section is "
+                "expected"
+            )
+        self.shape, self.dtype = (len(self.pages), *first.shape), first.dtype
 
     def slab(self, begin: int, end: int) -> np.ndarray:
-        return np.stack([page.asarray() for page in self.pages[begin:end] if page is not None])
+        return np.stack([page.asarray() for page in self.pages[begin:end]])
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort key under which s2 comes before s10."""
+    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", path.name)]
 
 
 def open_stack(source: str, key: str | None) -> Stack:
@@ -156,15 +172,23 @@ def import_volume(volume: ImportVolume) -> Image:
     offset, _ = to_world(volume.offset, volume.unit, "offset")
     shape = (last - first, stack.shape[1] // shrink, stack.shape[2] // shrink)
     dtype = stack.dtype if stack.dtype != bool else np.dtype(np.uint8)
-    stat = Path(volume.source).stat()
-    digest = hash_of([volume.model_dump(mode="json"), stat.st_mtime_ns, stat.st_size])
-    container, _, name = volume.output.rstrip("/").rpartition("/")
+    if min(shape) < 1:
+        raise InputError(
+            f"downsample is {shrink}, but the sections of {volume.source} have only "
+            f"{stack.shape[1]} x {stack.shape[2]} pixels"
+        )
+    source = Path(volume.source)
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    made_of = [[f.name, f.stat().st_mtime_ns, f.stat().st_size] for f in files]
+    digest = hash_of([volume.model_dump(mode="json"), made_of])
+    place = Path(volume.output)
+    container, name = str(place.parent), place.name
     found = existing(volume.output, digest)
     if found is not None:
         return found
-    check_writable(container or ".")
+    check_writable(container)
     image = create_image(
-        container or ".",
+        container,
         name,
         shape=shape,
         dtype=dtype,
@@ -197,8 +221,11 @@ def existing(path: str, digest: str) -> Image | None:
     try:
         image = open_image(path)
     except InputError:
-        if Path(path).exists() and any(Path(path).rglob("c")):
-            raise
+        place = Path(path)
+        # a group that was only just begun holds its zarr.json alone
+        held = {p.name for p in place.iterdir()} if place.is_dir() else set()
+        if place.is_file() or held - {"zarr.json"}:
+            raise InputError(f"{path} exists and was not written by synpol; remove it") from None
         return None
     attributes: dict[str, Any] = dict(image.array.attrs)
     if HASH not in attributes:
@@ -226,7 +253,7 @@ def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:
     if kind == "labels":
         return boxes[:, :, factor // 2, :, factor // 2]
     mean = boxes.mean(axis=(2, 4))
-    return np.rint(mean) if slab.dtype.kind in "ui" else mean
+    return np.rint(mean) if slab.dtype.kind in "uib" else mean
 
 
 def describe_volume(image: Image) -> str:

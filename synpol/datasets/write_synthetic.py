@@ -97,6 +97,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     """
     digest = hash_of([dataset.model_dump(mode="json"), VERSION])
     found = existing(join(dataset.output, "truth"), digest)
+    existing(join(dataset.output, "raw"), digest)  # refuses what synpol did not write
     if found is not None:
         return open_image(join(dataset.output, "raw"))
     check_writable(dataset.output)
