@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import dask
 import gunpowder as gp
 import numpy as np
 
@@ -16,7 +15,7 @@ from synpol.arrays import check_writable
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling
+from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling, request_batch
 from synpol.lock import DriverLock
 from synpol.training.loop import Trainer
 from synpol.training.volumes import OpenVolume, as_funlib, check_patch, open_volume
@@ -81,7 +80,6 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
     check_patch(volumes, config.train.patch)
     check_writable(config.run_dir)
-    dask.config.set(scheduler="synchronous")  # its threads would not survive the fork of workers
     with DriverLock(config.run_dir, "training"):
         trainer = Trainer(config)
         if trainer.iteration >= config.train.iterations:
@@ -98,7 +96,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
         with gp.build(graph):
 
             def next_batch() -> dict[str, np.ndarray]:
-                batch = graph.request_batch(request)
+                batch = request_batch(graph, request)
                 keys = {"raw": RAW, "target": TARGET, "weights": WEIGHTS, "draws": DRAWS}
                 return {name: batch[key].data for name, key in keys.items()}
 

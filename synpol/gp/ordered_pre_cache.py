@@ -23,6 +23,25 @@ import numpy as np
 from synpol.errors import InputError
 
 
+def request_batch(graph: gp.Pipeline, request: gp.BatchRequest) -> gp.Batch:
+    """Request a batch; a user's mistake comes out of the graph as it was raised.
+
+    gunpowder wraps whatever a node raises into text, once a node on the way down.
+
+    Raises
+    ------
+    InputError
+        Raised by a node, in this process or in one that prepares batches.
+    """
+    try:
+        return graph.request_batch(request)
+    except gp.PipelineRequestError as error:
+        _, found, rest = str(error).rpartition("synpol.errors.InputError: ")
+        if found:
+            raise InputError(rest.partition("\n")[0].strip()) from None
+        raise
+
+
 def batch_seed(seed: int, index: int) -> int:
     """Seed of batch `index` of a run, 0 .. 2**32 - 1."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
@@ -82,12 +101,7 @@ class OrderedPreCache(gp.BatchFilter):
     def _make(self, request: gp.BatchRequest, index: int) -> gp.Batch:
         seeded = request.copy()
         seeded._random_seed = batch_seed(self.seed, index)
-        try:
-            return self.get_upstream_provider().request_batch(seeded)
-        except gp.BatchRequestError as error:
-            # gunpowder wraps what a node raises in text; a user's mistake comes out as it went in
-            _, found, message = str(error).rpartition("synpol.errors.InputError: ")
-            raise InputError(message.strip()) if found else error from None
+        return self.get_upstream_provider().request_batch(seeded)
 
     def _start(self, request: gp.BatchRequest) -> None:
         fork = multiprocessing.get_context("fork")
@@ -104,16 +118,17 @@ class OrderedPreCache(gp.BatchFilter):
     def _run(self, request: gp.BatchRequest, index: int, ready: Any) -> None:
         import signal
 
+        import dask
+
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training loop's
+        dask.config.set(scheduler="synchronous")  # the parent's threads did not survive the fork
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         try:
             while True:
                 ready.put((self._make(request, index), None))
                 index += self.num_workers
-        except InputError as error:
-            ready.put((None, error))
         except Exception:
-            ready.put((None, RuntimeError(f"a batch failed:\n{traceback.format_exc()}")))
+            ready.put((None, traceback.format_exc()))
 
     def _next(self, worker: int) -> gp.Batch:
         while True:
@@ -128,7 +143,7 @@ class OrderedPreCache(gp.BatchFilter):
                     ) from None
                 continue
             if failure is not None:
-                raise failure
+                raise RuntimeError(f"a batch could not be prepared:\n{failure}")
             return batch
 
 

@@ -1,0 +1,176 @@
+"""gunpowder nodes: targets and weights, rejection, ordered pre-caching."""
+
+import gunpowder as gp
+import numpy as np
+import pytest
+from funlib.persistence import Array
+
+from synpol import InputError, seg_to_polarity
+from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling, request_batch
+from synpol.gp.add_polarity_target import polarity_target
+
+RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
+TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
+SIDES, DRAWS = gp.ArrayKey("SIDES"), gp.ArrayKey("DRAWS")
+SIZE = gp.Coordinate(4, 8, 8)
+
+
+def volume(fill: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random((8, 40, 40)) < fill, rng.integers(1, 9, (8, 40, 40)), 0)
+    labels[:, :20] = 0
+    # every raw value tells its place
+    return np.arange(labels.size, dtype=np.float32).reshape(labels.shape), labels.astype(np.uint64)
+
+
+def source(raw: np.ndarray, labels: np.ndarray) -> gp.Pipeline:
+    arrays = [Array(a, (0, 0, 0), (1, 1, 1), ["z", "y", "x"], ["nm"] * 3, ["space"] * 3) for a in (raw, labels)]
+    return (
+        (gp.ArraySource(RAW, arrays[0], True), gp.ArraySource(LABELS, arrays[1], False))
+        + gp.MergeProvider()
+        + gp.RandomLocation()
+    )
+
+
+def request(*keys: gp.ArrayKey, seed: int | None = None) -> gp.BatchRequest:
+    wanted = gp.BatchRequest(random_seed=seed)
+    for key in keys:
+        wanted.add(key, SIZE)
+    return wanted
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.2, 0.5, 0.7])
+def test_weights_are_the_recipes(fraction):
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random((10, 20, 20)) < fraction, rng.integers(1, 5, (10, 20, 20)), 0)
+    target, weights = polarity_target(labels, weight_max=100)
+    assert np.array_equal(target, seg_to_polarity(labels))
+    for channel, weight in zip(target, weights, strict=True):
+        f = np.clip(channel.mean(), 0.05, 0.95)
+        rare = (channel == 1) if f <= 0.5 else (channel == 0)
+        assert np.allclose(weight[rare], max(f, 1 - f) / min(f, 1 - f))
+        assert (weight[~rare] == 1).all()
+
+
+def test_weights_are_bounded_and_one_without_foreground():
+    labels = np.zeros((2, 10, 10), np.uint64)
+    assert (polarity_target(labels)[1] == 1).all()
+    labels[0, 0, 0] = 1
+    assert polarity_target(labels, weight_max=5)[1].max() == 5
+    assert polarity_target(labels, weight_max=100)[1].max() == pytest.approx(19)
+
+
+def test_labels_without_sides_train_the_union_alone():
+    labels = np.zeros((2, 4, 4), np.uint64)
+    labels[0] = 255
+    target, weights = polarity_target(labels, sides_known=False)
+    assert target[:2].max() == weights[:2].max() == 0
+    assert np.array_equal(target[2], labels > 0)
+    assert (weights[2] >= 1).all()
+
+
+@pytest.mark.parametrize(("exclusive", "known"), [(False, False), (False, True), (True, True)])
+def test_the_node_provides_target_and_weights_of_its_patch(exclusive, known):
+    raw, labels = volume(0.3)
+    graph = (
+        source(raw, labels)
+        + AddSidesKnown(SIDES, known)
+        + AddPolarityTarget(LABELS, TARGET, WEIGHTS, SIDES, exclusive)
+    )
+    with gp.build(graph):
+        batch = graph.request_batch(request(RAW, LABELS, TARGET, WEIGHTS, seed=3))
+    expected = polarity_target(batch[LABELS].data, known, exclusive)
+    assert np.array_equal(batch[TARGET].data, expected[0])
+    assert np.array_equal(batch[WEIGHTS].data, expected[1])
+    assert batch[TARGET].data.dtype == (np.int64 if exclusive else np.float32)
+
+
+def test_rejection_keeps_image_and_labels_together_and_can_be_repeated():
+    raw, labels = volume()
+    graph = source(raw, labels) + RejectSampling(LABELS, 5, 1.0, DRAWS)
+    wanted = request(RAW, LABELS, seed=11)
+    wanted[DRAWS] = gp.ArraySpec(nonspatial=True)
+    with gp.build(graph):
+        first = graph.request_batch(wanted.copy())
+        wanted = request(RAW, LABELS, seed=11)
+        wanted[DRAWS] = gp.ArraySpec(nonspatial=True)
+        again = graph.request_batch(wanted.copy())
+    assert np.array_equal(first[RAW].data, again[RAW].data)
+    assert np.array_equal(first[DRAWS].data, again[DRAWS].data)
+    assert np.count_nonzero(first[LABELS].data) >= 5
+    places = first[RAW].data.astype(int)
+    assert np.array_equal(labels.ravel()[places], first[LABELS].data)
+
+
+def test_rejection_happens_with_probability_p():
+    raw, labels = volume(fill=0)
+    draws = []
+    graph = source(raw, labels) + RejectSampling(LABELS, 1, 0.75, DRAWS)
+    with gp.build(graph):
+        for seed in range(300):
+            wanted = request(RAW, LABELS, seed=seed)
+            wanted[DRAWS] = gp.ArraySpec(nonspatial=True)
+            draws.append(int(graph.request_batch(wanted)[DRAWS].data[0]))
+    assert np.mean(draws) == pytest.approx(1 / (1 - 0.75), rel=0.2)
+
+
+def test_the_image_is_read_only_for_what_is_accepted():
+    class Counting(gp.BatchFilter):
+        asked = 0
+
+        def provide(self, wanted):
+            Counting.asked += RAW in wanted
+            return self.get_upstream_provider().request_batch(wanted)
+
+    raw, labels = volume()
+    graph = source(raw, labels) + Counting() + RejectSampling(LABELS, 5, 1.0)
+    with gp.build(graph):
+        for seed in range(5):
+            graph.request_batch(request(RAW, LABELS, seed=seed))
+    assert Counting.asked == 5
+
+
+def test_where_nothing_can_be_accepted_it_says_so():
+    raw, labels = volume(fill=0)
+    labels[0, 30, 30] = 1
+    graph = source(raw, labels) + RejectSampling(LABELS, 50, 1.0, patience=100)
+    graph += OrderedPreCache(0, num_workers=0)
+    with gp.build(graph), pytest.raises(InputError, match=r"largest count was [01]\b"):
+        request_batch(graph, request(RAW, LABELS))
+
+
+def batches(num_workers: int, first: int, count: int) -> list[np.ndarray]:
+    raw, labels = volume()
+    graph = (
+        source(raw, labels)
+        + RejectSampling(LABELS, 4, 0.9)
+        + gp.SimpleAugment(transpose_only=[1, 2])
+        + gp.Stack(2)
+        + OrderedPreCache(5, first, num_workers, cache_size=4)
+    )
+    with gp.build(graph):
+        wanted = request(RAW, LABELS)
+        return [graph.request_batch(wanted)[RAW].data.copy() for _ in range(count)]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers_nor_on_where_a_run_resumed():
+    serial = batches(0, 0, 9)
+    assert len({b.tobytes() for b in serial}) == 9
+    for workers in (1, 3):
+        assert all(np.array_equal(a, b) for a, b in zip(serial, batches(workers, 0, 9), strict=True))
+    resumed = batches(2, 4, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(serial[4:], resumed, strict=True))
+
+
+def test_a_failure_in_a_worker_reaches_the_caller():
+    raw, labels = volume(fill=0)
+    graph = source(raw, labels) + RejectSampling(LABELS, 50, 1.0, patience=20)
+    graph += OrderedPreCache(0, num_workers=2)
+    with gp.build(graph), pytest.raises(InputError, match="size_thres = 50"):
+        request_batch(graph, request(RAW, LABELS))
+
+
+@pytest.mark.parametrize("change", [{"p": 1.5}, {"size_thres": -1}])
+def test_rejection_refuses_what_cannot_be_meant(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        RejectSampling(**{"labels": LABELS, "size_thres": 5, "p": 0.5} | change)
