@@ -15,7 +15,13 @@ from synpol.arrays import check_writable
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling, request_batch
+from synpol.gp import (
+    AddPolarityTarget,
+    AddSidesKnown,
+    OrderedPreCache,
+    RejectSampling,
+    request_batch,
+)
 from synpol.lock import DriverLock
 from synpol.training.loop import Trainer
 from synpol.training.volumes import OpenVolume, as_funlib, check_patch, open_volume

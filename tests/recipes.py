@@ -51,7 +51,9 @@ def tiny_volume(folder: Path, shape: tuple[int, int, int] = (8, 48, 48), seed: i
     raw = rng.integers(100, 150, shape).astype(np.uint8)
     truth = np.zeros(shape, np.uint64)
     for n in range(1, 7):
-        z, y, x = (int(rng.integers(0, max(1, s - d))) for s, d in zip(shape, (4, 8, 12), strict=True))
+        z, y, x = (
+            int(rng.integers(0, max(1, s - d))) for s, d in zip(shape, (4, 8, 12), strict=True)
+        )
         if truth[z : z + 4, max(0, y - 3) : y + 11, max(0, x - 3) : x + 15].any():
             continue
         truth[z : z + 4, y : y + 8, x : x + 6] = 2 * n - 1

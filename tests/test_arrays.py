@@ -374,13 +374,13 @@ def test_a_missing_relative_path_names_what_is_near(tmp_path, monkeypatch):
 @pytest.mark.parametrize("what", ["folder", "file.tif"])
 def test_something_that_is_not_zarr_is_not_recommended_instead_of_itself(tmp_path, what):
     if what == "folder":
-        make(tmp_path / what / "volume")
+        make(tmp_path / what / "brain")
     else:
         (tmp_path / what).write_bytes(b"II*\0")
     with pytest.raises(InputError, match=what) as failure:
         open_image(tmp_path / what)
     assert f"did you mean {what!r}" not in str(failure.value)
-    assert ("volume" in str(failure.value)) == (what == "folder")
+    assert ("brain" in str(failure.value)) == (what == "folder")
 
 
 def test_broken_metadata_is_named(tmp_path):

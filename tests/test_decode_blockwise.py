@@ -22,9 +22,7 @@ from synpol.blockwise.merge import MergeStage, group_graph
 
 def decode(folder, volume, block_shape, **options):
     prediction = write_polarity(folder, volume, options.pop("chunk", (4, 7, 5)))
-    decode_blockwise(
-        prediction, folder / "out", block_shape=block_shape, synapses=None, **options
-    )
+    decode_blockwise(prediction, folder / "out", block_shape=block_shape, synapses=None, **options)
     return open_image(folder / "out" / "instances").array[:]
 
 

@@ -6,7 +6,13 @@ import pytest
 from funlib.persistence import Array
 
 from synpol import InputError, seg_to_polarity
-from synpol.gp import AddPolarityTarget, AddSidesKnown, OrderedPreCache, RejectSampling, request_batch
+from synpol.gp import (
+    AddPolarityTarget,
+    AddSidesKnown,
+    OrderedPreCache,
+    RejectSampling,
+    request_batch,
+)
 from synpol.gp.add_polarity_target import polarity_target
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
@@ -24,7 +30,10 @@ def volume(fill: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def source(raw: np.ndarray, labels: np.ndarray) -> gp.Pipeline:
-    arrays = [Array(a, (0, 0, 0), (1, 1, 1), ["z", "y", "x"], ["nm"] * 3, ["space"] * 3) for a in (raw, labels)]
+    arrays = [
+        Array(a, (0, 0, 0), (1, 1, 1), ["z", "y", "x"], ["nm"] * 3, ["space"] * 3)
+        for a in (raw, labels)
+    ]
     return (
         (gp.ArraySource(RAW, arrays[0], True), gp.ArraySource(LABELS, arrays[1], False))
         + gp.MergeProvider()
@@ -157,7 +166,9 @@ def test_batches_do_not_depend_on_the_number_of_workers_nor_on_where_a_run_resum
     serial = batches(0, 0, 9)
     assert len({b.tobytes() for b in serial}) == 9
     for workers in (1, 3):
-        assert all(np.array_equal(a, b) for a, b in zip(serial, batches(workers, 0, 9), strict=True))
+        assert all(
+            np.array_equal(a, b) for a, b in zip(serial, batches(workers, 0, 9), strict=True)
+        )
     resumed = batches(2, 4, 5)
     assert all(np.array_equal(a, b) for a, b in zip(serial[4:], resumed, strict=True))
 

@@ -47,9 +47,7 @@ def test_the_whole_job(tiny, exclusive, capsys):
     thres = json.loads((tiny / "run" / "tune.json").read_text())[0]["thres"]
     assert thres == 0.4
     chosen = float(tuned.read_text().split("thres: ")[1].split()[0])
-    expected = synpol.polarity2instance(
-        polarity, thres=chosen, thres_small=4, exclusive=exclusive
-    )
+    expected = synpol.polarity2instance(polarity, thres=chosen, thres_small=4, exclusive=exclusive)
     assert np.array_equal(instances, expected)
     table = pd.read_parquet(result / "synapses.parquet")
     assert set(table.synapse_id) == set(np.unique((instances + 1) // 2)) - {0}
@@ -176,7 +174,11 @@ def corrupt(tiny, what):
     if what == "patch too large":
         return ("train", {"train__patch": [9, 16, 16]}, ["train.patch", "(8, 48, 48)"])
     if what == "unwritable":
-        return ("train", {"run_dir": "/proc/nowhere/run"}, ["/proc/nowhere/run", "cannot be written"])
+        return (
+            "train",
+            {"run_dir": "/proc/nowhere/run"},
+            ["/proc/nowhere/run", "cannot be written"],
+        )
     if what == "no checkpoint":
         return ("predict_blockwise", {"run_dir": f"{tiny}/none"}, ["train first"])
     if what == "unknown key":

@@ -5,4 +5,10 @@ from synpol.gp.add_sides_known import AddSidesKnown
 from synpol.gp.ordered_pre_cache import OrderedPreCache, request_batch
 from synpol.gp.reject_sampling import RejectSampling
 
-__all__ = ["AddPolarityTarget", "AddSidesKnown", "OrderedPreCache", "RejectSampling", "request_batch"]
+__all__ = [
+    "AddPolarityTarget",
+    "AddSidesKnown",
+    "OrderedPreCache",
+    "RejectSampling",
+    "request_batch",
+]

@@ -81,7 +81,14 @@ def check_patch(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
 
 def as_funlib(image: Image) -> Array:
     """The image as the array that ``gunpowder.ArraySource`` takes."""
-    return Array(image.array, image.offset, image.voxel_size, ["z", "y", "x"], [image.unit] * 3, ["space"] * 3)
+    return Array(
+        image.array,
+        image.offset,
+        image.voxel_size,
+        ["z", "y", "x"],
+        [image.unit] * 3,
+        ["space"] * 3,
+    )
 
 
 def _parts(image: Image) -> Iterator[np.ndarray]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
 from synpol.polarity import polarity_to_seg
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
 UNION = np.array([1.0, 0.75, 0.1])
+_SHADOW = [Stroke(linewidth=2, foreground="black"), Normal()]
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -80,7 +81,7 @@ def outline(labels: np.ndarray) -> np.ndarray:
 def panel(
     columns: Sequence[tuple[str, np.ndarray]], numbers: Mapping[int, np.ndarray] | None = None
 ) -> Figure:
-    """Pictures side by side.
+    """Pictures in two columns.
 
     Parameters
     ----------
@@ -89,11 +90,11 @@ def panel(
         Writes the number n of each synapse at its place.
     """
     height, width = columns[0][1].shape[:2]
-    size = 4.2
-    figure = Figure(
-        figsize=(size * len(columns), size * height / width + 0.4), layout="constrained"
-    )
-    axes = np.atleast_1d(figure.subplots(1, len(columns)))
+    rows, size = -(-len(columns) // 2), 5.5
+    figure = Figure(figsize=(2 * size, rows * (size * height / width + 0.3)), layout="constrained")
+    axes = np.atleast_2d(figure.subplots(rows, 2)).ravel()
+    for unused in axes[len(columns) :]:
+        unused.axis("off")
     for k, (title, image) in enumerate(columns):
         axes[k].imshow(np.clip(image, 0, 1), interpolation="nearest")
         axes[k].set_title(title, fontsize=10)
@@ -103,7 +104,9 @@ def panel(
             synapse, _ = polarity_to_seg(labels)
             for number in np.unique(synapse[synapse > 0]):
                 y, x = np.argwhere(synapse == number).mean(axis=0)
-                axes[k].text(x + 6, y - 6, str(number), color="yellow", fontsize=6)
+                axes[k].text(
+                    x + 7, y - 7, str(number), color="yellow", fontsize=8, path_effects=_SHADOW
+                )
     return figure
 
 
@@ -157,7 +160,3 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
     axes.set(xlabel="IoU", ylabel="F1", ylim=(0, 1))
     axes.legend(fontsize=8)
     return figure
-
-
-def save_png(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    figure.savefig(path, dpi=dpi)

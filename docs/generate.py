@@ -1,0 +1,82 @@
+"""Write what is generated in docs/: config.md, from the models of the config.
+
+    python docs/generate.py [--pictures]
+
+--pictures makes the pictures too; synthetic.png from the generator, result.png from runs/demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from synpol.config import Config, Section, describe
+
+HERE = Path(__file__).parent
+
+
+def config_page() -> str:
+    """Every key of a config, a table a section."""
+    lines = [
+        "# Config keys",
+        "",
+        "Made by `python docs/generate.py` from the models in `synpol/config.py`. A config is one or",
+        "more YAML files, later ones over earlier ones, and single keys on the command line:",
+        "`python pipelines/train.py configs/demo.yaml mine.yaml train.lr=0.001`. An unknown key is an",
+        "error. Shapes are in voxels, z, y, x.",
+    ]
+    for name, field in Config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            lines += ["", f"## {name}", "", (kind.__doc__ or "").strip(), ""]
+            rows = list(describe(kind, f"{name}."))
+        else:
+            if "## General" not in lines:
+                lines += ["", "## General", ""]
+            rows = [row for row in describe(Config) if row[0] == name]
+        if lines[-1] == "":
+            lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        for key, type_name, default, meaning in rows:
+            lines.append(f"| `{key}` | {type_name} | `{default}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def synthetic_picture() -> None:
+    """Easy tissue at the demo's voxel size and hard tissue at 8 nm, with and without labels."""
+    from synpol.datasets.synthetic import SyntheticVolume
+    from synpol.viewer import figures
+
+    columns = []
+    for title, volume, size in (
+        ("30 x 16 x 16 nm, difficulty 0", SyntheticVolume((30, 16, 16), 5, 0.0), 256),
+        ("30 x 8 x 8 nm, difficulty 1", SyntheticVolume((30, 8, 8), 5, 1.0), 400),
+    ):
+        raw, labels = (a[6] for a in volume.region((0, 0, 0), (12, size, size)))
+        columns += [(title, figures.grey(raw)), ("labels", figures.with_instances(raw, labels))]
+    figures.panel(columns).savefig(HERE / "synthetic.png", dpi=80)
+
+
+def result_picture(run: Path = Path("runs/demo/heldout"), z: int = 20) -> None:
+    """A section of the demo's held-out volume: image, prediction, instances, truth."""
+    from synpol.arrays import open_image
+    from synpol.viewer import figures
+
+    names = ("raw", "instances", "truth")
+    raw, instances, truth = (open_image(run / n).array[z, :200, :320] for n in names)
+    polarity = open_image(run / "polarity").array[:, z, :200, :320]
+    columns = [
+        ("raw", figures.grey(raw)),
+        ("prediction: pre magenta, post cyan", figures.with_polarity(raw, polarity)),
+        ("instances", figures.with_instances(raw, instances)),
+        ("truth", figures.with_instances(raw, truth)),
+    ]
+    figures.panel(columns, {2: instances}).savefig(HERE / "result.png", dpi=80)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", action="store_true")
+    (HERE / "config.md").write_text(config_page())
+    if parser.parse_args().pictures:
+        synthetic_picture()
+        result_picture()
