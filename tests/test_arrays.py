@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -414,6 +415,14 @@ def test_without_a_voxel_size_nothing_is_guessed(tmp_path, zarr_format):
     group.create_array("raw", shape=(4, 6, 5), chunks=(4, 6, 5), dtype=np.uint8)
     with pytest.raises(InputError, match=r"/raw says nothing about its voxel size.*`voxel_size`"):
         open_image(tmp_path / "a" / "raw")
+
+
+def test_the_message_about_a_missing_voxel_size_names_the_command_that_imports(tmp_path):
+    zarr.create_array(tmp_path / "a", shape=(4, 6, 5), chunks=(4, 6, 5), dtype=np.uint8)
+    with pytest.raises(InputError) as failure:
+        open_image(tmp_path / "a")
+    [command] = re.findall(r"pipelines/\w+\.py", str(failure.value))
+    assert (Path(__file__).resolve().parents[1] / command).is_file()
 
 
 @both_formats

@@ -177,8 +177,8 @@ def test_it_works_under_python_dash_c(tmp_path):
 
 def test_decoding_imports_neither_torch_nor_gunpowder_nor_dask():
     code = (
-        "import sys, synpol; synpol.decode_blockwise; "
-        "print([m for m in ('torch', 'gunpowder', 'dask', 'funlib.persistence') if m in sys.modules])"
+        "import sys, synpol; synpol.decode_blockwise; heavy = ('torch', 'gunpowder', 'dask', "
+        "'funlib.persistence'); print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -54,10 +54,8 @@ def scipy_decode(
         best = np.argmax(volume, axis=0)
         pre, post, union = best == 1, best == 2, best > 0
     else:
-        if volume.dtype.kind == "f":
-            level = volume.dtype.type(thres)
-        else:
-            level = int(255.0 * thres)
+        is_float = volume.dtype.kind == "f"
+        level = volume.dtype.type(thres) if is_float else int(255.0 * thres)
         pre, post, union = volume[0] > level, volume[1] > level, volume[2] > level
         pre, post = pre & union, post & union
 
