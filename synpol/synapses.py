@@ -120,8 +120,12 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
     from pyarrow import fs
 
     schema = _schema(sides)
+    filesystem: fs.FileSystem
     if is_url(path):
-        filesystem, target = fs.FileSystem.from_uri(str(path))
+        from fsspec.core import url_to_fs
+
+        remote, target = url_to_fs(str(path))
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
     else:
         filesystem, target = fs.LocalFileSystem(), str(path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)

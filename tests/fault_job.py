@@ -7,7 +7,7 @@ import synpol
 from synpol.blockwise import stage
 
 if __name__ == "__main__":
-    stage.DRIVER_VOXELS = 2**18  # label and relabel go to workers, the small stages stay here
+    stage.DRIVER_VOXELS = 2**19  # label and relabel go to workers, small stages stay here
     options = {"thres_small": 60, "block_shape": (8, 48, 48)}
     for change in sys.argv[3:]:
         key, _, value = change.partition("=")

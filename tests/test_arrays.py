@@ -202,6 +202,17 @@ def test_an_image_that_an_interruption_left_half_made_is_made_by_the_next_run(
     assert placement(open_image(tmp_path / "raw")) == ((30, 16, 16), (60, -32, 8), "nm")
 
 
+@pytest.mark.parametrize("names", [["0"], ["s1"]])
+def test_a_foreign_image_without_s0_is_not_taken_for_half_made(tmp_path, names):
+    path = foreign(tmp_path / "raw", 3, [(name, (40, 4, 4), None) for name in ["s0", *names]])
+    group = zarr.open_group(path)
+    del group["s0"]
+    before = sorted(path.rglob("*"))
+    with pytest.raises(InputError, match="exists already"):
+        make(tmp_path)
+    assert sorted(path.rglob("*")) == before
+
+
 def test_images_stand_side_by_side_in_a_container(tmp_path):
     make(tmp_path, "raw").array[:] = 1
     make(tmp_path, "truth").array[:] = 2

@@ -175,7 +175,10 @@ def test_two_drivers_at_once_the_second_is_refused(job):
         time.sleep(0.02)
     time.sleep(0.2)
     second = subprocess.run(
-        [sys.executable, str(JOB), prediction, str(output)], capture_output=True, text=True, timeout=60
+        [sys.executable, str(JOB), prediction, str(output)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert second.returncode != 0
     assert f"runs as pid {first.pid}" in second.stderr

@@ -82,7 +82,10 @@ def scipy_decode(
 
 
 def write_polarity(
-    folder: Path, volume: np.ndarray, chunk: tuple[int, int, int] = (4, 7, 5), **placement: object
+    folder: Path | str,
+    volume: np.ndarray,
+    chunk: tuple[int, int, int] = (4, 7, 5),
+    **placement: object,
 ) -> str:
     """Store a polarity volume; returns the path of its image."""
     where = {"voxel_size": (30, 16, 16), "offset": (0, 0, 0), "unit": "nm"} | placement
@@ -95,4 +98,4 @@ def write_polarity(
         **where,  # type: ignore[arg-type]
     )
     image.array[:] = volume
-    return str(folder / "polarity")
+    return f"{folder}/polarity"

@@ -145,6 +145,12 @@ def _halo(shape: tuple[int, ...], inner: tuple[slice, ...]) -> list[tuple[slice,
     return [(a, b) for a, b in frame if a.stop > a.start and b.stop > b.start]
 
 
+def _first_voxels(labels: np.ndarray) -> np.ndarray:
+    """Where each label is met first; labels count up by that."""
+    seen = np.maximum.accumulate(labels.astype(np.int64)) if len(labels) else labels
+    return np.flatnonzero(np.diff(seen, prepend=0))
+
+
 class _LocalLabels:
     """The labelings of one block and the record made of them."""
 
@@ -164,15 +170,15 @@ class _LocalLabels:
         else:  # a synapse is its own only side; its size is that of its undilated union
             self.labels |= {"pre": self.labels["synapse"], "post": np.zeros_like(dilated, np.uint8)}
         self.state: np.ndarray | None = None
-        self.names, self.first = {}, {}
-        for kind in KINDS:
-            self.first[kind], self.names[kind] = self._names(self.labels[kind])
-        in_synapse = {
-            kind: np.append(0, self.labels["synapse"].ravel()[self.first[kind]])
-            for kind in ("pre", "post")
-        }
-        claimed = union if not stage.sides else pre | post
-        local, stats = self._states(claimed)
+        # everything lies within the dilated union: from here on only its voxels are looked at
+        self.at = np.flatnonzero(dilated)
+        flat = {kind: self.labels[kind].ravel()[self.at] for kind in KINDS}
+        first = {kind: _first_voxels(flat[kind]) for kind in KINDS}
+        self.names = {kind: self._names(self.at[first[kind]]) for kind in KINDS}
+        in_synapse = {kind: np.append(0, flat["synapse"][first[kind]]) for kind in ("pre", "post")}
+        either = (flat["pre"] > 0) | (flat["post"] > 0)
+        claimed = either if stage.sides else union.ravel()[self.at]
+        local, stats = self._states({kind: flat[kind][claimed] for kind in KINDS}, self.at[claimed])
         sizes = {
             kind: np.bincount(
                 local[kind], weights=stats.sums[:, 0], minlength=len(self.names[kind]) + 1
@@ -181,30 +187,29 @@ class _LocalLabels:
         }
         self.record = self._record(local, stats, sizes, in_synapse)
 
-    def _names(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First voxel of each label (labels count up by it) and the name that follows from it."""
-        at = np.flatnonzero(labels)
-        seen = np.maximum.accumulate(labels.ravel()[at])
-        first = at[np.flatnonzero(np.diff(seen.astype(np.int64), prepend=0))]
-        voxel = np.unravel_index(first, labels.shape)
+    def _names(self, first: np.ndarray) -> np.ndarray:
+        """Names of fragments by their first voxels in the block."""
+        voxel = np.unravel_index(first, self.volume.shape[1:])
         z, y, x = (
             v.astype(np.uint64) + np.uint64(b) for v, b in zip(voxel, self.begin, strict=True)
         )
         _, height, width = (np.uint64(s) for s in self.stage.blocks.shape)
-        return first, (z * height + y) * width + x + np.uint64(1)
+        return (z * height + y) * width + x + np.uint64(1)
 
-    def _states(self, claimed: np.ndarray) -> tuple[dict[str, np.ndarray], Stats]:
+    def _states(
+        self, flat: dict[str, np.ndarray], at: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], Stats]:
         """Number the pairs of pre and post labels that occur; their labels and statistics."""
-        at = np.flatnonzero(claimed)
         if not len(at):
             none = np.zeros(0, np.int64)
             return {kind: none for kind in KINDS}, Stats.empty()
-        flat = {kind: self.labels[kind].ravel()[at].astype(np.int64) for kind in KINDS}
+        shape = self.volume.shape[1:]
         width = int(flat["post"].max()) + 1
-        pairs, state = np.unique(flat["pre"] * width + flat["post"], return_inverse=True)
+        pair = flat["pre"].astype(np.int64) * width + flat["post"].astype(np.int64)
+        pairs, state = np.unique(pair, return_inverse=True)
         order = np.argsort(state, kind="stable")
         starts = np.searchsorted(state[order], np.arange(len(pairs)))
-        voxel = np.stack(np.unravel_index(at[order], claimed.shape), axis=1) + np.array(self.begin)
+        voxel = np.stack(np.unravel_index(at[order], shape), axis=1) + np.array(self.begin)
         values = self.volume.reshape(3, -1)[:, at[order]].T
         if values.dtype.kind == "f":
             values = np.rint(values.astype(np.float64) * FLOAT_SCALE)
@@ -216,10 +221,10 @@ class _LocalLabels:
             np.maximum.reduceat(voxel, starts),
         )
         small = np.uint16 if len(pairs) < 2**16 - 1 else np.uint32
-        self.state = np.zeros(claimed.shape, small)
+        self.state = np.zeros(shape, small)
         self.state.ravel()[at] = state + 1
         local = {"pre": pairs // width, "post": pairs % width}
-        local["synapse"] = flat["synapse"][order[starts]]
+        local["synapse"] = flat["synapse"][order[starts]].astype(np.int64)
         return local, stats
 
     def _record(

@@ -51,7 +51,7 @@ class MergeStage(Stage):
     lowest: bool
     thres_small: int
 
-    block_voxels = 2**19  # a job costs about as much as labelling that many voxels
+    block_voxels = 2**14  # a job costs about as much as labelling that many voxels
 
     @property
     def name(self) -> str:  # type: ignore[override]

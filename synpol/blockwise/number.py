@@ -47,7 +47,7 @@ class NumberStage(Stage):
     levels: tuple[Path, ...]
 
     name = "number"
-    block_voxels = 2**19
+    block_voxels = 2**16
 
     def process(self, index: Index, loaded: Any) -> None:
         layer = index[0]
@@ -125,7 +125,7 @@ class ResolveStage(Stage):
     merged: Path
     above: Path | None
 
-    block_voxels = 2**18
+    block_voxels = 2**13
 
     @property
     def name(self) -> str:  # type: ignore[override]
