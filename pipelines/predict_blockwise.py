@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import argparse
 
-from synpol.arrays import join
-from synpol.blockwise.decode import decode_blockwise
+from synpol.arrays import join, open_image
+from synpol.blockwise.decode import check_output, decode_blockwise, forget
+from synpol.blockwise.geometry import BlockGrid
 from synpol.command import record_run, run_command
 from synpol.config import Config
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("predict", "decode"), help="do one half of the job")
+    parser.add_argument(
+        "--fresh", action="store_true", help="do all of it again, whatever was done before"
+    )
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
+    if given.only is None:  # what would stop the second half has to stop the first
+        shape = open_image(config.need("predict.raw"), channels=0).shape_vx
+        check_output(output, shape, BlockGrid.of(shape, config.decode.block_shape))
+    if given.fresh:
+        forget(output, config.workers.work_dir)
     if given.only != "decode":
         predict(config, output)
     if given.only != "predict":

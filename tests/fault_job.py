@@ -1,4 +1,4 @@
-"""A decoding with real workers, to be killed: ``python fault_job.py PREDICTION OUTPUT [KEY=VALUE]``."""
+"""A decoding with real workers, to be killed: ``fault_job.py PREDICTION OUTPUT [KEY=VALUE]``."""
 
 import ast
 import sys

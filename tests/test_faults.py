@@ -128,7 +128,7 @@ def test_random_kills(job):
 
 
 def test_workers_end_within_seconds_of_their_driver(job):
-    folder, prediction, _, seconds = job
+    folder, prediction, _, _ = job
     output = folder / "orphans"
     process = start(prediction, output)
     deadline = time.monotonic() + 60
@@ -146,7 +146,7 @@ def test_workers_end_within_seconds_of_their_driver(job):
 
 
 def test_a_paused_orphan_that_wakes_up_does_no_harm(job):
-    folder, prediction, expected, seconds = job
+    folder, prediction, expected, _ = job
     output = folder / "paused"
     process = start(prediction, output)
     deadline = time.monotonic() + 60

@@ -125,6 +125,31 @@ def test_decoding_alone_needs_no_checkpoint(tiny):
     assert found.max() == 2
 
 
+def test_fresh_does_all_of_it_again(tiny):
+    volume = np.zeros((3, 8, 20, 20), np.uint8)
+    volume[:, :, 4:8, 4:8] = 255
+    write(tiny / "result", "polarity", volume)
+    config = tiny_config(tiny)
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    polarity = open_image(tiny / "result" / "polarity", mode="r+").array
+    polarity[:] = volume[..., ::-1]  # rewritten in place by someone else
+    instances = open_image(tiny / "result" / "instances").array
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    assert instances[0, 5, 5] == 2
+    assert run("predict_blockwise", config, "--only", "decode", "--fresh") == 0
+    found = open_image(tiny / "result" / "instances").array[:]
+    assert np.array_equal(found, synpol.polarity2instance(volume[..., ::-1], thres_small=4))
+
+
+def test_an_output_that_decoding_cannot_write_is_refused_before_anything_is_predicted(tiny, capsys):
+    assert run("train", tiny_config(tiny)) == 0
+    write(tiny / "result", "instances", np.zeros((8, 48, 48), np.uint64))
+    before = tree(tiny)
+    message = run_refused(capsys, "predict_blockwise", tiny_config(tiny))
+    assert "chunks of (8, 16, 16) voxels, which do not fit blocks of (4, 20, 30)" in message
+    assert tree(tiny) == before
+
+
 def union_truth(tiny):
     truth = open_image(tiny / "data" / "truth").array[:]
     write(tiny / "mask", "truth", (truth > 0).astype(np.uint8) * 255)

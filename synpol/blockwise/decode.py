@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
+from funlib.geometry import Coordinate
 from zarr.codecs import ZstdCodec
 
 from synpol.arrays import Image, check_writable, create_image, is_url, join, open_image
@@ -154,13 +155,41 @@ def decode_blockwise(
     )
     work = _work_dir(output, work_dir)
     digest = decode_hash(source, options)
-    check_output(output, source, blocks, semantic, digest)
+    check_output(output, source.shape_vx, blocks)
     check_writable(output)
     check_writable(work)
     with DriverLock(work, f"decoding of {source.path}") as lock:
         wait_for_orphans(work)
         job = _Job(source, str(output), options, blocks, work / f"decode-{digest[:16]}", digest)
         return job.run(Driver(work, lock, int(num_workers)), synapses)
+
+
+def forget(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None = None) -> None:
+    """Forget what was done for an output, so that the next run does all of it again.
+
+    Wanted where a foreign array was rewritten in place: its path and metadata, which are all that
+    a rerun looks at, are the same. Arrays that synpol did not write are left alone.
+
+    Raises
+    ------
+    InputError
+        A driver works there.
+    """
+    work = _work_dir(output, work_dir)
+    if not work.exists():
+        return
+    with DriverLock(work, "clearing of records"):
+        wait_for_orphans(work)
+        for pattern in ("predict-*", "decode-*"):
+            for folder in work.glob(pattern):
+                shutil.rmtree(folder)
+        for name in ("polarity", "instances"):
+            try:
+                found = open_image(join(output, name), mode="r+")
+            except InputError:
+                continue
+            if HASH in found.array.attrs:
+                found.array.update_attributes({HASH: "forgotten", COMPLETE: False})
 
 
 def decode_hash(source: Image, options: DecodeOptions) -> str:
@@ -212,9 +241,7 @@ def _work_dir(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] |
     return Path(work_dir).resolve()
 
 
-def check_output(
-    output: str | os.PathLike[str], source: Image, blocks: BlockGrid, semantic: bool, digest: str
-) -> None:
+def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: BlockGrid) -> None:
     """Refuse an existing ``instances`` array that this job cannot write.
 
     Raises
@@ -228,10 +255,10 @@ def check_output(
         found = open_image(path).array
     except InputError:
         return
-    if tuple(found.shape) != tuple(source.shape_vx):
+    if tuple(found.shape) != tuple(shape):
         raise InputError(
-            f"{path} exists with the shape {found.shape}, the prediction has "
-            f"{tuple(source.shape_vx)}; remove it or give another output"
+            f"{path} exists with the shape {found.shape}, the prediction has {tuple(shape)}; "
+            "remove it or give another output"
         )
     unit = found.shards or found.chunks
     for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):

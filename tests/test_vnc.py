@@ -1,0 +1,28 @@
+"""Real ssTEM sections, where they are at hand."""
+
+import numpy as np
+import yaml
+from recipes import ROOT, run
+
+from synpol.arrays import open_image
+
+
+def test_real_sections_are_imported_with_their_masks(vnc, tmp_path):
+    recipe = yaml.safe_load((ROOT / "configs" / "vnc.yaml").read_text())
+    for entry in recipe["prepare"]["imports"]:
+        entry["source"] = str(vnc / entry["source"].rpartition("/")[2])
+        entry["output"] = entry["output"].replace("runs/vnc", str(tmp_path))
+    config = tmp_path / "vnc.yaml"
+    config.write_text(yaml.safe_dump({"run_dir": str(tmp_path), "prepare": recipe["prepare"]}))
+    assert run("prepare", config) == 0
+    raw = open_image(tmp_path / "heldout" / "raw")
+    truth = open_image(tmp_path / "heldout" / "truth")
+    raw.same_grid(truth, "the masks")
+    assert raw.unit == "angstrom"
+    assert tuple(raw.voxel_size) == (500, 184, 184)
+    assert raw.offset_nm == (700, 0, 0)
+    assert set(np.unique(truth.array[:])) == {0, 255}
+    assert 0.002 < (truth.array[:] > 0).mean() < 0.05
+    # synapses are darker than their surroundings
+    values = raw.array[:].astype(float)
+    assert values[truth.array[:] > 0].mean() < values.mean()
