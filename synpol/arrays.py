@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -151,7 +151,9 @@ def to_world(
         raise InputError(f"{what} is {tuple(sizes)}; three numbers z, y, x are expected")
     scaled = [float(s) * factor for s in sizes]
     whole = [round(s) for s in scaled]
-    if any(abs(s - w) > 1e-6 * max(1.0, abs(s)) for s, w in zip(scaled, whole, strict=True)):
+    # what float32 and a change of unit leave of a whole number, but never a tenth of a unit
+    slack = [min(1e-6 * max(1.0, abs(s)), 1e-3) for s in scaled]
+    if any(abs(s - w) > t for s, w, t in zip(scaled, whole, slack, strict=True)):
         finer = {"nm": "angstrom", "angstrom": "pm"}.get(base, "pm")
         ratio = NANOMETERS[base] / NANOMETERS[finer]
         raise InputError(
@@ -243,6 +245,13 @@ def _siblings(path: str) -> str:
     if is_url(path):
         return ""
     here = Path(path)
+    if here.is_dir():
+        names = sorted(p.name for p in here.iterdir())[:20]
+        return "; it is a folder without Zarr metadata" + (
+            f", in which there is: {', '.join(names)}" if names else " and empty"
+        )
+    if here.exists():
+        return "; it is a file; HDF5, TIFF and PNG are imported with pipelines/prepare.py"
     parent = next((p for p in here.parents if p.exists()), Path("."))
     missing = here.relative_to(parent).parts[0] if parent != Path(".") else here.parts[0]
     if not parent.is_dir():
@@ -273,15 +282,14 @@ def _placement(
     attrs: dict[str, Any] = dict(array.attrs)
     size = attrs.get("voxel_size", attrs.get("resolution"))
     if size is not None:
-        units = [u for u in attrs.get("units", ["nm"]) if u]
-        unit = units[-1] if units else "nm"
+        unit = _one_unit(attrs.get("units", []), path)
         voxel_size, base = to_world(size[-3:], unit, f"voxel_size of {path}", positive=True)
         offset, _ = to_world(attrs.get("offset", [0, 0, 0])[-3:], unit, f"offset of {path}")
         return voxel_size, offset, base
     if multiscales is None:
         raise InputError(
             f"{path} says nothing about its voxel size (neither `voxel_size` on the array nor OME "
-            "multiscales on its group); import it with pipelines/import_volume.py, or set the "
+            "multiscales on its group); import it with pipelines/prepare.py, or set the "
             "attribute `voxel_size` (z, y, x in nm)"
         )
     scale, translation = [1.0, 1.0, 1.0], None
@@ -298,13 +306,20 @@ def _placement(
         elif transform["type"] == "translation":
             steps = transform["translation"][-3:]
             translation = [t + s for t, s in zip(translation or [0.0] * 3, steps, strict=True)]
-    unit = next((a["unit"] for a in reversed(multiscales.get("axes", [])) if "unit" in a), "nm")
+    unit = _one_unit([a.get("unit") for a in multiscales.get("axes", [])], path)
     voxel_size, base = to_world(scale, unit, f"voxel size of {path}", positive=True)
     corner = [0.0] * 3
     if translation is not None:  # the centre of the first voxel
         corner = [t - s / 2 for t, s in zip(translation, scale, strict=True)]
     offset, _ = to_world(corner, unit, f"offset of {path} (OME translation less half a voxel)")
     return voxel_size, offset, base
+
+
+def _one_unit(units: Sequence[str | None], path: str) -> str:
+    found = [u for u in units[-3:] if u]
+    if len({_UNIT_ALIASES.get(u.lower(), u) for u in found}) > 1:
+        raise InputError(f"{path} has axes in different units, {', '.join(found)}; one is expected")
+    return found[-1] if found else "nm"
 
 
 def create_image(
@@ -348,9 +363,15 @@ def create_image(
     Raises
     ------
     InputError
-        The image exists already, or the place cannot be written.
+        The image exists already, the container is of Zarr v2, or the place cannot be written.
     """
     group_path = join(container, name)
+    if _opened(container, 2) is not None and _opened(container, 3) is None:
+        raise InputError(
+            f"{container} is a Zarr v2 group, and synpol writes Zarr v3, which would hide what is "
+            "in it; give another path"
+        )
+    metadata: dict[str, Any] = {"ome": _ome(name, len(shape) == 3, voxel_size, offset, unit)}
     spatial = len(shape) == 3
     types = ["space"] * 3 if spatial else ["channel", *["space"] * 3]
     placement: dict[str, Any] = {
@@ -364,10 +385,11 @@ def create_image(
         zarr.open_group(str(container), mode="a", zarr_format=3)
         group = zarr.open_group(
             group_path,
-            mode="w" if overwrite else "w-",
+            mode="w" if overwrite else "a" if _half_made(group_path) else "w-",
             zarr_format=3,
-            attributes={"ome": _ome(name, spatial, voxel_size, offset, unit)},
+            attributes=metadata,
         )
+        group.update_attributes(metadata)  # of one that was half made
         array = group.create_array(
             "s0",
             shape=tuple(int(s) for s in shape),
@@ -384,6 +406,22 @@ def create_image(
     except OSError as error:
         raise InputError(f"{group_path} cannot be written: {error}") from error
     return Image(join(group_path, "s0"), array, Coordinate(voxel_size), Coordinate(offset), unit)
+
+
+def _opened(path: str | os.PathLike[str], zarr_format: Literal[2, 3]) -> zarr.Group | None:
+    try:
+        return zarr.open_group(str(path), mode="r", zarr_format=zarr_format)
+    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
+        return None
+
+
+def _half_made(path: str) -> bool:
+    """Whether an interruption left an image of ours there without its array."""
+    group = _opened(path, 3)
+    found = None if group is None else _multiscales(group.attrs)
+    if group is None or found is None or found["datasets"][0]["path"] != "s0":
+        return False
+    return next(iter(group.members()), None) is None
 
 
 def _ome(

@@ -60,6 +60,29 @@ class Matching:
         return {k: v for k, v in asdict(self).items() if k != "pairs"}
 
 
+def _meetings(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels meet in each part, (k, 2) uint64, and on how many voxels; 0 meets others too."""
+    meets = [np.zeros((0, 2), np.uint64)]
+    counts = [np.zeros(0, np.int64)]
+    for predicted, truth in parts:
+        predicted, truth = _labels(predicted, "predicted"), _labels(truth, "truth")
+        there = (predicted != 0) | (truth != 0)
+        pairs = np.stack([predicted[there], truth[there]], axis=1)
+        unique, count = np.unique(pairs, axis=0, return_counts=True)
+        meets.append(unique)
+        counts.append(count)
+    return np.concatenate(meets), np.concatenate(counts)
+
+
+def _labels(array: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in "uib":
+        raise InputError(f"{name} is {array.dtype}; labels are whole numbers")
+    if array.dtype.kind == "i" and array.size and array.min() < 0:
+        raise InputError(f"{name} holds the label {array.min()}; labels are 0 or above")
+    return array.astype(np.uint64, copy=False)
+
+
 @dataclass(frozen=True)
 class Contingency:
     """On how many voxels labels of two arrays meet.
@@ -86,19 +109,15 @@ class Contingency:
     @classmethod
     def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Contingency:
         """Gather from parts of the two arrays."""
-        meets: list[np.ndarray] = []
-        counts: list[np.ndarray] = []
-        for predicted, truth in parts:
-            there = (predicted != 0) | (truth != 0)
-            pairs = np.stack([predicted[there], truth[there]], axis=1).astype(np.uint64)
-            unique, count = np.unique(pairs, axis=0, return_counts=True)
-            meets.append(unique)
-            counts.append(count)
-        pairs, into = np.unique(
-            np.concatenate(meets or [np.zeros((0, 2), np.uint64)]), axis=0, return_inverse=True
-        )
+        return cls.of_meetings(*_meetings(parts))
+
+    @classmethod
+    def of_meetings(cls, pairs: np.ndarray, counts: np.ndarray) -> Contingency:
+        """Sum up pairs of labels, (k, 2) uint64 with 0 for none, that meet on so many voxels."""
+        there = pairs.any(axis=1)
+        pairs, into = np.unique(pairs[there], axis=0, return_inverse=True)
         voxels = np.zeros(len(pairs), np.int64)
-        np.add.at(voxels, into.reshape(-1), np.concatenate(counts or [voxels]))
+        np.add.at(voxels, into.reshape(-1), counts[there])
         labels, sizes, rows = [], [], []
         for side in (0, 1):
             names, row = np.unique(pairs[:, side], return_inverse=True)
@@ -195,7 +214,8 @@ def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) 
     Raises
     ------
     InputError
-        Different shapes, labels that are not whole numbers, or an `iou` outside 0..1 (0 excluded).
+        Different shapes, labels that are not whole numbers or below 0, or an `iou` outside 0..1 (0
+        excluded).
 
     Examples
     --------
@@ -207,9 +227,6 @@ def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) 
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     if predicted.shape != truth.shape:
         raise InputError(f"predicted has the shape {predicted.shape}, truth {truth.shape}")
-    for name, array in (("predicted", predicted), ("truth", truth)):
-        if array.dtype.kind not in "uib":
-            raise InputError(f"{name} is {array.dtype}; labels are whole numbers")
     _check_iou(iou)
     return Contingency.of([(predicted, truth)]).match(iou)
 
@@ -255,26 +272,24 @@ class Evaluation:
         min_size : int
             Only synapses with both sides of at least this many voxels count (a synapse that the
             volume's border cuts to a sliver has no sides to speak of). The same rule holds for the
-            truth and for the prediction. A predicted synapse that matches a true one which was
-            left out is left out too.
+            truth and for the prediction. A predicted synapse that matches only true ones which
+            were left out is left out too.
+
+        Raises
+        ------
+        InputError
+            Labels that are not whole numbers, or below 0.
         """
         if labels == "union":
             return cls(Contingency.of(parts), None, None, min_size)
-        kept = [
-            (np.asarray(p).astype(np.uint64), np.asarray(t).astype(np.uint64)) for p, t in parts
-        ]
-        one = np.uint64(1)
-
-        def number(label: np.ndarray) -> np.ndarray:
-            return (label + one) >> one
-
-        def side(label: np.ndarray, odd: bool) -> np.ndarray:
-            return np.where((label & one).astype(bool) == odd, number(label), 0)
-
+        pairs, counts = _meetings(parts)
+        odd = (pairs & np.uint64(1)).astype(bool)
+        number = (pairs >> np.uint64(1)) + odd  # label + 1 could be too large
+        none = np.uint64(0)
         return cls(
-            Contingency.of((number(p), number(t)) for p, t in kept),
-            Contingency.of((side(p, True), side(t, True)) for p, t in kept),
-            Contingency.of((side(p, False), side(t, False)) for p, t in kept),
+            Contingency.of_meetings(number, counts),
+            Contingency.of_meetings(np.where(odd, number, none), counts),
+            Contingency.of_meetings(np.where(odd, none, number), counts),
             min_size,
         )
 
@@ -305,9 +320,10 @@ class Evaluation:
             ]
             large.append(np.intersect1d(*names))
         predicted, truth = large
-        value = whole.iou()
-        ignored = (value >= iou) & ~np.isin(whole.truth[whole.j], truth)
-        return np.setdiff1d(predicted, whole.predicted[whole.i[ignored]]), truth
+        good = whole.iou() >= iou
+        counts = np.isin(whole.truth[whole.j], truth)
+        ignored, needed = (whole.predicted[whole.i[good & w]] for w in (~counts, counts))
+        return np.setdiff1d(predicted, np.setdiff1d(ignored, needed)), truth
 
     def _polarity(self, iou: float, kept_predicted: np.ndarray, kept_truth: np.ndarray) -> Matching:
         found: list[dict[tuple[int, int], float]] = []
@@ -377,7 +393,7 @@ def evaluate_images(
     Raises
     ------
     InputError
-        Different voxels.
+        Different voxels, or values that are not labels.
     """
     predicted.same_grid(truth, "the truth")
     if labels == "union":

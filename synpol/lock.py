@@ -1,9 +1,9 @@
 """One driver at a time: a lock held by the driver's own open file.
 
 The lock is the kernel's (flock), so it is gone when the driver is, however it ended; no
-stale file ever has to be removed by hand. Workers do not inherit it (the file is closed on exec),
-so a driver's death frees it although workers live on for a moment; they see the lock free, or
-held under another run's name, and stop.
+stale file ever has to be removed by hand. Workers do not inherit it (the file is closed on exec
+and after a fork), so a driver's death frees it although workers live on for a moment; they see the
+lock free, or held under another run's name, and stop.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class DriverLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.run = uuid.uuid4().hex
         self._file = open(self.path, "a+", encoding="utf8")  # noqa: SIM115 held open on purpose
+        os.register_at_fork(after_in_child=self._file.close)
         deadline = time.monotonic() + 1.0  # a worker may hold it for an instant to look
         while not _try_lock(self._file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > deadline:

@@ -48,9 +48,10 @@ def with_polarity(
     """
     image = grey(section)
     first = 1 if exclusive else 0
-    tints = (
-        [(PRE, polarity[first]), (POST, polarity[first + 1])] if sides else [(UNION, polarity[2])]
-    )
+    tints = [(PRE, polarity[first]), (POST, polarity[first + 1])]
+    if not sides:
+        both = polarity[1:].astype(np.float32).sum(axis=0).clip(0, 255)
+        tints = [(UNION, both if exclusive else polarity[2])]
     for colour, probability in tints:
         alpha = 0.75 * probability[..., None].astype(np.float32) / 255
         image = image * (1 - alpha) + colour * alpha

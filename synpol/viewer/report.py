@@ -41,14 +41,11 @@ def write_report(config: Config, output: str, scores: Mapping[str, Any], path: P
         files("synpol.viewer").joinpath("report.html").read_text()
     )
     sides = config.decode.sides
-    compared = {}
-    for other in config.evaluate.compare:
-        try:
-            compared[Path(other).parent.name] = json.loads(Path(other).read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"evaluate.compare: {other} cannot be read: {error}") from None
-    log = list(read_log(Path(config.run_dir) / "log.csv"))
     names = list(next(iter(scores["iou"].values())))
+    compared = {
+        str(Path(other).parent): _compared(other, names[0]) for other in config.evaluate.compare
+    }
+    log = list(read_log(Path(config.run_dir) / "log.csv"))
     page = template.render(
         title=output,
         run_dir=config.run_dir,
@@ -70,6 +67,22 @@ def write_report(config: Config, output: str, scores: Mapping[str, Any], path: P
         },
     )
     path.write_text(page)
+
+
+def _compared(path: str, score: str) -> dict[str, Any]:
+    try:
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"evaluate.compare: {path} cannot be read: {error}") from None
+    try:
+        for kinds in found["iou"].values():
+            float(kinds[score]["f1"])
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"evaluate.compare: {path} does not hold scores of {score!r} as this result has; the "
+            "scores.json of a run with the same kind of labels is expected"
+        ) from None
+    return dict(found)
 
 
 def _timings(path: Path) -> list[tuple[str, str]]:
