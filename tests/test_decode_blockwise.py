@@ -206,6 +206,15 @@ def test_float_arrays_outside_0_1_are_refused(tmp_path):
             decode(folder, volume, (1, 4, 4))
 
 
+def test_what_a_worker_refuses_is_said_without_a_traceback(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(stage, "DRIVER_VOXELS", 0)
+    volume = np.zeros((3, 4, 8, 8), np.float32)
+    volume[0, 3, 5, 5] = 2
+    with pytest.raises(InputError, match=r"voxels \[2:4, 4:8, 4:8\] hold 0..2"):
+        decode(tmp_path, volume, (2, 4, 4), num_workers=2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_output_chunks_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path):
     prediction = write_polarity(tmp_path, np.zeros((3, 8, 8, 8), np.uint8))
     create_image(

@@ -27,13 +27,15 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.blockwise.geometry import index_of
-from synpol.blockwise.records import Index, done_mask
+from synpol.blockwise.records import Index, done_mask, write_whole
 from synpol.errors import InputError
 from synpol.lock import DriverLock, end_with_driver
 
 #: below this much work a stage runs in the driver: workers would take longer to start
 DRIVER_VOXELS = 2**25
 ATTEMPTS = 3
+#: file in a stage's folder: what a worker found wrong with the input
+REFUSED = "refused.txt"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Driver:
         if todo == 0:
             return 0
         started = time.monotonic()
+        (stage.folder / REFUSED).unlink(missing_ok=True)
         if todo == 1 or todo * stage.block_voxels <= DRIVER_VOXELS:
             error = self._in_driver(stage, done)
         else:
@@ -129,10 +132,11 @@ class Driver:
         import daisy.v2 as daisy
 
         cell = daisy.Roi((0, 0, 0), (1, 1, 1))
-        daisy_log = self.work_dir / "logs"
         from daisy import logging as daisy_logging
 
-        daisy_logging.set_log_basedir(daisy_log)
+        logs = self.work_dir / "logs"
+        daisy_logging.set_log_basedir(logs)
+        written = {path: path.stat().st_size for path in logs.rglob("*.err")}
         task = daisy.Task(
             stage.name,
             daisy.Roi((0, 0, 0), stage.grid),
@@ -159,7 +163,7 @@ class Driver:
         except RuntimeError as error:  # the restarts of workers are used up
             return str(error)
         state = states[stage.name]
-        return state.first_worker_error or state.last_worker_error or _first_log(daisy_log)
+        return state.first_worker_error or state.last_worker_error or _new_log(logs, written)
 
 
 _BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
@@ -190,12 +194,13 @@ def worker_function(stage: Stage, work_dir: Path, run: str) -> Callable[[], None
 def run_worker(stage: Stage, work_dir: Path, run: str) -> None:
     """Take blocks from daisy and do them until there are none.
 
-    A block that fails is reported and the worker goes on; a connection that fails ends it. It ends
-    within seconds of its driver's end.
+    A block that fails is reported and the worker goes on; a connection that fails ends it. Input
+    that cannot be used ends the whole stage. The worker ends within seconds of its driver's end.
     """
     import daisy.v2 as daisy
 
     end_with_driver(work_dir, run)
+    refused = stage.folder / REFUSED
     with working(work_dir):
         loaded = stage.start()
         client = daisy.Client()
@@ -206,7 +211,12 @@ def run_worker(stage: Stage, work_dir: Path, run: str) -> None:
                     acquired = True
                     if block is None:
                         return
-                    stage.process(index_of(block.write_roi.begin), loaded)
+                    try:
+                        if not refused.exists():
+                            stage.process(index_of(block.write_roi.begin), loaded)
+                    except InputError as error:
+                        # no retry can mend it; without a record the block does not count as done
+                        write_whole(refused, str(error).encode())
             except Exception:
                 if not acquired:
                     raise
@@ -270,9 +280,10 @@ class _Progress:
         self.bar.close()
 
 
-def _first_log(folder: Path) -> str | None:
-    for path in sorted(folder.rglob("*.err"), key=lambda p: -p.stat().st_mtime):
-        text = path.read_text(errors="replace").strip()
+def _new_log(folder: Path, written: dict[Path, int]) -> str | None:
+    """What a worker has written to its log since it had these sizes."""
+    for path in sorted(folder.rglob("*.err")):
+        text = path.read_bytes()[written.get(path, 0) :].decode(errors="replace").strip()
         if text:
             return "\n".join(text.splitlines()[-30:])
     return None
@@ -281,9 +292,9 @@ def _first_log(folder: Path) -> str | None:
 def _failure(
     stage: Stage, missing: np.ndarray, error: str | None, work_dir: Path
 ) -> InputError | RuntimeError:
-    _, found, message = (error or "").rpartition("synpol.errors.InputError: ")
-    if found:
-        return InputError(message.strip().splitlines()[0])
+    refused = stage.folder / REFUSED
+    if refused.exists():
+        return InputError(refused.read_text())
     shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
     return RuntimeError(
         f"{stage.name}: {len(missing)} of {int(np.prod(stage.grid))} blocks failed (block index "
