@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from synpol.errors import InputError, nearest
 #: nm in one unit, for every length unit that is understood
 NANOMETERS = {"nm": 1.0, "angstrom": 0.1, "pm": 0.001}
 _OME_NAME = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer"}
+#: attributes of an array that tell its voxel size, funlib.persistence's and gunpowder's
+_SIZE_KEYS = {"voxel_size", "resolution"}
 _UNIT_ALIASES = {
     "nm": ("nm", 1),
     "nanometer": ("nm", 1),
@@ -176,7 +179,11 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def open_image(
-    path: str | os.PathLike[str], *, channels: int | None = None, mode: str = "r"
+    path: str | os.PathLike[str],
+    *,
+    channels: int | None = None,
+    mode: str = "r",
+    bare: bool = False,
 ) -> Image:
     """Open an image wherever it is read: a group or an array, Zarr v3 or v2, OME 0.5 or 0.4.
 
@@ -187,6 +194,9 @@ def open_image(
     channels : int, optional
         Refuse an array that does not have this many channels; 0 means ``(z, y, x)`` is expected.
     mode : {"r", "r+"}
+    bare : bool
+        Accept an array that says nothing about its voxel size, where that does not matter: a
+        voxel counts as 1 nm then, with a warning.
 
     Returns
     -------
@@ -216,7 +226,7 @@ def open_image(
         path = join(path, name)
     else:
         array = node
-        if "voxel_size" not in array.attrs and "resolution" not in array.attrs:
+        if not _SIZE_KEYS & set(array.attrs):
             multiscales = _parent_multiscales(path)
     if not isinstance(array, zarr.Array):
         raise InputError(f"{path} is not an array")
@@ -228,6 +238,9 @@ def open_image(
     if channels is not None and found != channels:
         expected = "(z, y, x)" if channels == 0 else f"({channels}, z, y, x)"
         raise InputError(f"{path} has the shape {array.shape}; {expected} is expected")
+    if bare and multiscales is None and not _SIZE_KEYS & set(array.attrs):
+        warnings.warn(f"{path} says nothing about its voxel size; it counts as 1 nm", stacklevel=2)
+        return Image(path, array, Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm")
     voxel_size, offset, unit = _placement(path, array, multiscales)
     return Image(path, array, voxel_size, offset, unit)
 

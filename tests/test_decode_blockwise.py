@@ -206,6 +206,22 @@ def test_float_arrays_outside_0_1_are_refused(tmp_path):
             decode(folder, volume, (1, 4, 4))
 
 
+def test_a_bare_array_is_decoded_with_a_warning_but_has_no_table(tmp_path):
+    import zarr
+
+    volume = random_polarity(2, (4, 12, 12), 2, 0.2, "uint8")
+    zarr.save_array(tmp_path / "bare.zarr", volume)
+    arguments = {"block_shape": (2, 5, 5), "thres_small": 3}
+    with pytest.warns(UserWarning, match="counts as 1 nm"):
+        decode_blockwise(tmp_path / "bare.zarr", tmp_path / "out", **arguments)
+    found = open_image(tmp_path / "out" / "instances").array[:]
+    assert np.array_equal(found, polarity2instance(volume, thres_small=3))
+    with pytest.raises(InputError, match="says nothing about its voxel size"):
+        decode_blockwise(
+            tmp_path / "bare.zarr", tmp_path / "o", synapses=tmp_path / "t.parquet", **arguments
+        )
+
+
 def test_what_a_worker_refuses_is_said_without_a_traceback(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(stage, "DRIVER_VOXELS", 0)
     volume = np.zeros((3, 4, 8, 8), np.float32)

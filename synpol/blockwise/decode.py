@@ -102,6 +102,7 @@ def decode_blockwise(
     ----------
     prediction : path or URL
         A ``polarity`` array (3, z, y, x): uint8 is 0..255 for the probability 0..1, float is 0..1.
+        Only a synapse table needs to know its voxel size.
     output : path or URL
         Container in which ``instances/s0`` is written: (z, y, x) uint64.
     block_shape : 3 ints
@@ -136,7 +137,7 @@ def decode_blockwise(
         )
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
-    source = open_image(prediction, channels=3)
+    source = open_image(prediction, channels=3, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import zarr
 
-from synpol.arrays import open_image
 from synpol.blockwise.fragments import (
     KEPT,
     KINDS,
@@ -69,9 +68,7 @@ class LabelStage(Stage):
         return int(np.prod(self.blocks.block))
 
     def start(self) -> Any:
-        return open_image(self.prediction, channels=3).array, zarr.open_array(
-            self.states, mode="r+"
-        )
+        return zarr.open_array(self.prediction, mode="r"), zarr.open_array(self.states, mode="r+")
 
     def process(self, index: Index, loaded: Any) -> None:
         prediction, states = loaded
