@@ -3,8 +3,8 @@
     python benchmarks/decode.py [--shape 256 1024 1024] [--repeats 5] [--json FILE]
 
 The prediction is 3 x 256 x 1024 x 1024 uint8 with 0.5 to 1 % foreground, blocks are 128 x 256 x
-256. Times are medians; the contenders take turns within one run. (a) and (b) get the array in memory and
-keep their result there, synpol reads and writes Zarr and starts its workers.
+256. Times are medians; the contenders take turns within one run. (a) and (b) get the array in
+memory and keep their result there, synpol reads and writes Zarr and starts its workers.
 """
 
 from __future__ import annotations
