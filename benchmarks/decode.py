@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         foreground = make_prediction(folder, tuple(given.shape))
-        volume = open_image(folder / "polarity").array[:]
+        volume = np.asarray(open_image(folder / "polarity").array[:])
         contenders: dict[str, Callable[[], object]] = {
             "synpol, 1 worker": synpol_run(folder, 1),
             "synpol, 2 workers": synpol_run(folder, 2),

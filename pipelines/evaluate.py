@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from synpol.arrays import is_url, join, open_image
+from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image
 from synpol.command import run_command, write_json
 from synpol.config import Config
 from synpol.errors import InputError
@@ -27,21 +27,42 @@ def main(config: Config, given: argparse.Namespace) -> None:
             f"{str(config.decode.sides).lower()}; a truth without sides (union) is compared with "
             "instances without sides"
         )
+    instances = open_image(join(output, "instances"), channels=0)
+    true = open_image(truth, channels=0)
+    for image in (instances, true):
+        check_complete(image)
+    check_settings(config, instances)
     evaluation = evaluate_images(
-        open_image(join(output, "instances"), channels=0),
-        open_image(truth, channels=0),
+        instances,
+        true,
         config.evaluate.labels,
         config.evaluate.min_size,
         config.decode.dilate_sz,
     )
     scores = evaluation.to_json(config.evaluate.iou)
-    write_json(Path(output) / "scores.json", scores)
     write_report(config, output, scores, Path(output) / "report.html")
+    write_json(Path(output) / "scores.json", scores)
     print(f"{'IoU':>5}  {'score':<17} precision  recall     F1")
     for iou, kinds in scores["iou"].items():
         for name, s in kinds.items():
             print(f"{iou:>5}  {name:<17} {s['precision']:9.3f} {s['recall']:7.3f} {s['f1']:6.3f}")
     print(f"{join(output, 'scores.json')}\n{join(output, 'report.html')}")
+
+
+def check_settings(config: Config, instances: Image) -> None:
+    """Refuse instances that were decoded otherwise than the config says."""
+    stored = instances.array.attrs.get(SETTINGS)
+    if not isinstance(stored, dict):
+        return
+    if stored["semantic"]:
+        raise InputError(f"{instances.path} is semantic: 1 and 2 on sides, without synapses")
+    for key in ("sides", "thres", "thres_small", "dilate_sz"):
+        if stored[key] != getattr(config.decode, key):
+            raise InputError(
+                f"{instances.path} was decoded with {key} = {stored[key]}, the config has "
+                f"decode.{key} = {getattr(config.decode, key)}; give the same config files as to "
+                "pipelines/predict_blockwise.py"
+            )
 
 
 if __name__ == "__main__":

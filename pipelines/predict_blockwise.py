@@ -8,9 +8,10 @@ half; decoding alone needs no checkpoint and works on a polarity array made else
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from synpol.arrays import join, open_image
-from synpol.blockwise.decode import check_output, decode_blockwise, forget
+from synpol.arrays import is_url, join, open_image
+from synpol.blockwise.decode import check_output, decode_blockwise
 from synpol.blockwise.geometry import BlockGrid
 from synpol.command import record_run, run_command
 from synpol.config import Config
@@ -28,23 +29,23 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if given.only is None:  # what would stop the second half has to stop the first
         shape = open_image(config.need("predict.raw"), channels=0).shape_vx
         check_output(output, shape, BlockGrid.of(shape, config.decode.block_shape))
-    if given.fresh:
-        forget(output, config.workers.work_dir)
     if given.only != "decode":
-        predict(config, output)
+        predict(config, output, given.fresh)
     if given.only != "predict":
-        decode(config, output)
+        decode(config, output, given.fresh)
 
 
-def predict(config: Config, output: str) -> None:
+def predict(config: Config, output: str, fresh: bool) -> None:
     from synpol.blockwise.predict import predict_blockwise
     from synpol.training.checkpoint import find_checkpoint
 
-    predict_blockwise(config, config.need("predict.raw"), output, find_checkpoint(config))
+    checkpoint = find_checkpoint(config)
+    predict_blockwise(config, config.need("predict.raw"), output, checkpoint, fresh=fresh)
 
 
-def decode(config: Config, output: str) -> None:
+def decode(config: Config, output: str, fresh: bool) -> None:
     options = config.decode
+    table = join(output, "synapses.parquet")
     decoded = decode_blockwise(
         join(output, "polarity"),
         output,
@@ -56,9 +57,12 @@ def decode(config: Config, output: str) -> None:
         exclusive=config.exclusive,
         semantic=options.semantic,
         sides=options.sides,
-        synapses=None if options.semantic else join(output, "synapses.parquet"),
+        synapses=None if options.semantic else table,
         work_dir=config.workers.work_dir,
+        fresh=fresh,
     )
+    if options.semantic and not is_url(output):
+        Path(table).unlink(missing_ok=True)  # of an earlier result, which had numbers
     record_run(config, output, "predict")
     found = "" if decoded.synapses is None else f"{decoded.synapses} synapses in "
     print(f"{found}{decoded.instances}")

@@ -12,6 +12,7 @@ import gunpowder as gp
 import numpy as np
 
 from synpol.arrays import check_writable
+from synpol.blockwise.decode import identity_of
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.errors import InputError
@@ -24,7 +25,7 @@ from synpol.gp import (
 )
 from synpol.lock import DriverLock
 from synpol.training.loop import Trainer
-from synpol.training.volumes import OpenVolume, as_funlib, check_patch, open_volume
+from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
@@ -84,10 +85,10 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
-    check_patch(volumes, config.train.patch)
+    check_together(volumes, config.train.patch)
     check_writable(config.run_dir)
     with DriverLock(config.run_dir, "training"):
-        trainer = Trainer(config)
+        trainer = Trainer(config, [identity_of(i) for v in volumes for i in (v.raw, v.truth)])
         if trainer.iteration >= config.train.iterations:
             print(f"{config.run_dir} is trained: {trainer.iteration} iterations")
             return True

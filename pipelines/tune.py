@@ -16,6 +16,7 @@ import yaml
 
 from synpol.arrays import join
 from synpol.blockwise.predict import predict_blockwise
+from synpol.blockwise.records import write_whole
 from synpol.command import run_command, write_json
 from synpol.config import Config
 from synpol.errors import InputError
@@ -38,10 +39,11 @@ def main(config: Config, given: argparse.Namespace) -> None:
     run_dir = Path(config.run_dir)
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])
     plot(settings, run_dir / "tune.png", config.tune.iou)
-    overlay = {"decode": {"thres": chosen.thres, "thres_small": chosen.thres_small}}
-    (run_dir / "tuned.yaml").write_text(
-        f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n" + yaml.safe_dump(overlay)
-    )
+    overlay: dict[str, dict[str, float]] = {"decode": {"thres": chosen.thres}}
+    if config.tune.thres_small:
+        overlay["decode"]["thres_small"] = chosen.thres_small
+    comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"
+    write_whole(run_dir / "tuned.yaml", (comment + yaml.safe_dump(overlay)).encode())
     print(
         f"thres {chosen.thres}, thres_small {chosen.thres_small}: validation F1 {chosen.f1:.3f} "
         f"at IoU {config.tune.iou:g}; written to {run_dir / 'tuned.yaml'}"

@@ -29,6 +29,12 @@ from zarr.codecs import ZstdCodec
 
 from synpol.errors import InputError, nearest
 
+#: attribute of every array that synpol writes: the hash of what it was made from
+HASH = "synpol_hash"
+#: attribute of an array that synpol writes: whether it is finished
+COMPLETE = "synpol_complete"
+#: attribute of an array that synpol writes: settings that its readers have to know
+SETTINGS = "synpol_settings"
 #: nm in one unit, for every length unit that is understood
 NANOMETERS = {"nm": 1.0, "angstrom": 0.1, "pm": 0.001}
 _OME_NAME = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer"}
@@ -295,7 +301,8 @@ def _placement(
     attrs: dict[str, Any] = dict(array.attrs)
     size = attrs.get("voxel_size", attrs.get("resolution"))
     if size is not None:
-        unit = _one_unit(attrs.get("units", []), path)
+        units = attrs.get("units", [])
+        unit = _one_unit([units] if isinstance(units, str) else units, path)
         voxel_size, base = to_world(size[-3:], unit, f"voxel_size of {path}", positive=True)
         offset, _ = to_world(attrs.get("offset", [0, 0, 0])[-3:], unit, f"offset of {path}")
         return voxel_size, offset, base
@@ -324,6 +331,14 @@ def _placement(
     corner = [0.0] * 3
     if translation is not None:  # the centre of the first voxel
         corner = [t - s / 2 for t, s in zip(translation, scale, strict=True)]
+    # half a voxel may be whole in a finer unit only
+    for finer in [u for u in NANOMETERS if NANOMETERS[u] <= NANOMETERS[base]]:
+        ratio = NANOMETERS[_UNIT_ALIASES[unit.lower()][0]] / NANOMETERS[finer]
+        ratio *= _UNIT_ALIASES[unit.lower()][1]
+        fine = [round(c * ratio, 6) for c in corner]
+        if all(c == round(c) for c in fine):
+            ratio = round(NANOMETERS[base] / NANOMETERS[finer])
+            return voxel_size * ratio, Coordinate(int(c) for c in fine), finer
     offset, _ = to_world(corner, unit, f"offset of {path} (OME translation less half a voxel)")
     return voxel_size, offset, base
 
@@ -333,6 +348,21 @@ def _one_unit(units: Sequence[str | None], path: str) -> str:
     if len({_UNIT_ALIASES.get(u.lower(), u) for u in found}) > 1:
         raise InputError(f"{path} has axes in different units, {', '.join(found)}; one is expected")
     return found[-1] if found else "nm"
+
+
+def check_complete(image: Image) -> None:
+    """Refuse an array that synpol began to write and did not finish.
+
+    Raises
+    ------
+    InputError
+    """
+    if HASH in image.array.attrs and not image.array.attrs.get(COMPLETE):
+        raise InputError(
+            f"{image.path} is unfinished: what writes it was interrupted; run that again first "
+            "(pipelines/prepare.py for raw and truth, pipelines/predict_blockwise.py for polarity "
+            "and instances)"
+        )
 
 
 def create_image(

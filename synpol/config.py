@@ -144,7 +144,9 @@ class Loss(Section):
         description="the foreground fraction f is clipped to this before the foreground gets the "
         "weight max(f, 1-f) / min(f, 1-f), per channel; not exclusive only",
     )
-    weight_max: float = Field(default=20.0, ge=1, description="upper bound of a voxel's weight")
+    weight_max: float = Field(
+        default=20.0, ge=1, description="upper bound of a voxel's weight; not exclusive only"
+    )
 
     @model_validator(mode="after")
     def _clip_is_inside(self) -> Self:
@@ -297,7 +299,7 @@ class Evaluate(Section):
         default=0,
         ge=0,
         description="synapses with a side below this many voxels are left out, in the truth and in "
-        "the prediction: what the volume's border cuts to slivers",
+        "the prediction: what the volume's border cuts to slivers; labels: polarity only",
     )
     compare: list[str] = Field(
         default=[], description="scores.json files of other runs, shown beside in the report"

@@ -92,8 +92,10 @@ def check_options(
         raise InputError(
             f"dilate_sz is {dilate_sz}; a whole number from 1 on is expected (1: no dilation)"
         )
-    if thres_small < 0:
-        raise InputError(f"thres_small is {thres_small}; 0 or more voxels are expected")
+    if not thres_small >= 0 or int(thres_small) != thres_small:
+        raise InputError(
+            f"thres_small is {thres_small}; a whole number of voxels from 0 on is expected"
+        )
 
 
 def dilate_in_plane(mask: np.ndarray, size: int) -> np.ndarray:

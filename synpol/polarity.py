@@ -47,6 +47,8 @@ def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
     [0, 1, 2, 1]
     """
     label = np.asarray(label)
+    if label.dtype.kind == "b":
+        label = label.astype(np.uint8)
     if label.dtype.kind not in "ui":
         raise InputError(
             f"labels are {label.dtype}; whole numbers are expected (2n-1 pre, 2n post, 0 none)"

@@ -6,6 +6,7 @@ overlaps of both sides were decided: what a person would compute from ``instance
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable
@@ -131,10 +132,17 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
     count = 0
-    with pq.ParquetWriter(temporary, schema, filesystem=filesystem, compression="zstd") as writer:
-        for part in parts:
-            if part.num_rows:
-                writer.write_table(part)
-                count += part.num_rows
-    filesystem.move(temporary, target)
+    try:
+        with pq.ParquetWriter(
+            temporary, schema, filesystem=filesystem, compression="zstd"
+        ) as writer:
+            for part in parts:
+                if part.num_rows:
+                    writer.write_table(part)
+                    count += part.num_rows
+        filesystem.move(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
     return count

@@ -24,7 +24,18 @@ import zarr
 from funlib.geometry import Coordinate
 from zarr.codecs import ZstdCodec
 
-from synpol.arrays import Image, check_writable, create_image, is_url, join, open_image
+from synpol.arrays import (
+    COMPLETE,
+    HASH,
+    SETTINGS,
+    Image,
+    check_complete,
+    check_writable,
+    create_image,
+    is_url,
+    join,
+    open_image,
+)
 from synpol.blockwise import label, merge, number, relabel
 from synpol.blockwise.fragments import rows_from_arrays
 from synpol.blockwise.geometry import BlockGrid
@@ -38,11 +49,6 @@ from synpol.decoding import check_options, threshold_of
 from synpol.errors import InputError
 from synpol.lock import DriverLock
 from synpol.synapses import synapse_rows, write_synapses
-
-#: attribute of every array that synpol writes: the hash of what it was made from
-HASH = "synpol_hash"
-#: attribute of an array whose stage has finished
-COMPLETE = "synpol_complete"
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def decode_blockwise(
     sides: bool = True,
     synapses: str | os.PathLike[str] | None = None,
     work_dir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> Decoded:
     """Group the voxels of a polarity array of any size into synapses.
 
@@ -118,6 +125,9 @@ def decode_blockwise(
     work_dir : path, optional
         Folder for records, the lock and logs, shared by all workers; by default
         ``<output>.work``, to be given where `output` is remote.
+    fresh : bool
+        Do all of it again, whatever was done before. Wanted where a foreign prediction was
+        rewritten in place: its path and metadata are all that a rerun looks at.
 
     Returns
     -------
@@ -142,6 +152,16 @@ def decode_blockwise(
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
     check_options(source.array.shape, thres, thres_small, dilate_sz, dtype)
+    if min(source.array.shape) < 1:
+        raise InputError(
+            f"{source.path} has the shape {source.array.shape}: there is nothing in it"
+        )
+    stored = source.array.attrs.get(SETTINGS)
+    if isinstance(stored, dict) and stored.get("exclusive") != bool(exclusive):
+        raise InputError(
+            f"{source.path} was predicted with exclusive = {stored.get('exclusive')}, but is to be "
+            f"decoded with exclusive = {bool(exclusive)}"
+        )
     if semantic and synapses is not None:
         raise InputError("a semantic result has no numbers, so it has no synapse table")
     blocks = BlockGrid.of(source.shape_vx, block_shape)
@@ -154,43 +174,22 @@ def decode_blockwise(
         bool(semantic),
         bool(sides),
     )
-    work = _work_dir(output, work_dir)
+    work = work_folder(output, work_dir)
     digest = decode_hash(source, options)
     check_output(output, source.shape_vx, blocks)
+    if synapses is not None and not is_url(synapses):
+        if Path(synapses).is_dir():
+            raise InputError(f"synapses is {synapses}, which is a folder; a file is expected")
+        check_writable(Path(synapses).parent)
     check_writable(output)
     check_writable(work)
     with DriverLock(work, f"decoding of {source.path}") as lock:
         wait_for_orphans(work)
-        job = _Job(source, str(output), options, blocks, work / f"decode-{digest[:16]}", digest)
-        return job.run(Driver(work, lock, int(num_workers)), synapses)
-
-
-def forget(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None = None) -> None:
-    """Forget what was done for an output, so that the next run does all of it again.
-
-    Wanted where a foreign array was rewritten in place: its path and metadata, which are all that
-    a rerun looks at, are the same. Arrays that synpol did not write are left alone.
-
-    Raises
-    ------
-    InputError
-        A driver works there.
-    """
-    work = _work_dir(output, work_dir)
-    if not work.exists():
-        return
-    with DriverLock(work, "clearing of records"):
-        wait_for_orphans(work)
-        for pattern in ("predict-*", "decode-*"):
-            for folder in work.glob(pattern):
-                shutil.rmtree(folder)
-        for name in ("polarity", "instances"):
-            try:
-                found = open_image(join(output, name), mode="r+")
-            except InputError:
-                continue
-            if HASH in found.array.attrs:
-                found.array.update_attributes({HASH: "forgotten", COMPLETE: False})
+        folder = work / f"decode-{digest[:16]}"
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        job = _Job(source, str(output), options, blocks, folder, digest)
+        return job.run(Driver(work, lock, int(num_workers)), synapses, fresh)
 
 
 def decode_hash(source: Image, options: DecodeOptions) -> str:
@@ -218,12 +217,8 @@ def identity_of(image: Image) -> dict[str, Any]:
         "offset": list(image.offset),
         "unit": image.unit,
     }
+    check_complete(image)
     if HASH in attributes:
-        if not attributes.get(COMPLETE):
-            raise InputError(
-                f"{image.path} is unfinished: the run that writes it was interrupted; run "
-                "pipelines/predict_blockwise.py again first"
-            )
         about |= {"hash": attributes[HASH]}
     return about
 
@@ -232,11 +227,11 @@ def hash_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _work_dir(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
+def work_folder(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
     if work_dir is None:
         if is_url(output):
             raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")
-        return Path(f"{str(output).rstrip('/')}.work").resolve()
+        return Path(f"{Path(output).resolve()}.work")
     if is_url(work_dir):
         raise InputError(f"work_dir is {work_dir}; a folder is expected, not a URL")
     return Path(work_dir).resolve()
@@ -248,8 +243,8 @@ def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: Bloc
     Raises
     ------
     InputError
-        Its shape or type is another, or its chunks (shards) do not fit the blocks, so that two
-        workers would write one chunk.
+        It holds data that synpol did not write, its shape is another, or its chunks (shards) do
+        not fit the blocks, so that two workers would write one chunk.
     """
     path = join(output, "instances", "s0")
     try:
@@ -260,6 +255,10 @@ def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: Bloc
         raise InputError(
             f"{path} exists with the shape {found.shape}, the prediction has {tuple(shape)}; "
             "remove it or give another output"
+        )
+    if HASH not in found.attrs and found.nchunks_initialized:
+        raise InputError(
+            f"{path} exists with data that synpol did not write; remove it or give another output"
         )
     unit = found.shards or found.chunks
     for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):
@@ -281,14 +280,14 @@ class _Job:
     folder: Path
     digest: str
 
-    def run(self, driver: Driver, synapses: str | os.PathLike[str] | None) -> Decoded:
+    def run(self, driver: Driver, synapses: str | os.PathLike[str] | None, fresh: bool) -> Decoded:
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in driver.work_dir.glob("decode-*"):
             if old != self.folder:
                 shutil.rmtree(old)
         (self.folder / "options.json").write_text(json.dumps(asdict(self.options), indent=1))
         states = self._prepare_states()
-        instances = self._prepare_instances()
+        instances = self._prepare_instances(synapses, fresh)
         labelling, merges, numbers, relabelling = self.stages(states, instances.path)
         driver.run(labelling)
         for stage in merges:
@@ -333,7 +332,7 @@ class _Job:
 
         def relabelling(told: Path | None) -> RelabelStage:
             return RelabelStage(
-                self.folder / "relabel",
+                self._relabelled,
                 blocks.grid,
                 instances,
                 states,
@@ -373,7 +372,12 @@ class _Job:
             )
         return str(path)
 
-    def _prepare_instances(self) -> Image:
+    @property
+    def _relabelled(self) -> Path:
+        """Records that belong to one output: other outputs may share the work folder."""
+        return self.folder / f"relabel-{hash_of(str(Path(self.output).resolve()))[:8]}"
+
+    def _prepare_instances(self, synapses: str | os.PathLike[str] | None, fresh: bool) -> Image:
         path = join(self.output, "instances", "s0")
         shards: tuple[int, ...] | None = self.blocks.block
         chunks = inner_chunks(self.blocks.block)
@@ -382,10 +386,13 @@ class _Job:
         except InputError:
             found = None
         if found is not None:
-            if found.array.attrs.get(HASH) == self.digest:
+            if found.array.attrs.get(HASH) == self.digest and not fresh:
                 return found
             chunks, shards = found.array.chunks, found.array.shards
-            shutil.rmtree(self.folder / "relabel", ignore_errors=True)
+        # what is done was done to an array that is not there any more
+        shutil.rmtree(self._relabelled, ignore_errors=True)
+        if synapses is not None and not is_url(synapses):
+            Path(synapses).unlink(missing_ok=True)
         return create_image(
             self.output,
             "instances",
@@ -396,7 +403,11 @@ class _Job:
             unit=self.source.unit,
             chunk_shape=chunks,
             shard_shape=shards,
-            attributes={HASH: self.digest, COMPLETE: False},
+            attributes={
+                HASH: self.digest,
+                COMPLETE: False,
+                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
+            },
             overwrite=found is not None,
         )
 
@@ -419,5 +430,9 @@ class _Job:
 
 
 def inner_chunks(block: Sequence[int]) -> tuple[int, ...]:
-    """Chunks within a block-sized shard: the largest divisor of each side up to 128."""
-    return tuple(max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block)
+    """Chunks within a block-sized shard: the largest divisor of each side up to 128.
+
+    A side without a divisor from 32 on stays whole, so that no prime side leaves slivers.
+    """
+    largest = [max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block]
+    return tuple(d if d >= min(32, b) else b for d, b in zip(largest, block, strict=True))

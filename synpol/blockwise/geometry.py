@@ -33,10 +33,14 @@ class BlockGrid:
         InputError
             A block shape that is not three whole numbers from 1 on.
         """
-        if len(block) != 3 or any(int(b) != b or b < 1 for b in block):
+        try:
+            good = len(block) == 3 and all(int(b) == b and b >= 1 for b in block)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
             raise InputError(
-                f"block_shape is {tuple(block)}; three whole numbers of voxels (z, y, x) from 1 on "
-                "are expected"
+                f"block_shape is {block}; three whole numbers of voxels (z, y, x) from 1 on are "
+                "expected"
             )
         clipped = [max(1, min(int(b), int(s))) for b, s in zip(block, shape, strict=True)]
         return cls(index_of(shape), index_of(clipped))

@@ -7,6 +7,7 @@ chunks (a shard) per block, so that no two workers ever touch one file.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from synpol.arrays import Image, check_writable, create_image, join, open_image
-from synpol.blockwise.decode import COMPLETE, HASH, _work_dir, hash_of, identity_of
+from synpol.arrays import (
+    COMPLETE,
+    HASH,
+    SETTINGS,
+    Image,
+    check_writable,
+    create_image,
+    join,
+    open_image,
+)
+from synpol.blockwise.decode import hash_of, identity_of, inner_chunks, work_folder
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
@@ -114,7 +124,12 @@ def network_of(model: Any, config: Config) -> Callable[[np.ndarray], np.ndarray]
 
 
 def predict_blockwise(
-    config: Config, raw: str, output: str, checkpoint: Path, num_workers: int | None = None
+    config: Config,
+    raw: str,
+    output: str,
+    checkpoint: Path,
+    num_workers: int | None = None,
+    fresh: bool = False,
 ) -> Image:
     """Predict the polarity of a volume of any size; finishes an interrupted job.
 
@@ -129,6 +144,8 @@ def predict_blockwise(
     checkpoint : path
     num_workers : int, optional
         By default ``workers.num_predict_workers``.
+    fresh : bool
+        Do all of it again, whatever was done before.
 
     Returns
     -------
@@ -156,9 +173,7 @@ def predict_blockwise(
         {
             "source": identity_of(source),
             "checkpoint": digest,
-            "predict": config.predict.model_dump(
-                mode="json", include={"overlap", "blending", "batch_size"}
-            ),
+            "predict": config.predict.model_dump(mode="json", include={"overlap", "blending"}),
             "window": config.window,
             "block": blocks.block,
             "dtype": str(choose_dtype(config.train.precision, device)),
@@ -166,14 +181,15 @@ def predict_blockwise(
             "code": VERSION,
         }
     )
-    work = _work_dir(output, config.workers.work_dir)
+    work = work_folder(output, config.workers.work_dir)
     check_writable(output)
     check_writable(work)
     with DriverLock(work, f"prediction of {source.path}") as lock:
         wait_for_orphans(work)
-        polarity = _prepare(output, source, blocks, config, decided)
+        folder = work / f"predict-{hash_of([decided, str(Path(output).resolve())])[:16]}"
+        polarity = _prepare(output, source, blocks, config, decided, folder, fresh)
         stage = PredictStage(
-            work / f"predict-{decided[:16]}",
+            folder,
             blocks.grid,
             source.path,
             polarity.path,
@@ -209,24 +225,35 @@ def check_float_range(source: Image, intensity: Intensity, samples: int = 64) ->
         intensity.apply(np.asarray(source.array[where]), source.path)
 
 
-def _prepare(output: str, source: Image, blocks: BlockGrid, config: Config, digest: str) -> Image:
+def _prepare(
+    output: str,
+    source: Image,
+    blocks: BlockGrid,
+    config: Config,
+    digest: str,
+    folder: Path,
+    fresh: bool,
+) -> Image:
     path = join(output, "polarity", "s0")
     try:
         found = open_image(path, channels=3, mode="r+")
     except InputError:
         found = None
     if found is not None:
-        if found.array.attrs.get(HASH) == digest:
+        if found.array.attrs.get(HASH) == digest and not fresh:
             return found
         if HASH not in found.array.attrs:
             raise InputError(
                 f"{path} exists and was not written by synpol; remove it or give another "
                 "predict.output"
             )
+    wanted = config.predict.chunk_shape
     chunks = [
-        c if b % c == 0 else max(d for d in range(1, min(b, c) + 1) if b % d == 0)
-        for b, c in zip(blocks.block, config.predict.chunk_shape, strict=True)
+        c if b % c == 0 else d
+        for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
     ]
+    # what is done was done to an array that is not there any more
+    shutil.rmtree(folder, ignore_errors=True)
     return create_image(
         output,
         "polarity",
@@ -237,6 +264,6 @@ def _prepare(output: str, source: Image, blocks: BlockGrid, config: Config, dige
         unit=source.unit,
         chunk_shape=(1, *chunks),
         shard_shape=(3, *blocks.block),
-        attributes={HASH: digest, COMPLETE: False},
+        attributes={HASH: digest, COMPLETE: False, SETTINGS: {"exclusive": config.exclusive}},
         overwrite=found is not None,
     )

@@ -132,10 +132,7 @@ class Driver:
         import daisy.v2 as daisy
 
         cell = daisy.Roi((0, 0, 0), (1, 1, 1))
-        from daisy import logging as daisy_logging
-
         logs = self.work_dir / "logs"
-        daisy_logging.set_log_basedir(logs)
         written = {path: path.stat().st_size for path in logs.rglob("*.err")}
         task = daisy.Task(
             stage.name,
@@ -151,7 +148,7 @@ class Driver:
             skip_mask=done,
         )
         try:
-            with _quiet():
+            with _quiet(logs):
                 states = daisy.run_blockwise(
                     task,
                     return_states=True,
@@ -170,16 +167,18 @@ _BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leav
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(logs: Path) -> Iterator[None]:
     """Keep what workers print in their log files."""
     from daisy import logging as daisy_logging
 
-    before = daisy_logging.get_log_mode()
+    mode, folder = daisy_logging.get_log_mode(), daisy_logging.get_log_basedir()
     daisy_logging.set_log_mode("file")
+    daisy_logging.set_log_basedir(logs)
     try:
         yield
     finally:
-        daisy_logging.set_log_mode(before)
+        daisy_logging.set_log_mode(mode)
+        daisy_logging.set_log_basedir(folder)
 
 
 def worker_function(stage: Stage, work_dir: Path, run: str) -> Callable[[], None]:
@@ -202,7 +201,10 @@ def run_worker(stage: Stage, work_dir: Path, run: str) -> None:
     end_with_driver(work_dir, run)
     refused = stage.folder / REFUSED
     with working(work_dir):
-        loaded = stage.start()
+        try:
+            loaded = stage.start()
+        except InputError as error:
+            write_whole(refused, str(error).encode())
         client = daisy.Client()
         while True:
             acquired = False

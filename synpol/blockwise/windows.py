@@ -120,7 +120,8 @@ def predict_block(
     Returns
     -------
     (3, z, y, x) uint8
-        0..255 for 0..1; all zero where the image is constant over all that the block sees.
+        0..255 for 0..1. A window over a constant image counts as all zero; the network does not
+        see it.
     """
     starts = windows_of_block(shape, window, overlap, begin, end)
     low = np.min(starts, axis=0)
@@ -128,21 +129,25 @@ def predict_block(
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     image = read((z, y, x))
     size = [e - b for b, e in zip(begin, end, strict=True)]
-    if image.size == 0 or image.min() == image.max():
+    if image.min() == image.max():
         return np.zeros((3, *size), np.uint8)
     missing = [max(0, w - n) for w, n in zip(window, shape, strict=True)]
     if any(missing):
         image = np.pad(image, [(0, m) for m in missing], mode="reflect")
     total = np.zeros((3, *size), np.float32)
     weight = np.zeros(size, np.float32)
-    for batch in _batches(starts, batch_size):
+    seen = []
+    for start in starts:
+        patch = image[_box(np.array(start) - low, window)]
+        if patch.min() != patch.max():
+            seen.append(start)
+            continue
+        here, there = _meeting(start, window, begin, end)
+        weight[here] += weights[there]
+    for batch in _batches(seen, batch_size):
         patches = np.stack([image[_box(np.array(s) - low, window)] for s in batch])
         for start, probability in zip(batch, network(patches[:, None]), strict=True):
-            inside = [max(s, b) for s, b in zip(start, begin, strict=True)]
-            until = [min(s + w, e) for s, w, e in zip(start, window, end, strict=True)]
-            extent = np.array(until) - inside
-            here = _box(np.array(inside) - begin, extent)
-            there = _box(np.array(inside) - start, extent)
+            here, there = _meeting(start, window, begin, end)
             total[:, *here] += probability[:, *there] * weights[there]
             weight[here] += weights[there]
     return np.floor(total / weight * 255 + 0.5).astype(np.uint8)
@@ -150,6 +155,16 @@ def predict_block(
 
 def _box(begin: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(int(b), int(b) + int(s)) for b, s in zip(begin, size, strict=True))
+
+
+def _meeting(
+    start: Sequence[int], window: Sequence[int], begin: Sequence[int], end: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a window and a block meet: slices of the block, and of the window."""
+    inside = [max(s, b) for s, b in zip(start, begin, strict=True)]
+    until = [min(s + w, e) for s, w, e in zip(start, window, end, strict=True)]
+    extent = np.array(until) - inside
+    return _box(np.array(inside) - begin, extent), _box(np.array(inside) - start, extent)
 
 
 def _batches(

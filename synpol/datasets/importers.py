@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from synpol.arrays import Image, check_writable, create_image, open_image, to_world
-from synpol.blockwise.decode import COMPLETE, HASH, hash_of
+from synpol.arrays import (
+    COMPLETE,
+    HASH,
+    Image,
+    check_writable,
+    create_image,
+    is_url,
+    open_image,
+    to_world,
+)
+from synpol.blockwise.decode import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
 
@@ -159,6 +168,8 @@ def import_volume(volume: ImportVolume) -> Image:
         The source cannot be read, a size is not whole in its unit, or `output` exists and is
         something else.
     """
+    if is_url(volume.output):
+        raise InputError(f"output is {volume.output}; imports are written to local folders only")
     stack = open_stack(volume.source, volume.key)
     first, last = volume.sections or (0, stack.shape[0])
     if not 0 <= first < last <= stack.shape[0]:

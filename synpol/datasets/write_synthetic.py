@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
-from synpol.arrays import Image, check_writable, create_image, join, open_image
-from synpol.blockwise.decode import COMPLETE, HASH, hash_of
+from synpol.arrays import (
+    COMPLETE,
+    HASH,
+    Image,
+    check_writable,
+    create_image,
+    is_url,
+    join,
+    open_image,
+)
+from synpol.blockwise.decode import hash_of
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Driver, Stage, blocks_of
 from synpol.config import SyntheticDataset
 from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import SyntheticVolume
+from synpol.errors import InputError
 from synpol.lock import DriverLock
 
-VERSION = 1
+VERSION = 2
 BLOCK = (40, 320, 320)
 
 
 @dataclass(frozen=True)
 class SynthesiseStage(Stage):
-    """Make the image of every block, and its labels as they come."""
+    """Make the image of every block, and its labels as they come.
+
+    Attributes
+    ----------
+    container, labels : str
+        Paths of the container with ``raw``, and of an array for the labels.
+    volume : SyntheticVolume
+    blocks : BlockGrid
+    """
 
     container: str
+    labels: str
     volume: SyntheticVolume
     blocks: BlockGrid
 
@@ -34,7 +55,8 @@ class SynthesiseStage(Stage):
     block_voxels = 2**24
 
     def start(self) -> Any:
-        return tuple(open_image(join(self.container, n), mode="r+").array for n in ("raw", "truth"))
+        raw = open_image(join(self.container, "raw"), mode="r+").array
+        return raw, zarr.open_array(self.labels, mode="r+")
 
     def process(self, index: Index, loaded: Any) -> None:
         begin, end = self.blocks.bounds(index)
@@ -51,6 +73,7 @@ class NumberLabelsStage(Stage):
     """Number synapses 1, 2, ... and drop those that the border left without a side."""
 
     container: str
+    labels: str
     blocks: BlockGrid
     made: Path
     min_side_voxels: int
@@ -69,21 +92,20 @@ class NumberLabelsStage(Stage):
         large = present[size >= self.min_side_voxels]
         synapse, sides = np.unique((large + one) >> one, return_counts=True)
         kept = synapse[sides == 2] if self.min_side_voxels else synapse
-        return kept, open_image(join(self.container, "truth"), mode="r+").array
+        truth = open_image(join(self.container, "truth"), mode="r+").array
+        return kept, zarr.open_array(self.labels, mode="r"), truth
 
     def process(self, index: Index, loaded: Any) -> None:
-        kept, truth = loaded
+        kept, made, truth = loaded
         slices = self.blocks.slices(index)
-        # by position alone, not by what is on disk: a block that was renumbered stays as it is
-        labels = np.asarray(truth[slices])
+        labels = np.asarray(made[slices])
         one = np.uint64(1)
         synapse = (labels + one) >> one
-        if labels.max(initial=0) > 2 * len(kept):
-            number = np.searchsorted(kept, synapse)
-            inside = (labels > 0) & (number < len(kept))
-            inside[inside] = kept[number[inside]] == synapse[inside]
-            dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
-            truth[slices] = np.where(inside, dense, np.uint64(0))
+        number = np.searchsorted(kept, synapse)
+        inside = (labels > 0) & (number < len(kept))
+        inside[inside] = kept[number[inside]] == synapse[inside]
+        dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
+        truth[slices] = np.where(inside, dense, np.uint64(0))
         write_record(self.folder, index, {})
 
 
@@ -95,6 +117,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     Image
         The raw image.
     """
+    if is_url(dataset.output):
+        raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
     digest = hash_of([dataset.model_dump(mode="json"), VERSION])
     found = existing(join(dataset.output, "truth"), digest)
     existing(join(dataset.output, "raw"), digest)  # refuses what synpol did not write
@@ -105,7 +129,13 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     blocks = BlockGrid.of(dataset.shape, BLOCK)
     with DriverLock(work, f"making of {dataset.output}") as lock:
         folder = work / f"synthetic-{digest[:16]}"
-        if not folder.exists():
+        labels = folder / "labels"
+        if not _begun(dataset.output, digest) or not (labels / "zarr.json").exists():
+            for old in work.glob("synthetic-*"):
+                shutil.rmtree(old)
+            zarr.create_array(
+                str(labels), shape=blocks.shape, chunks=blocks.block, dtype=np.uint64, fill_value=0
+            )
             for name, dtype in (("raw", np.uint8), ("truth", np.uint64)):
                 create_image(
                     dataset.output,
@@ -123,13 +153,16 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                 )
         driver = Driver(work, lock, num_workers)
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
-        make = SynthesiseStage(folder / "make", blocks.grid, dataset.output, volume, blocks)
+        make = SynthesiseStage(
+            folder / "make", blocks.grid, dataset.output, str(labels), volume, blocks
+        )
         driver.run(make)
         driver.run(
             NumberLabelsStage(
                 folder / "number",
                 blocks.grid,
                 dataset.output,
+                str(labels),
                 blocks,
                 make.folder,
                 dataset.min_side_voxels,
@@ -138,4 +171,17 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         for name in ("raw", "truth"):
             image = open_image(join(dataset.output, name), mode="r+")
             image.array.update_attributes({COMPLETE: True})
+        shutil.rmtree(folder)
     return open_image(join(dataset.output, "raw"))
+
+
+def _begun(container: str, digest: str) -> bool:
+    """Whether both images of this making are there, finished or not."""
+    for name in ("raw", "truth"):
+        try:
+            image = open_image(join(container, name))
+        except InputError:
+            return False
+        if image.array.attrs.get(HASH) != digest:
+            return False
+    return True

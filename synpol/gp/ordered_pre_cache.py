@@ -50,7 +50,7 @@ def batch_seed(seed: int, index: int) -> int:
 class OrderedPreCache(gp.BatchFilter):
     """Hand out batch `first`, `first` + 1, ... of a run, prepared ahead.
 
-    The worker processes are forked on the first request: make it before CUDA is initialised.
+    The worker processes are forked on the first request; they never touch CUDA.
 
     Parameters
     ----------

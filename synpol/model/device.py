@@ -26,6 +26,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"device is {name!r}; auto, cpu, cuda or cuda:N is expected") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {name!r}; auto, cpu, cuda or cuda:N is expected")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices; "

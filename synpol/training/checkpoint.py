@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from synpol.config import Config, Model
+from synpol.config import Config
 from synpol.errors import InputError
 from synpol.model import RSUNet, build_model
 
@@ -124,19 +124,26 @@ def load_trained(path: Path, config: Config) -> Trained:
     """
     state = load_checkpoint(path)
     theirs = state["config"]
-    for key, mine in (("exclusive", config.exclusive), *_model_keys(config.model)):
-        found = theirs["exclusive"] if key == "exclusive" else theirs["model"][key[6:]]
-        if found != mine:
+    mine = {"exclusive": config.exclusive} | {
+        f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()
+    }
+    stored = {"exclusive": theirs["exclusive"]} | {
+        f"model.{key}": value for key, value in theirs["model"].items()
+    }
+    for key, value in mine.items():
+        if stored.get(key) != value:
             raise InputError(
-                f"{path} is the checkpoint of another network: it has {key} = {found}, the config "
-                f"has {mine}; use the config it was trained with, or another checkpoint"
+                f"{path} is the checkpoint of another network: it has {key} = {stored.get(key)}, "
+                f"the config has {value}; use the config it was trained with, or another checkpoint"
             )
+    ranges = theirs["data"]["intensity_range"], config.data.model_dump(mode="json")
+    if ranges[0] != ranges[1]["intensity_range"]:
+        raise InputError(
+            f"{path} was trained with data.intensity_range = {ranges[0]}, the config has "
+            f"{ranges[1]['intensity_range']}; the network would see other intensities"
+        )
     model = build_model(config.model)
     model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
     model.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Trained(model, str(path), digest, state["iteration"])
-
-
-def _model_keys(model: Model) -> list[tuple[str, Any]]:
-    return [(f"model.{key}", value) for key, value in model.model_dump(mode="json").items()]

@@ -10,7 +10,7 @@ import csv
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +52,8 @@ class Trainer:
     ----------
     config : Config
         Checked; `Trainer` resumes from the newest checkpoint in its `run_dir`.
+    data_state : list of dict
+        What tells the state of the training data, so that a run does not resume on other data.
 
     Raises
     ------
@@ -59,8 +61,9 @@ class Trainer:
         The run in `run_dir` was started with other settings.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, data_state: Sequence[dict[str, Any]] = ()) -> None:
         self.config = config
+        self.data_state = list(data_state)
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.train.precision, self.device)
         torch.manual_seed(config.seed)
@@ -83,6 +86,11 @@ class Trainer:
             self._resume(load_checkpoint(newest), newest)
 
     def _resume(self, state: dict[str, Any], path: Path) -> None:
+        if state.get("data_state", []) != self.data_state:
+            raise InputError(
+                f"{path} was trained on other data: what data.train names has been made anew or "
+                "changed since. Give another run_dir, or remove that folder to start anew"
+            )
         mine, theirs = training_identity(self.config), state["config"]
         for section in mine:
             ours, found = mine[section], theirs.get(section)
@@ -111,6 +119,7 @@ class Trainer:
             {
                 "iteration": self.iteration,
                 "config": training_identity(self.config),
+                "data_state": self.data_state,
                 "model": self.model.state_dict(),
                 "ema": averaged,
                 "averaged": int(self.average.n_averaged) if self.average is not None else 0,
@@ -136,7 +145,14 @@ class Trainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clipping)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.train.gradient_clipping
+        )
+        if not torch.isfinite(norm):
+            raise RuntimeError(
+                f"the gradient is {norm.item()} at iteration {self.iteration}; the checkpoint "
+                "before it is kept. Lower train.lr, or use train.precision=float32"
+            )
         self.optimizer.step()
         lr = self.schedule.get_last_lr()[0]
         self.schedule.step()
@@ -170,6 +186,7 @@ class Trainer:
             Whether all iterations are done.
         """
         train = self.config.train
+        batch = next_batch()  # before anything is kept: data that cannot be used shows here
         if self.iteration == 0:
             self.save()
         with _Interrupt() as interrupt, TrainingLog(self.config, self.iteration) as log:
@@ -183,7 +200,6 @@ class Trainer:
             )
             draws, patches = 0, 0
             while self.iteration < train.iterations and not interrupt.seen:
-                batch = next_batch()
                 measures, logits = self.step(batch)
                 drawn = int(batch["draws"].sum())
                 draws, patches = draws + drawn, patches + batch["draws"].size
@@ -201,6 +217,8 @@ class Trainer:
                 )
                 if self.iteration % train.checkpoint_every == 0:
                     self.save()
+                if self.iteration < train.iterations:
+                    batch = next_batch()
             bar.close()
         if self.iteration % train.checkpoint_every:
             self.save()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from funlib.persistence import Array
 
-from synpol.arrays import Image, open_image
+from synpol.arrays import Image, check_complete, open_image
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
 from synpol.intensity import Intensity, intensity_of
@@ -50,12 +50,16 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
     """
     raw = open_image(volume.raw, channels=0)
     truth = open_image(volume.truth, channels=0)
+    for image in (raw, truth):
+        check_complete(image)
     raw.same_grid(truth, "the labels")
     if truth.array.dtype.kind not in "uib":
         raise InputError(f"{truth.path} is {truth.array.dtype}; labels are whole numbers")
+    present = np.unique(np.concatenate([np.unique(part) for part in _parts(truth)]))
+    if present[0] < 0:
+        raise InputError(f"{truth.path} holds the label {present[0]}; labels are 0 or above")
     if volume.labels == "polarity":
-        present = [np.unique(part) for part in _parts(truth)]
-        check_polarity_labels(np.unique(np.concatenate(present)), truth.path)
+        check_polarity_labels(present, truth.path)
     intensity = intensity_of(raw, intensity_range)
     if intensity.checked:
         for part in _parts(raw):
@@ -63,15 +67,23 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
     return OpenVolume(raw, truth, volume.labels == "polarity", intensity)
 
 
-def check_patch(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
-    """Refuse a patch that does not fit a volume.
+def check_together(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
+    """Refuse volumes of different voxel sizes, and a patch that does not fit a volume.
 
     Raises
     ------
     InputError
-        Naming the volume and both shapes.
+        Naming the volume and both sizes.
     """
+    first = volumes[0].raw
     for volume in volumes:
+        size, unit = tuple(volume.raw.voxel_size), volume.raw.unit
+        if (size, unit) != (tuple(first.voxel_size), first.unit):
+            raise InputError(
+                f"{volume.raw.path} has voxels of {size} {unit}, but {first.path} of "
+                f"{tuple(first.voxel_size)} {first.unit}; volumes trained on together need one "
+                "voxel size in one unit"
+            )
         if volume.positions(patch) == 0:
             raise InputError(
                 f"train.patch {tuple(patch)} is larger than {volume.raw.path} with "
