@@ -449,9 +449,16 @@ def test_a_size_that_is_not_whole_suggests_the_finer_unit(tmp_path, zarr_format)
 
 
 def test_an_offset_that_is_not_whole_is_refused_as_such(tmp_path):
-    path = foreign(tmp_path / "a", 3, [("s0", (40, 4, 4), (20.0, 2.5, 2.0))])
+    path = foreign(tmp_path / "a", 3, [("s0", (40, 4, 4), (20.0, 2.00005, 2.0))])
     with pytest.raises(InputError, match=r"offset of .*translation less half a voxel.*not whole"):
         open_image(path)
+
+
+def test_half_a_voxel_that_is_whole_only_in_a_finer_unit_is_read_in_that(tmp_path):
+    path = foreign(tmp_path / "a", 3, [("s0", (45, 4, 4), (0.0, 0.0, 0.0))])
+    image = open_image(path)
+    assert (image.unit, tuple(image.voxel_size)) == ("angstrom", (450, 40, 40))
+    assert image.offset_nm == (-22.5, -2, -2)
 
 
 @pytest.mark.parametrize("size", [[0, 4, 4], [40, -4, 4], [40, 4]])
