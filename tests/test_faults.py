@@ -22,7 +22,7 @@ from synpol.blockwise.records import record_path
 
 pytestmark = pytest.mark.faults
 JOB = Path(__file__).with_name("fault_job.py")
-TRIALS = 200
+TRIALS = 60
 SAMPLE = 6
 
 
