@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -130,7 +129,7 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
     else:
         filesystem, target = fs.LocalFileSystem(), str(path)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = f"{target}.tmp"  # one name, so that what a killed driver left is overwritten
     count = 0
     try:
         with pq.ParquetWriter(
