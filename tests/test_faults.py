@@ -61,6 +61,15 @@ def workers_of(driver: int) -> list[int]:
     return found
 
 
+def first_workers_of(driver: int) -> list[int]:
+    """Wait for the first workers of a driver."""
+    deadline = time.monotonic() + 60
+    while not (workers := workers_of(driver)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers
+    return workers
+
+
 def kill(pid: int) -> bool:
     try:
         os.kill(pid, signal.SIGKILL)
@@ -133,10 +142,7 @@ def test_workers_end_within_seconds_of_their_driver(job):
     folder, prediction, _, _ = job
     output = folder / "orphans"
     process = start(prediction, output)
-    deadline = time.monotonic() + 60
-    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers
+    workers = first_workers_of(process.pid)
     kill(process.pid)
     process.wait()
     gone_by = time.monotonic() + 8
@@ -151,9 +157,7 @@ def test_a_paused_orphan_that_wakes_up_does_no_harm(job):
     folder, prediction, expected, _ = job
     output = folder / "paused"
     process = start(prediction, output)
-    deadline = time.monotonic() + 60
-    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    workers = first_workers_of(process.pid)
     time.sleep(0.3)
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)

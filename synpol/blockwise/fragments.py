@@ -381,12 +381,10 @@ def to_arrays(node: Node) -> dict[str, np.ndarray]:
         arrays |= {f"{kind}.{k}": v for k, v in vars(node.touching[kind]).items()}
     for kind in ("pre", "post"):
         arrays |= {f"side.{kind}.{k}": v for k, v in vars(node.open_sides[kind]).items()}
-    states, rows = node.states, node.rows
-    arrays |= {"states.synapse": states.synapse, "states.pre": states.pre}
-    arrays |= {"states.post": states.post, "rows.synapse": rows.synapse}
-    for name, stats in (("states", states.stats), ("rows.pre", rows.pre), ("rows.post", rows.post)):
-        arrays |= {f"{name}.{k}": v for k, v in vars(stats).items()}
-    return arrays
+    states = node.states
+    arrays |= {f"states.{k}": getattr(states, k) for k in KINDS}
+    arrays |= {f"states.{k}": v for k, v in vars(states.stats).items()}
+    return arrays | rows_to_arrays(node.rows)
 
 
 def _stats_from(arrays: Mapping[str, np.ndarray], name: str) -> Stats:
