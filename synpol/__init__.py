@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "decode_blockwise",
     "match_instances",
+    "merge_graph",
     "polarity2instance",
     "polarity_to_seg",
     "seg_to_polarity",
@@ -23,6 +24,7 @@ _HOME = {
     "InputError": "synpol.errors",
     "decode_blockwise": "synpol.blockwise.decode",
     "match_instances": "synpol.evaluation",
+    "merge_graph": "synpol.blockwise.merge",
     "polarity2instance": "synpol.decoding",
     "polarity_to_seg": "synpol.polarity",
     "seg_to_polarity": "synpol.polarity",
@@ -30,6 +32,7 @@ _HOME = {
 
 if TYPE_CHECKING:
     from synpol.blockwise.decode import decode_blockwise
+    from synpol.blockwise.merge import merge_graph
     from synpol.decoding import polarity2instance
     from synpol.errors import InputError
     from synpol.evaluation import match_instances

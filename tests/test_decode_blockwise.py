@@ -17,7 +17,7 @@ import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.arrays import create_image, open_image
 from synpol.blockwise import fragments, stage
-from synpol.blockwise.merge import MergeStage, group_graph
+from synpol.blockwise.records import record_path
 
 
 def decode(folder, volume, block_shape, **options):
@@ -124,11 +124,20 @@ def test_scipy_and_networkx_join_alike(tmp_path, monkeypatch):
 
 def test_the_graph_of_a_group_can_be_inspected(tmp_path):
     decode(tmp_path, snake(), (5, 12, 12), thres_small=40, dilate_sz=1)
-    [work] = (tmp_path / "out.work").glob("decode-*")
-    merged = MergeStage(work / "merge-1", (1, 1, 1), work / "label", (1, 2, 2), True, 40)
-    graph = group_graph(merged, (0, 0, 0))
+    work = tmp_path / "out.work"
+    graph = synpol.merge_graph(work)
     assert graph.number_of_edges() >= 3
     assert len({frozenset(graph.edges(n)) for n in graph}) == len(graph)
+    sides = synpol.merge_graph(work, kind="pre")
+    assert sum(voxels for _, voxels in sides.nodes(data="voxels")) > 40
+    for change, words in (
+        ({"level": 2}, "level is 2; this decoding has the levels 1 to 1"),
+        ({"index": (0, 1, 0)}, r"index is \(0, 1, 0\); level 1 is a grid of \(1, 1, 1\)"),
+        ({"kind": "prä"}, "kind is 'prä'"),
+        ({"work_dir": tmp_path}, "holds no decoding"),
+    ):
+        with pytest.raises(InputError, match=words):
+            synpol.merge_graph(**{"work_dir": work} | change)
 
 
 def test_it_finishes_an_interrupted_job_and_redoes_what_other_options_concern(tmp_path):
@@ -149,13 +158,16 @@ def test_it_finishes_an_interrupted_job_and_redoes_what_other_options_concern(tm
     assert not np.array_equal(found, first)
 
 
-def test_a_damaged_record_is_set_aside_and_made_anew(tmp_path):
+@pytest.mark.parametrize(("stage", "reader"), [("label", "relabel-*"), ("dilate", "merge-1")])
+def test_a_damaged_record_is_set_aside_and_made_anew(tmp_path, stage, reader):
     volume = random_polarity(8, (6, 30, 30), 3, 0.1, "uint8")
     first = decode(tmp_path, volume, (3, 10, 10), thres_small=9)
     [work] = (tmp_path / "out.work").glob("decode-*")
-    record = work / "label" / "0" / "1" / "1.record"
+    z, y, x = np.argwhere(first)[0] // (3, 10, 10)  # a block with something to relabel
+    record = record_path(work / stage, (z, y, x))
     record.write_bytes(record.read_bytes()[:100])
-    shutil.rmtree(work / "merge-1")
+    [folder] = work.glob(reader)
+    shutil.rmtree(folder)
     arguments = (tmp_path / "polarity", tmp_path / "out")
     with pytest.raises(RuntimeError, match="damaged"):
         decode_blockwise(*arguments, block_shape=(3, 10, 10), thres_small=9)

@@ -1,6 +1,6 @@
 """Decoding of a polarity array of any size: the stages in order.
 
-    label -> merge 1 .. n -> number -> resolve n .. 1 -> relabel -> table
+    label -> dilate -> merge 1 .. n -> number -> resolve n .. 1 -> relabel -> table
 
 What it gives is, voxel for voxel and id for id, what `synpol.polarity2instance` gives on the whole
 volume. All records lie in ``<work_dir>/decode-<hash>``, where the hash is of everything that the
@@ -20,9 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zarr
 from funlib.geometry import Coordinate
-from zarr.codecs import ZstdCodec
 
 from synpol.arrays import (
     COMPLETE,
@@ -36,13 +34,14 @@ from synpol.arrays import (
     join,
     open_image,
 )
-from synpol.blockwise import label, merge, number, relabel
+from synpol.blockwise import dilate, label, merge, number, relabel
+from synpol.blockwise.dilate import DilateStage
 from synpol.blockwise.fragments import rows_from_arrays
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import FLOAT_SCALE, LabelStage
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
-from synpol.blockwise.records import read_record
+from synpol.blockwise.records import read_record, write_whole
 from synpol.blockwise.relabel import RelabelStage
 from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
 from synpol.decoding import check_options, threshold_of
@@ -194,7 +193,7 @@ def decode_blockwise(
 
 def decode_hash(source: Image, options: DecodeOptions) -> str:
     """Hash of everything that decides the instances."""
-    versions = [label.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
+    versions = [label.VERSION, dilate.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
     return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
 
 
@@ -285,11 +284,12 @@ class _Job:
         for old in driver.work_dir.glob("decode-*"):
             if old != self.folder:
                 shutil.rmtree(old)
-        (self.folder / "options.json").write_text(json.dumps(asdict(self.options), indent=1))
-        states = self._prepare_states()
+        about = asdict(self.options) | {"shape": self.blocks.shape}
+        write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
         instances = self._prepare_instances(synapses, fresh)
-        labelling, merges, numbers, relabelling = self.stages(states, instances.path)
+        labelling, dilation, merges, numbers, relabelling = self.stages(instances.path)
         driver.run(labelling)
+        driver.run(dilation)
         for stage in merges:
             driver.run(stage)
         driver.run(numbers)
@@ -302,7 +302,7 @@ class _Job:
             count = write_synapses(synapses, self._table(numbers), self.options.sides)
         return Decoded(instances.path, numbering.count, count)
 
-    def stages(self, states: str, instances: str) -> Any:
+    def stages(self, instances: str) -> Any:
         """The stages that do not depend on what the others found."""
         options, blocks = self.options, self.blocks
         threshold = threshold_of(
@@ -312,14 +312,21 @@ class _Job:
             self.folder / "label",
             blocks.grid,
             self.source.path,
-            states,
             blocks,
             threshold,
+            options.dilate_sz,
+            options.sides,
+        )
+        dilation = DilateStage(
+            self.folder / "dilate",
+            blocks.grid,
+            labelling.folder,
+            blocks,
             options.thres_small,
             options.dilate_sz,
             options.sides,
         )
-        folders, merges = [labelling.folder], []
+        folders, merges = [dilation.folder], []
         for level, (below, grid) in enumerate(zip(blocks.levels(), blocks.levels()[1:])):  # noqa: B905
             folder = self.folder / f"merge-{level + 1}"
             merges.append(
@@ -335,16 +342,16 @@ class _Job:
                 self._relabelled,
                 blocks.grid,
                 instances,
-                states,
                 blocks,
                 labelling.folder,
+                dilation.folder,
                 told,
                 numbers,
                 options.sides,
                 options.semantic,
             )
 
-        return labelling, merges, numbers, relabelling
+        return labelling, dilation, merges, numbers, relabelling
 
     def _resolve(self, driver: Driver, merges: list[MergeStage]) -> Path | None:
         above: Path | None = None
@@ -358,19 +365,6 @@ class _Job:
             driver.run(stage)
             above = stage.folder
         return above
-
-    def _prepare_states(self) -> str:
-        path = self.folder / "states"
-        if not (path / "zarr.json").exists():
-            zarr.create_array(
-                str(path),
-                shape=self.blocks.shape,
-                chunks=self.blocks.block,
-                dtype=np.uint32,
-                compressors=ZstdCodec(level=1),
-                fill_value=0,
-            )
-        return str(path)
 
     @property
     def _relabelled(self) -> Path:

@@ -383,17 +383,22 @@ def to_arrays(node: Node) -> dict[str, np.ndarray]:
         arrays |= {f"side.{kind}.{k}": v for k, v in vars(node.open_sides[kind]).items()}
     states = node.states
     arrays |= {f"states.{k}": getattr(states, k) for k in KINDS}
-    arrays |= {f"states.{k}": v for k, v in vars(states.stats).items()}
-    return arrays | rows_to_arrays(node.rows)
+    return arrays | stats_to_arrays(states.stats, "states") | rows_to_arrays(node.rows)
 
 
-def _stats_from(arrays: Mapping[str, np.ndarray], name: str) -> Stats:
+def stats_to_arrays(stats: Stats, name: str) -> dict[str, np.ndarray]:
+    """Statistics as named arrays, for a record."""
+    return {f"{name}.{k}": v for k, v in vars(stats).items()}
+
+
+def stats_from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Stats:
+    """The inverse of `stats_to_arrays`."""
     return Stats(*(arrays[f"{name}.{f.name}"] for f in fields(Stats)))
 
 
 def rows_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rows:
     """The finished synapses of a record."""
-    pre, post = (_stats_from(arrays, f"rows.{side}") for side in ("pre", "post"))
+    pre, post = (stats_from_arrays(arrays, f"rows.{side}") for side in ("pre", "post"))
     return Rows(arrays["rows.synapse"], pre, post)
 
 
@@ -401,7 +406,7 @@ def rows_to_arrays(rows: Rows) -> dict[str, np.ndarray]:
     """The inverse of `rows_from_arrays`."""
     arrays = {"rows.synapse": rows.synapse}
     for side, stats in (("pre", rows.pre), ("post", rows.post)):
-        arrays |= {f"rows.{side}.{k}": v for k, v in vars(stats).items()}
+        arrays |= stats_to_arrays(stats, f"rows.{side}")
     return arrays
 
 
@@ -415,5 +420,5 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Node:
         for kind in ("pre", "post")
     }
     synapse, pre, post = (arrays[f"states.{k}"] for k in ("synapse", "pre", "post"))
-    states = States(synapse, pre, post, _stats_from(arrays, "states"))
+    states = States(synapse, pre, post, stats_from_arrays(arrays, "states"))
     return Node(touching, arrays["open_synapse"], sides, states, rows_from_arrays(arrays))

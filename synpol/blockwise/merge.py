@@ -10,6 +10,9 @@ the two sides of a shared face.
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,10 @@ from synpol.blockwise.fragments import (
     merge,
     to_arrays,
 )
-from synpol.blockwise.geometry import children
+from synpol.blockwise.geometry import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage
+from synpol.errors import InputError
 
 VERSION = 1
 
@@ -105,23 +109,59 @@ class MergeStage(Stage):
                 touching.contact_other = np.concatenate([other for _, _, other in found])
 
 
-def group_graph(stage: MergeStage, index: Index, kind: str = "synapse") -> nx.Graph:
-    """The graph of one group, to inspect or plot.
+def merge_graph(
+    work_dir: str | os.PathLike[str],
+    level: int = 1,
+    index: Sequence[int] = (0, 0, 0),
+    kind: str = "synapse",
+) -> nx.Graph:
+    """The merge graph of one group of a decoding, to inspect or plot.
 
     Parameters
     ----------
-    stage : MergeStage
-    index : (int, int, int)
-        Of the group.
+    work_dir : path
+        Of the decoding (``<output>.work`` unless it was given).
+    level : int
+        1: groups of 2x2x2 blocks; 2: groups of those; and so on.
+    index : 3 ints
+        Which group of its level, z, y, x.
     kind : {"synapse", "pre", "post"}
+        Whose components: of the dilated union, or of a side.
 
     Returns
     -------
     networkx.Graph
-        A node for each component that touches a face inside or around the group, named by its
-        first voxel (``1 + index`` in C order); an edge for each contact inside the group.
+        A node for each component of a member that touches a face shared with another block, named
+        by its first voxel (``1 + index`` in the C order of the volume); an edge for each contact
+        across a face inside the group. Nodes of sides have their size so far as ``voxels``.
+
+    Raises
+    ------
+    InputError
+        There is no such decoding, level, group or kind, or it has not come that far.
     """
-    nodes = stage.nodes(index)
+    jobs = sorted(Path(work_dir).glob("decode-*/job.json"))
+    if not jobs:
+        raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
+    about = json.loads(jobs[0].read_text())
+    levels = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).levels()
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}; one of {', '.join(KINDS)} is expected")
+    if not 1 <= level < len(levels):
+        raise InputError(f"level is {level}; this decoding has the levels 1 to {len(levels) - 1}")
+    if len(index) != 3 or any(not 0 <= i < n for i, n in zip(index, levels[level], strict=True)):
+        raise InputError(
+            f"index is {tuple(index)}; level {level} is a grid of {levels[level]} groups"
+        )
+    folders = [jobs[0].parent / ("dilate" if n == 0 else f"merge-{n}") for n in (level - 1, level)]
+    stage = MergeStage(folders[1], levels[level], folders[0], levels[level - 1], level == 1, 0)
+    try:
+        nodes = stage.nodes(index_of(index))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"the decoding in {work_dir} has not come to level {level} yet: {error.filename} is "
+            "missing"
+        ) from None
     touching = [(node.touching[kind], np.array(place)) for node, place in nodes]
     names = np.unique(np.concatenate([t.component for t, _ in touching]))
     belongs = {
@@ -130,4 +170,10 @@ def group_graph(stage: MergeStage, index: Index, kind: str = "synapse") -> nx.Gr
     own = np.concatenate([t.contact_own[place[t.contact_axis] == 0] for t, place in touching])
     other = np.concatenate([t.contact_other[place[t.contact_axis] == 0] for t, place in touching])
     met = np.array([belongs[int(f)] for f in other], dtype=np.uint64)
-    return contact_graph(names, own, met)
+    graph = contact_graph(names, own, met)
+    if kind != "synapse":
+        for node, _ in nodes:
+            sides = node.open_sides[kind]
+            for name, voxels in zip(sides.name.tolist(), sides.voxels.tolist(), strict=True):
+                graph.add_node(name, voxels=voxels)
+    return graph

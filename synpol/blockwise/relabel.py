@@ -1,4 +1,4 @@
-"""Stage ``relabel``: from a block's states to its instances, a single look-up a voxel."""
+"""Stage ``relabel``: from the states of a block's voxels to its instances."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from synpol.arrays import open_image
 from synpol.blockwise.fragments import KEPT, Links
 from synpol.blockwise.geometry import BlockGrid, parent
+from synpol.blockwise.label import voxels_of
 from synpol.blockwise.number import NumberStage, read_links
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class RelabelStage(Stage):
 
     Attributes
     ----------
-    instances, states : str
-        Paths of the arrays to write and to read.
+    instances : str
+        Path of the array to write.
     blocks : BlockGrid
-    labelled : Path
-        Records of the blocks.
+    labelled, dilated : Path
+        Records of the blocks: their voxels, and the names of what these belong to.
     told : Path or None
         What the groups of level 1 tell their blocks; None for a single block.
     numbers : NumberStage
@@ -37,9 +37,9 @@ class RelabelStage(Stage):
     """
 
     instances: str
-    states: str
     blocks: BlockGrid
     labelled: Path
+    dilated: Path
     told: Path | None
     numbers: NumberStage
     sides: bool
@@ -49,18 +49,17 @@ class RelabelStage(Stage):
 
     @property
     def block_voxels(self) -> int:  # type: ignore[override]
-        return int(np.prod(self.blocks.block)) // 4
+        return int(np.prod(self.blocks.block)) // 2
 
     def start(self) -> Any:
         return (
             open_image(self.instances, channels=0, mode="r+").array,
-            zarr.open_array(self.states, mode="r"),
             self.numbers.numbering(),
         )
 
     def process(self, index: Index, loaded: Any) -> None:
-        instances, states, numbering = loaded
-        record = read_record(self.labelled, index)
+        instances, numbering = loaded
+        record = read_record(self.dilated, index)
         synapse, pre, post = (record[f"state.{kind}"] for kind in ("synapse", "pre", "post"))
         if len(synapse):
             if self.told is not None:
@@ -71,9 +70,13 @@ class RelabelStage(Stage):
                 )
             label = self._label(numbering.of(synapse), pre == KEPT, post == KEPT)
             if label.any():
-                table = np.append(np.uint64(0), label).astype(instances.dtype)
-                slices = self.blocks.slices(index)
-                instances[slices] = table[np.asarray(states[slices])]
+                begin, end = self.blocks.bounds(index)
+                block = np.zeros([e - b for b, e in zip(begin, end, strict=True)], instances.dtype)
+                runs = read_record(self.labelled, index)
+                block.ravel()[voxels_of(runs)] = np.repeat(
+                    label.astype(block.dtype)[runs["run.state"]], runs["run.length"]
+                )
+                instances[self.blocks.slices(index)] = block
         write_record(self.folder, index, {})
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:
