@@ -1,10 +1,18 @@
-"""Decoding speed: synpol, disk to disk, against the same decode written plainly in memory.
+"""Decoding speed: synpol, disk to disk, against the same decode in memory and against peers.
 
-    python benchmarks/decode.py [--shape 256 1024 1024] [--repeats 5] [--json FILE]
+    python benchmarks/decode.py [--shape 256 1024 1024] [--repeats 5] [--no-peers] [--json FILE]
 
 The prediction is 3 x 256 x 1024 x 1024 uint8 with 0.5 to 1 % foreground, blocks are 128 x 256 x
-256. Times are medians; the contenders take turns within one run. (a) and (b) get the array in
-memory and keep their result there, synpol reads and writes Zarr and starts its workers.
+256. Times are medians; the contenders take turns within one run.
+
+Decoding: (a) and (b) get the array in memory and keep their result there; synpol reads and writes
+Zarr, and its time is that of a whole process with its imports and its workers' start.
+
+Labeling alone: face-connected components of the union, 0/1, disk to disk, from after the imports
+to the labels on disk; two workers, synpol also with one, and ratios are to its faster figure. Each
+peer runs in an environment of its own (benchmarks/peers, made by uv at the first use; what it
+says of itself is in its script). The slow ones run once, dask-image on a quarter of the volume.
+Every labeling is compared with cc3d's.
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from pathlib import Path
 import cc3d
 import numpy as np
 import scipy.ndimage as nd
+import zarr
 from skimage.measure import label
 from skimage.morphology import dilation
 
@@ -94,7 +103,7 @@ def fast(volume: np.ndarray) -> np.ndarray:
 def synpol_run(folder: Path, workers: int) -> Callable[[], None]:
     """A decode in a process of its own, workers started by daisy."""
     code = (
-        "import synpol.blockwise.stage as s; s.DRIVER_VOXELS = 0; import synpol; "
+        "import synpol; "
         f"synpol.decode_blockwise('{folder}/polarity', '{folder}/out{workers}', "
         f"block_shape={BLOCK}, num_workers={workers}, thres_small={THRES_SMALL}, "
         f"dilate_sz={DILATE}, synapses='{folder}/out{workers}/synapses.parquet')"
@@ -108,12 +117,120 @@ def synpol_run(folder: Path, workers: int) -> Callable[[], None]:
     return run
 
 
+#: script, runs, and how much smaller along every axis but the first its volume is
+PEERS = {
+    "tilewise-ccl": ("tilewise", 3, 1),
+    "bioimage-py": ("bioimage", 3, 1),
+    "streamccl": ("streamccl_label", 3, 1),
+    "cellmap-analyze": ("cellmap", 1, 1),
+    "igneous": ("igneous_ccl", 1, 1),
+    "dask-image": ("dask_image_label", 1, 2),
+}
+WORKERS = 2
+
+
+def make_mask(folder: Path, union: np.ndarray) -> None:
+    """The union as a 0/1 array for the peers, and as the channel of a polarity array for synpol."""
+    mask = zarr.create_array(
+        folder / "mask", shape=union.shape, chunks=(64, 128, 128), dtype=np.uint8
+    )
+    mask[:] = union
+    polarity = create_image(
+        folder,
+        "polarity",
+        shape=(3, *union.shape),
+        dtype=np.uint8,
+        voxel_size=(30, 8, 8),
+        offset=(0, 0, 0),
+        unit="nm",
+        chunk_shape=(1, 64, 128, 128),
+    )
+    polarity.array[2] = np.where(union, 255, 0).astype(np.uint8)
+
+
+def label_with_synpol(folder: Path, workers: int) -> float:
+    """Seconds that `decode_blockwise` takes for labeling alone, in a process of its own."""
+    for path in ("synpol", "synpol.work"):
+        shutil.rmtree(folder / path, ignore_errors=True)
+    code = (
+        "import time; from synpol import decode_blockwise; started = time.perf_counter(); "
+        f"decode_blockwise('{folder}/polarity', '{folder}/synpol', block_shape={BLOCK}, "
+        f"num_workers={workers}, sides=False, dilate_sz=1, thres_small=1); "
+        "print(time.perf_counter() - started)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=3600
+    )
+    return float(run.stdout.split()[-1])
+
+
+def label_with_peer(folder: Path, script: str, check: bool) -> dict[str, float]:
+    """What a peer's script prints of itself."""
+    uv = Path(sys.executable).with_name("uv")
+    command = [uv, "run", "--no-project", "--quiet", "--python", sys.executable, "--script"]
+    command += [Path(__file__).with_name("peers") / f"{script}.py", folder / "mask", folder / "out"]
+    command += ["--block", *BLOCK, "--workers", WORKERS]
+    command += ["--check", folder / "check.npy"] if check else []
+    run = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=3600)
+    if run.returncode:
+        raise RuntimeError(f"{script} failed:\n{run.stderr[-3000:]}")
+    return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def same_partition(labels: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two labelings mean the same components."""
+    if not np.array_equal(labels > 0, other > 0):
+        return False
+    inside = labels > 0
+    pairs = np.unique(np.stack([labels[inside], other[inside]]), axis=1)
+    return len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+def labeling(folder: Path, union: np.ndarray) -> dict[str, float]:
+    """Compare the labeling alone with the peers; returns figures and prints rows."""
+    print(f"\n{'labeling alone':<18} {'volume':<16} {'runs':>4} {'seconds':>8} synpol 1, 2 ratio")
+    figures: dict[str, float] = {}
+    for shrink in (1, 2):
+        part = union[:, : union.shape[1] // shrink, : union.shape[2] // shrink]
+        place = folder / f"labeling-{shrink}"
+        make_mask(place, part)
+        truth = cc3d.connected_components(np.ascontiguousarray(part), connectivity=6)
+        ours: dict[int, list[float]] = {1: [], WORKERS: []}
+        theirs: dict[str, list[float]] = {}
+        mine = {name: peer for name, peer in PEERS.items() if peer[2] == shrink}
+        for turn in range(3):
+            for workers, seconds in ours.items():
+                seconds.append(label_with_synpol(place, workers))
+            for name, (script, runs, _) in mine.items():
+                if turn < runs:
+                    told = label_with_peer(place, script, check=turn == 0)
+                    theirs.setdefault(name, []).append(told["seconds"])
+                    if turn == 0 and not same_partition(np.load(place / "check.npy"), truth):
+                        raise RuntimeError(f"{name} and cc3d disagree")
+        found = np.asarray(open_image(place / "synpol" / "instances").array[:])
+        if not same_partition(found, truth):
+            raise RuntimeError("synpol and cc3d disagree")
+        one, two = (statistics.median(seconds) for seconds in ours.values())
+        here = min(one, two)
+        for name, seconds in theirs.items():
+            there = statistics.median(seconds)
+            shape = "x".join(map(str, part.shape))
+            print(
+                f"{name:<18} {shape:<16} {len(seconds):>4} {there:8.2f} {one:6.2f} {two:5.2f} "
+                f"{there / here:.2f}"
+            )
+            figures[f"over_{name.replace('-', '_')}"] = there / here
+        shutil.rmtree(place)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 1024, 1024))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-peers", action="store_true", help="decoding only")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -137,6 +254,17 @@ def main() -> None:
             found = open_image(folder / f"out{workers}" / "instances").array[:]
             if not np.array_equal(found, expected):
                 raise RuntimeError("synpol and the plain decode disagree")
+        report(given, folder, volume, foreground, seconds)
+
+
+def report(
+    given: argparse.Namespace,
+    folder: Path,
+    volume: np.ndarray,
+    foreground: float,
+    seconds: dict[str, list[float]],
+) -> None:
+    """Print the tables; label with the peers in between."""
     median = {name: statistics.median(times) for name, times in seconds.items()}
     voxels = float(np.prod(given.shape))
     packages = ", ".join(
@@ -157,6 +285,9 @@ def main() -> None:
         "seconds_two_workers": two,
         "foreground_fraction": foreground,
     }
+    if not given.no_peers:
+        figures |= labeling(folder, volume[2] > 127)
+    print()
     for name, figure in figures.items():
         print(f"{name} {figure:.3f}")
     if given.json:

@@ -129,19 +129,18 @@ def reach(size: int) -> tuple[int, int]:
 
 def _spread(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
     below, above = reach(size)
-    length = mask.shape[axis]
-    moved = np.moveaxis(mask, axis, -1)
-    run = np.zeros((*moved.shape[:-1], length + size - 1), dtype=bool)
-    run[..., above : above + length] = moved
-    # run[j] covers mask[j - above .. j - above + width - 1]; widen it to `size`
+    padding = [(0, 0)] * mask.ndim
+    padding[axis] = (below, above)
+    run = np.pad(mask, padding)
+    before, after = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
+    # run[p] covers mask[p - below .. p - below + width - 1]; widen it to `size`
     width = 1
     while width < size:
         step = min(width, size - width)
-        run[..., : run.shape[-1] - step] |= run[..., step:].copy()
+        before[axis], after[axis] = slice(None, -step), slice(step, None)
+        run = run[tuple(before)] | run[tuple(after)]
         width += step
-    # the voxel p sees p - below .. p + above, which is the run that starts at p - below
-    start = above - below
-    return np.ascontiguousarray(np.moveaxis(run[..., start : start + length], -1, axis))
+    return run
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:

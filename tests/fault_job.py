@@ -82,7 +82,7 @@ def make_flaky(folder):
 
 
 if __name__ == "__main__":
-    stage.DRIVER_VOXELS = 2**19  # label, dilate and relabel go to workers, small stages stay here
+    stage.DRIVER_VOXELS = 2**19  # nearly every stage goes to workers
     options = {"thres_small": 20, "block_shape": (8, 48, 48)}
     for change in sys.argv[3:]:
         key, _, value = change.partition("=")

@@ -11,8 +11,8 @@
 
     uv run --script streamccl_label.py INPUT OUTPUT --block Z Y X --workers N [--check FILE.npy]
 
-It is serial: `--workers` is ignored. Labels go to an int64 Zarr array with the blocks as chunks; as
-in synpol, a label is 1 + the index of the component's first voxel. Its planner counts 128 bytes a
+It is serial: `--workers` is ignored. Labels go to an int64 Zarr array with the blocks as chunks;
+like the names in synpol, a label is 1 + the index of a first voxel. Its planner counts 128 bytes a
 voxel and refuses blocks of 128 x 128 x 128 at its default of 256 MiB, so the limit is set to what
 it counts for a block plus 256 MiB, which keeps its whole relabeling table in memory.
 

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
+
+if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
+    import networkx as nx
 
 KINDS = ("synapse", "pre", "post")
 #: in place of a side component's name: it is finished and large enough
@@ -232,6 +235,8 @@ def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
     networkx.Graph
         Nodes and edges by name (int).
     """
+    import networkx as nx
+
     graph = nx.Graph()
     graph.add_nodes_from(names.tolist())
     graph.add_edges_from(zip(first.tolist(), second.tolist(), strict=True))
@@ -249,6 +254,8 @@ def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
     """
     if len(first) > _NETWORKX_EDGES:
         return _join_large(names, first, second)
+    import networkx as nx
+
     result = names.copy()
     for component in nx.connected_components(contact_graph(names, first, second)):
         if len(component) > 1:

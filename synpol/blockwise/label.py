@@ -9,9 +9,9 @@ union voxels that the dilation of a neighbouring block will look at (`synpol.blo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 
 from synpol.blockwise.fragments import Stats, stats_to_arrays
 from synpol.blockwise.geometry import BlockGrid
@@ -19,6 +19,9 @@ from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import Stage
 from synpol.decoding import Threshold, components, reach
 from synpol.errors import InputError
+
+if TYPE_CHECKING:
+    import zarr
 
 VERSION = 2
 #: fixed point of float probabilities in sums: exact, so that no order of summation matters
@@ -53,6 +56,8 @@ class LabelStage(Stage):
         return int(np.prod(self.blocks.block))
 
     def start(self) -> zarr.Array:
+        import zarr
+
         return zarr.open_array(self.prediction, mode="r")
 
     def process(self, index: Index, loaded: zarr.Array) -> None:

@@ -15,9 +15,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from synpol.blockwise.fragments import (
@@ -32,6 +31,9 @@ from synpol.blockwise.geometry import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage
 from synpol.errors import InputError
+
+if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
+    import networkx as nx
 
 VERSION = 1
 
@@ -55,7 +57,7 @@ class MergeStage(Stage):
     lowest: bool
     thres_small: int
 
-    block_voxels = 2**14  # a job costs about as much as labelling that many voxels
+    block_voxels = 2**20  # a job costs about as much as labelling that many voxels
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -47,7 +47,7 @@ class NumberStage(Stage):
     levels: tuple[Path, ...]
 
     name = "number"
-    block_voxels = 2**16
+    block_voxels = 2**20
 
     def process(self, index: Index, loaded: Any) -> None:
         layer = index[0]
@@ -55,9 +55,9 @@ class NumberStage(Stage):
         first = np.uint64(1 + layer * self.blocks.block[0] * plane)
         last = np.uint64(first + np.uint64(self.blocks.block[0] * plane))
         parts = []
-        for level, (folder, grid) in enumerate(zip(self.levels, self.blocks.levels(), strict=True)):
+        for level, grid in enumerate(self.blocks.levels()):
             for _, y, x in blocks_of((1, *grid[1:])):
-                rows = rows_from_arrays(read_record(folder, (layer >> level, y, x)))
+                rows = self.rows(level, (layer >> level, y, x))
                 begin, end = np.searchsorted(rows.synapse, [first, last])
                 which = np.arange(begin, end)
                 parts.append(Rows(rows.synapse[which], rows.pre[which], rows.post[which]))
@@ -69,6 +69,10 @@ class NumberStage(Stage):
         write_whole(path, keys.getbuffer())
         count = np.array(len(rows.synapse))
         write_record(self.folder, index, {"count": count, **rows_to_arrays(rows)})
+
+    def rows(self, level: int, index: Index) -> Rows:
+        """The synapses that were finished in a block (level 0) or group."""
+        return rows_from_arrays(read_record(self.levels[level], index))
 
     def keys_path(self, layer: int) -> Path:
         """Sorted names of the layer's synapses, to be mapped into memory."""
@@ -125,7 +129,7 @@ class ResolveStage(Stage):
     merged: Path
     above: Path | None
 
-    block_voxels = 2**13
+    block_voxels = 2**18
 
     @property
     def name(self) -> str:  # type: ignore[override]

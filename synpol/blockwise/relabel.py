@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from synpol.arrays import open_image
 from synpol.blockwise.fragments import KEPT, Links
 from synpol.blockwise.geometry import BlockGrid, parent
 from synpol.blockwise.label import voxels_of
@@ -52,6 +51,8 @@ class RelabelStage(Stage):
         return int(np.prod(self.blocks.block)) // 2
 
     def start(self) -> Any:
+        from synpol.arrays import open_image
+
         return (
             open_image(self.instances, channels=0, mode="r+").array,
             self.numbers.numbering(),

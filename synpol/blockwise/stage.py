@@ -17,6 +17,7 @@ import fcntl
 import itertools
 import sys
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from synpol.errors import InputError
 from synpol.lock import DriverLock, end_with_driver
 
 #: below this much work a stage runs in the driver: workers would take longer to start
-DRIVER_VOXELS = 2**25
+DRIVER_VOXELS = 2**27
 ATTEMPTS = 3
 #: file in a stage's folder: what a worker found wrong with the input
 REFUSED = "refused.txt"
@@ -81,7 +82,7 @@ class Driver:
         Shared by all workers.
     lock : DriverLock
     num_workers : int
-        Processes at most.
+        Processes at most; 1 is the driver itself, without any start-up.
     """
 
     work_dir: Path
@@ -109,7 +110,8 @@ class Driver:
             return 0
         started = time.monotonic()
         (stage.folder / REFUSED).unlink(missing_ok=True)
-        if todo == 1 or todo * stage.block_voxels <= DRIVER_VOXELS:
+        small = todo == 1 or todo * stage.block_voxels <= DRIVER_VOXELS
+        if small or self.num_workers == 1:
             error = self._in_driver(stage, done)
         else:
             error = self._by_workers(stage, done)
@@ -124,9 +126,17 @@ class Driver:
     def _in_driver(self, stage: Stage, done: np.ndarray) -> str | None:
         loaded = stage.start()
         blocks = [index_of(index) for index in np.argwhere(~done)]
+        first_error = None
         for index in tqdm(blocks, desc=stage.name, unit="block", disable=len(blocks) < 8, **_BAR):
-            stage.process(index, loaded)
-        return None
+            for _ in range(ATTEMPTS):
+                try:
+                    stage.process(index, loaded)
+                    break
+                except InputError:
+                    raise
+                except Exception:
+                    first_error = first_error or traceback.format_exc()
+        return first_error
 
     def _by_workers(self, stage: Stage, done: np.ndarray) -> str | None:
         import daisy.v2 as daisy

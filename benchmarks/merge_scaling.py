@@ -1,0 +1,347 @@
+"""How the merge grows with the number of blocks, up to a million of them.
+
+    python benchmarks/merge_scaling.py [--sides 10 22 46 100] [--plot FILE] [--json FILE]
+
+A volume of n x n x n blocks is simulated without voxels: what the blocks would hand to the merge is
+drawn, block by block, from their index. Everything above is the real thing: the stages ``merge 1``
+.. ``merge k``, ``number`` and ``resolve k`` .. ``resolve 1``, run by daisy's workers, with their
+records on disk.
+
+The density is that of neuropil with a synapse per cubic micrometre, in blocks of 128 x 256 x 256
+voxels of 30 x 8 x 8 nm: 16 synapses a block that touch no face, and 4 synapses across each face
+(so 12 contacts a block), of which one in ten touches another face too, and half reach across
+with their pre side, half with their post side. The table that would follow is not written.
+
+Printed for every size: seconds and peak memory of any process; for the largest, level by level,
+the graph and the records of one job. The exponent is the slope of log(seconds) over log(blocks): 1
+is flat cost a block. The memory of the top job is that of a fresh process which does it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from synpol.blockwise.fragments import (
+    KEPT,
+    KINDS,
+    NONE,
+    Node,
+    Rows,
+    Sides,
+    States,
+    Stats,
+    Touching,
+)
+from synpol.blockwise.geometry import BlockGrid, children, index_of
+from synpol.blockwise.merge import MergeStage
+from synpol.blockwise.number import NumberStage, ResolveStage
+from synpol.blockwise.records import Index, record_path
+from synpol.blockwise.stage import Driver
+from synpol.lock import DriverLock
+
+BLOCK = (128, 256, 256)
+INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128
+
+
+def contacts(index: Index, axis: int) -> np.ndarray:
+    """Synapses across the high face of a block: whether pre and post reach across; (2, n) bool."""
+    rng = np.random.default_rng((1, *index, axis))
+    return rng.random((2, rng.poisson(ACROSS))) < 0.5
+
+
+@dataclass(frozen=True)
+class OpenFragments:
+    """The fragments of a block that touch faces.
+
+    Attributes
+    ----------
+    face : (n,) int
+        Of each contact, ``2 * axis + (0 low, 1 high)``.
+    fragment : (n,) int
+        Of each contact, counted in the block.
+    reach : (2, n) bool
+        Whether the pre and the post side reach across.
+    """
+
+    face: np.ndarray
+    fragment: np.ndarray
+    reach: np.ndarray
+
+    @classmethod
+    def of(cls, index: Index, grid: Index) -> OpenFragments:
+        faces, reach = [], []
+        for axis in range(3):
+            for high in (0, 1):
+                low_block = index_of(i - (a == axis and not high) for a, i in enumerate(index))
+                if low_block[axis] < 0 or low_block[axis] + 1 >= grid[axis]:
+                    continue
+                reach.append(contacts(low_block, axis))
+                faces.append(np.full(reach[-1].shape[1], 2 * axis + high))
+        face = np.concatenate([*faces, np.zeros(0, np.int64)])
+        new = np.random.default_rng((2, *index)).random(len(face)) >= SHARED
+        new[:1] = True
+        joined = np.concatenate([*reach, np.zeros((2, 0), dtype=bool)], axis=1)
+        return cls(face, np.cumsum(new) - 1, joined)
+
+
+def names(index: Index, grid: Index, place: np.ndarray) -> np.ndarray:
+    """Names of fragments that begin at some place in the C order of their block."""
+    voxel = np.unravel_index(place, BLOCK)
+    z, y, x = (v + i * b for v, i, b in zip(voxel, index, BLOCK, strict=True))
+    shape = [n * b for n, b in zip(grid, BLOCK, strict=True)]
+    return ((z * shape[1] + y) * shape[2] + x + 1).astype(np.uint64)
+
+
+def place_of(fragment: np.ndarray) -> np.ndarray:
+    """Where open fragments begin; those of their sides begin one and two voxels on."""
+    return fragment * 4096
+
+
+def some_stats(rng: np.random.Generator, index: Index, count: int) -> Stats:
+    stats = Stats.empty(count)
+    stats.sums[:] = rng.integers(50, 2000, (count, 1))
+    stats.low[:] = np.array(index) * BLOCK
+    stats.high[:] = stats.low + 9
+    return stats
+
+
+def simulated_rows(index: Index, grid: Index) -> Rows:
+    """The synapses of a block that touch no face."""
+    rng = np.random.default_rng((3, *index))
+    name = names(index, grid, np.arange(INSIDE) * 4096 + 2048)
+    return Rows(name, some_stats(rng, index, INSIDE), some_stats(rng, index, INSIDE))
+
+
+def simulated_node(index: Index, grid: Index) -> Node:
+    """What a block hands to the merge."""
+    own = OpenFragments.of(index, grid)
+    count = int(own.fragment.max(initial=-1)) + 1
+    rng = np.random.default_rng((4, *index))
+    open_synapse = names(index, grid, place_of(np.arange(count)))
+    touching, sides, claims = {}, {}, {}
+    for row, kind in enumerate(KINDS):
+        reaches = np.ones(len(own.face), dtype=bool) if row == 0 else own.reach[row - 1]
+        fragment = own.fragment[reaches]
+        face = own.face[reaches]
+        mine = names(index, grid, place_of(fragment) + row)
+        met = [np.zeros(0, np.uint64)]
+        high = np.concatenate([[], *(np.flatnonzero(face == 2 * a + 1) for a in range(3))])
+        for axis in range(3):
+            if index[axis] + 1 < grid[axis]:
+                other = index_of(i + (a == axis) for a, i in enumerate(index))
+                theirs = OpenFragments.of(other, grid)
+                here = theirs.face == 2 * axis
+                if row:
+                    here &= theirs.reach[row - 1]
+                met.append(names(other, grid, place_of(theirs.fragment[here]) + row))
+        high = high.astype(np.int64)
+        touching[kind] = Touching(
+            face.astype(np.uint8),
+            mine,
+            mine,
+            (face[high] // 2).astype(np.uint8),
+            mine[high],
+            np.concatenate(met),
+        )
+        if row:
+            which = np.unique(fragment)
+            name = names(index, grid, place_of(which) + row)
+            voxels = rng.integers(20, 1000, len(which))
+            sides[kind] = Sides(name, open_synapse[which], voxels)
+            claims[kind] = np.full(count, KEPT)
+            claims[kind][which] = name
+    nothing = np.full(count, NONE)
+    states = States(
+        np.concatenate([open_synapse, open_synapse]),
+        np.concatenate([claims["pre"], nothing]),
+        np.concatenate([nothing, claims["post"]]),
+        some_stats(rng, index, 2 * count),
+    )
+    return Node(touching, open_synapse, sides, states, simulated_rows(index, grid))
+
+
+class SimulatedMerge(MergeStage):
+    """The lowest merge, over blocks that are drawn instead of read."""
+
+    def nodes(self, index: Index) -> list[tuple[Node, Index]]:
+        grid = self.member_grid
+        found = []
+        for z, y, x in children(index, grid):
+            found.append((simulated_node((z, y, x), grid), (z % 2, y % 2, x % 2)))
+        return found
+
+
+class SimulatedNumber(NumberStage):
+    """The numbering, over blocks that are drawn instead of read."""
+
+    def rows(self, level: int, index: Index) -> Rows:
+        if level == 0:
+            return simulated_rows(index, self.blocks.grid)
+        return super().rows(level, index)
+
+
+def stages(work: Path, side: int) -> tuple[list[MergeStage], SimulatedNumber, list[ResolveStage]]:
+    shape = index_of(side * b for b in BLOCK)
+    blocks = BlockGrid(shape, BLOCK)
+    levels = blocks.levels()
+    folders = [work / "dilate"] + [work / f"merge-{k}" for k in range(1, len(levels))]
+    merges = [
+        (SimulatedMerge if k == 1 else MergeStage)(
+            folders[k], levels[k], folders[k - 1], levels[k - 1], k == 1, THRES_SMALL
+        )
+        for k in range(1, len(levels))
+    ]
+    numbers = SimulatedNumber(work / "number", (side, 1, 1), blocks, tuple(folders))
+    resolves = []
+    above = None
+    for k in range(len(levels) - 1, 0, -1):
+        resolves.append(ResolveStage(work / f"resolve-{k}", levels[k], folders[k], above))
+        above = resolves[-1].folder
+    return merges, numbers, resolves
+
+
+def run(work: Path, side: int, workers: int) -> float:
+    """Merge, number and resolve; returns seconds."""
+    merges, numbers, resolves = stages(work, side)
+    started = time.perf_counter()
+    with DriverLock(work, "merge_scaling") as lock:
+        driver = Driver(work, lock, workers)
+        for stage in (*merges, numbers, *resolves):
+            driver.run(stage)
+    seconds = time.perf_counter() - started
+    found, expected = numbers.numbering().count, expected_synapses(side)
+    if found != expected:
+        raise RuntimeError(f"{found} synapses came out of the merge, {expected} were drawn")
+    return seconds
+
+
+def expected_synapses(side: int) -> int:
+    """Synapses drawn, counted by one plain graph of all contacts."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    grid = (side, side, side)
+    every = [OpenFragments.of(index_of(i), grid) for i in np.ndindex(grid)]
+    count = np.array([int(f.fragment.max(initial=-1)) + 1 for f in every])
+    before = np.cumsum(count) - count
+    ends: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for at, index in enumerate(np.ndindex(grid)):
+        for axis in range(3):
+            if index[axis] + 1 < side:
+                other = at + side ** (2 - axis)
+                for end, block, face in zip(ends, (at, other), (1, 0), strict=True):
+                    mine = every[block].fragment[every[block].face == 2 * axis + face]
+                    end.append(before[block] + mine)
+    first, second = (np.concatenate([*e, np.zeros(0, np.int64)]) for e in ends)
+    size = int(count.sum())
+    graph = coo_array((np.ones(len(first), np.uint8), (first, second)), shape=(size, size))
+    return int(connected_components(graph, directed=False)[0]) + INSIDE * side**3
+
+
+def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
+    """For each level: jobs, and edges and bytes read by its first job, which is a full one."""
+    rows = []
+    for stage in stages(work, side)[0]:
+        nodes = stage.nodes((0, 0, 0))
+        edges = 0
+        for node, place in nodes:
+            for kind in KINDS:
+                axis = node.touching[kind].contact_axis
+                edges += int((np.array(place)[axis] == 0).sum())
+        paths = [record_path(stage.members, c) for c in children((0, 0, 0), stage.member_grid)]
+        read = sum(p.stat().st_size for p in paths if p.exists())
+        rows.append((int(np.prod(stage.grid)), edges, read))
+    return rows
+
+
+def top_job_bytes(work: Path, side: int) -> int:
+    """Peak memory of a fresh process that does the top job and nothing else."""
+    code = (
+        "import sys, resource; from pathlib import Path; import merge_scaling as m; "
+        f"stage = m.stages(Path({str(work)!r}), {side})[0][-1]; "
+        "stage.process((0, 0, 0), None); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    here = Path(__file__).parent
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=here
+    )
+    return int(out.stdout)
+
+
+def plot(path: Path, blocks: np.ndarray, seconds: np.ndarray, levels: list[list[tuple]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.loglog(blocks, seconds, "o-", label="measured")
+    left.loglog(blocks, seconds[0] * blocks / blocks[0], "--", color="0.6", label="slope 1")
+    left.set(xlabel="blocks", ylabel="seconds", title="merge, number, resolve")
+    left.legend()
+    edges = np.array([max(row[1] for row in rows) for rows in levels])
+    right.loglog(blocks, edges, "o-", label="largest graph of one job")
+    law = edges[-1] * (blocks / blocks[-1]) ** (2 / 3)
+    right.loglog(blocks, law, "--", color="0.6", label="blocks to the 2/3: a cross-section")
+    right.set(xlabel="blocks", ylabel="edges", title="largest job")
+    right.legend()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sides", type=int, nargs="+", default=[10, 22, 46, 100])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plot", type=Path, help="save a picture of the growth")
+    parser.add_argument("--json", type=Path, help="write the figures as a flat object")
+    given = parser.parse_args()
+    print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
+    print(", ".join(f"{p} {version(p)}" for p in ("numpy", "networkx", "scipy", "daisy")))
+    print(f"{'blocks':>9} {'seconds':>9} {'ms a block':>11} {'peak MB':>8}")
+    seconds, levels, top = [], [], 0
+    for side in given.sides:
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            seconds.append(run(work, side, given.workers))
+            who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            peak = max(resource.getrusage(w).ru_maxrss for w in who) / 1024
+            each = 1000 * seconds[-1] / side**3
+            print(f"{side**3:>9} {seconds[-1]:9.1f} {each:11.2f} {peak:8.0f}", flush=True)
+            levels.append(level_rows(work, side))
+            top = top_job_bytes(work, side)
+    print(f"\n{'level':>6} {'jobs':>9} {'edges':>9} {'kB read':>9}   of one job")
+    for level, (jobs, edges, read) in enumerate(levels[-1], 1):
+        print(f"{level:>6} {jobs:>9} {edges:>9} {read / 1000:>9.0f}")
+    blocks = np.array([float(side**3) for side in given.sides])
+    figures = {
+        "blocks": blocks[-1],
+        "seconds": seconds[-1],
+        "top_job_bytes": float(top),
+        "largest_graph_edges": float(max(edges for _, edges, _ in levels[-1])),
+    }
+    if len(blocks) > 1:
+        figures["time_exponent"] = float(np.polyfit(np.log(blocks), np.log(seconds), 1)[0])
+    print()
+    for name, figure in figures.items():
+        print(f"{name} {figure:.4g}")
+    if given.plot:
+        plot(given.plot, blocks, np.array(seconds), levels)
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
