@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from synpol.arrays import is_url, join, open_image
-from synpol.blockwise.decode import check_output, decode_blockwise
+from synpol.blockwise.decode import Target, check_output, decode_blockwise
 from synpol.blockwise.geometry import BlockGrid
 from synpol.command import record_run, run_command
 from synpol.config import Config
@@ -27,8 +27,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if given.only is None:  # what would stop the second half has to stop the first
-        shape = open_image(config.need("predict.raw"), channels=0).shape_vx
-        check_output(output, shape, BlockGrid.of(shape, config.decode.block_shape))
+        raw = open_image(config.need("predict.raw"), channels=0)
+        blocks = BlockGrid.of(raw.shape_vx, config.decode.block_shape)
+        check_output(output, Target.of(raw, blocks, config.decode.scale_factors))
     if given.only != "decode":
         predict(config, output, given.fresh)
     if given.only != "predict":
@@ -46,6 +47,7 @@ def predict(config: Config, output: str, fresh: bool) -> None:
 def decode(config: Config, output: str, fresh: bool) -> None:
     options = config.decode
     table = join(output, "synapses.parquet")
+    has_table = not options.semantic and set(options.scale_factors) == {1}
     decoded = decode_blockwise(
         join(output, "polarity"),
         output,
@@ -56,13 +58,14 @@ def decode(config: Config, output: str, fresh: bool) -> None:
         dilate_sz=options.dilate_sz,
         exclusive=config.exclusive,
         semantic=options.semantic,
+        scale_factors=options.scale_factors,
         sides=options.sides,
-        synapses=None if options.semantic else table,
+        synapses=table if has_table else None,
         work_dir=config.workers.work_dir,
         fresh=fresh,
     )
-    if options.semantic and not is_url(output):
-        Path(table).unlink(missing_ok=True)  # of an earlier result, which had numbers
+    if not has_table and not is_url(output):
+        Path(table).unlink(missing_ok=True)  # of an earlier result, which had one
     record_run(config, output, "predict")
     found = "" if decoded.synapses is None else f"{decoded.synapses} synapses in "
     print(f"{found}{decoded.instances}")

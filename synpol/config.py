@@ -23,6 +23,7 @@ from synpol.errors import InputError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 Triple = tuple[Positive, Positive, Positive]
+PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -252,6 +253,11 @@ class Decode(Section):
         default=True, description="false: only the union counts, synapse n carries the number n"
     )
     semantic: bool = Field(default=False, description="1 on pre and 2 on post, no numbers")
+    scale_factors: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        default=(1.0, 1.0, 1.0),
+        description="resize the instances by these (z, y, x), nearest neighbour; other than 1 "
+        "there is no synapse table",
+    )
     block_shape: Triple = Field(
         default=(64, 256, 256), description="voxels (z, y, x) a worker decodes at once"
     )

@@ -11,6 +11,7 @@ decided by its own channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cc3d
@@ -167,7 +168,7 @@ def polarity2instance(
     volume: np.ndarray,
     thres: float = 0.5,
     thres_small: int = 128,
-    scale_factors: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    scale_factors: Sequence[float] = (1, 1, 1),
     semantic: bool = False,
     dilate_sz: int = 5,
     exclusive: bool = False,
@@ -260,15 +261,46 @@ def _drop_small(mask: np.ndarray, thres_small: int) -> np.ndarray:
     return mask & (sizes >= thres_small)[labels]
 
 
-def _rescale(instances: np.ndarray, scale_factors: tuple[float, float, float]) -> np.ndarray:
-    from scipy.ndimage import zoom
+def rescaled_shape(shape: tuple[int, ...], scale_factors: Sequence[float]) -> tuple[int, ...]:
+    """Shape of instances that are resized.
 
-    shape = instances.shape
-    target = [int(s * f) for s, f in zip(shape, scale_factors, strict=True)]
+    Raises
+    ------
+    InputError
+        Not three positive numbers, or an axis would have no voxel left.
+    """
+    try:
+        good = len(scale_factors) == 3 and all(0 < float(f) < float("inf") for f in scale_factors)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise InputError(f"scale_factors is {scale_factors}; three positive numbers are expected")
+    target = tuple(int(s * f) for s, f in zip(shape, scale_factors, strict=True))
     if min(target) < 1:
         raise InputError(
-            f"scale_factors {tuple(scale_factors)} leave {tuple(target)} voxels of {shape}; "
-            "at least one on every axis is expected"
+            f"scale_factors {tuple(scale_factors)} leave {target} voxels of {tuple(shape)}; at "
+            "least one on every axis is expected"
         )
-    factors = [t / s for t, s in zip(target, shape, strict=True)]
-    return zoom(instances, factors, order=0, mode="nearest")
+    return target
+
+
+def nearest_voxels(size: int, target: int) -> np.ndarray:
+    """Which voxel of an axis each voxel of the resized axis is taken from: what scipy's zoom does.
+
+    Parameters
+    ----------
+    size, target : int
+        Voxels of the axis before and after.
+
+    Returns
+    -------
+    (target,) int64 array, increasing
+    """
+    from scipy.ndimage import zoom
+
+    return zoom(np.arange(size), target / size, order=0, mode="nearest")
+
+
+def _rescale(instances: np.ndarray, scale_factors: Sequence[float]) -> np.ndarray:
+    target = rescaled_shape(instances.shape, scale_factors)
+    return instances[np.ix_(*map(nearest_voxels, instances.shape, target))]

@@ -71,7 +71,13 @@ def synapse_rows(
     there = np.flatnonzero((rows.pre.sums[:, 0] > 0) | (rows.post.sums[:, 0] > 0))
     number, pre, post = number[there], rows.pre[there], rows.post[there]
     channel = {"pre": 1, "post": 2} if exclusive else {"pre": 0, "post": 1, "union": 2}
-    columns: dict[str, pa.Array] = {"synapse_id": pa.array(number, pa.uint64())}
+    schema = _schema(sides)
+
+    def column(name: str, values: np.ndarray, missing: np.ndarray | None = None) -> None:
+        columns[name] = _array(values, schema.field(name).type, missing)
+
+    columns: dict[str, pa.Array] = {}
+    column("synapse_id", number)
     parts = {"pre": pre, "post": post}
     if not sides:
         nothing = Stats.empty(len(there))
@@ -83,21 +89,28 @@ def synapse_rows(
         for axis, letter in enumerate("zyx"):
             centre = stats.sums[:, 1 + axis] / some + 0.5
             world = grid.offset_nm[axis] + centre * grid.voxel_size_nm[axis]
-            columns[f"{name}_{letter}"] = pa.array(world, mask=missing)
-        columns[f"{name}_voxels"] = pa.array(voxels)
+            column(f"{name}_{letter}", world, missing)
+        column(f"{name}_voxels", voxels)
         if name == "union" and exclusive:
             total = stats.sums[:, 5] + stats.sums[:, 6]
         else:
             total = stats.sums[:, 4 + channel[name]]
-        columns[f"{name}_score"] = pa.array(total / some / scale, mask=missing)
+        column(f"{name}_score", total / some / scale, missing)
     low = np.minimum(pre.low, post.low)
     high = np.maximum(pre.high, post.high) + 1
     for axis, letter in enumerate("zyx"):
         size, origin = grid.voxel_size_nm[axis], grid.offset_nm[axis]
-        columns[f"bbox_{letter}_min"] = pa.array(origin + low[:, axis] * float(size))
-        columns[f"bbox_{letter}_max"] = pa.array(origin + high[:, axis] * float(size))
-    schema = _schema(sides)
+        column(f"bbox_{letter}_min", origin + low[:, axis] * float(size))
+        column(f"bbox_{letter}_max", origin + high[:, axis] * float(size))
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) -> pa.Array:
+    """A column without `pyarrow.array`, which imports pandas where there is one: a second."""
+    content = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    valid = None if missing is None else np.packbits(~missing, bitorder="little")
+    buffers = [None if valid is None else pa.py_buffer(valid), pa.py_buffer(content)]
+    return pa.Array.from_buffers(kind, len(content), buffers)
 
 
 def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], sides: bool) -> int:

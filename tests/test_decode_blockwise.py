@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from test_decoding import isolated, options
 from volumes import block_shapes, polarity_volumes, random_polarity, write_polarity
 
@@ -17,6 +17,7 @@ import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.arrays import create_image, open_image
 from synpol.blockwise import fragments, stage
+from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import record_path
 
 
@@ -70,6 +71,43 @@ def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, bl
             assert getattr(row, f"bbox_{axis}_min") == low[k]
             assert getattr(row, f"bbox_{axis}_max") == high[k]
     shutil.rmtree(folder)
+
+
+factors = st.sampled_from([0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.1])
+
+
+@settings(max_examples=60)
+@given(polarity_volumes, block_shapes, options, st.tuples(factors, factors, factors))
+def test_scale_factors_give_the_whole_too(
+    tmp_path_factory, volume, block_shape, options, scale_factors
+):
+    shape = volume.shape[1:]
+    target = [int(s * f) for s, f in zip(shape, scale_factors, strict=True)]
+    assume(min(target) > 0)
+    folder = tmp_path_factory.mktemp("scale")
+    if volume.dtype.kind == "f":
+        volume = np.clip(volume, 0, 1)
+    prediction = write_polarity(folder, volume, voxel_size=target)
+    options |= {"scale_factors": scale_factors}
+    decode_blockwise(prediction, folder / "out", block_shape=block_shape, **options)
+    found = open_image(folder / "out" / "instances")
+    assert np.array_equal(found.array[:], polarity2instance(volume, **options))
+    assert tuple(found.voxel_size) == (tuple(target) if target == list(shape) else shape)
+    shutil.rmtree(folder)
+
+
+def test_rescaled_instances_are_finished_after_an_interruption(tmp_path):
+    volume = random_polarity(7, (6, 30, 30), 3, 0.1, "uint8")
+    rules = {"thres_small": 9, "scale_factors": (0.5, 2, 1)}
+    first = decode(tmp_path, volume, (3, 10, 10), **rules)
+    assert np.array_equal(first, polarity2instance(volume, **rules))
+    [work] = (tmp_path / "out.work").glob("decode-*")
+    [rescaled] = work.glob("rescale-*")
+    (rescaled / "1" / "1" / "2.record").unlink()
+    (work / "relabel-full" / "1" / "2" / "1.record").unlink()
+    open_image(tmp_path / "out" / "instances", mode="r+").array[1, 10:20, 20:30] = 77
+    decode_blockwise(tmp_path / "polarity", tmp_path / "out", block_shape=(3, 10, 10), **rules)
+    assert np.array_equal(open_image(tmp_path / "out" / "instances").array[:], first)
 
 
 def snake() -> np.ndarray:
@@ -269,7 +307,10 @@ def test_output_chunks_that_do_not_fit_are_refused_and_nothing_is_written(tmp_pa
         ({"block_shape": (4, 4)}, "block_shape is"),
         ({"num_workers": 0}, "num_workers is 0"),
         ({"dilate_sz": 0}, "dilate_sz is 0"),
-        ({"scale_factors": (1, 2, 2)}, "scale_factors"),
+        ({"scale_factors": (1, 3, 1)}, r"of \(30.0, 5.333, 16.0\) nm each; whole sizes"),
+        ({"scale_factors": (1, 0, 1)}, "three positive numbers"),
+        ({"scale_factors": (0.2, 1, 1)}, "at least one on every axis"),
+        ({"scale_factors": (1, 2, 2), "synapses": "x.parquet"}, "without scale_factors"),
         ({"semantic": True, "synapses": "x.parquet"}, "no synapse table"),
         ({"output": "s3://bucket/x"}, "give work_dir"),
         ({"prediction": "nowhere/polarity"}, "no Zarr array"),
@@ -281,6 +322,12 @@ def test_options_that_cannot_be_meant_are_refused_by_name(tmp_path, change, word
     with pytest.raises(InputError, match=words):
         decode_blockwise(**arguments | change)
     assert not (tmp_path / "o").exists()
+
+
+def test_blocks_that_would_overfill_a_folder_are_refused():
+    with pytest.raises(InputError, match=r"10001 blocks along x.*at least 2 voxels there"):
+        BlockGrid.of((1, 1, 10_001), (1, 1, 1))
+    assert BlockGrid.of((1, 1, 10_001), (1, 1, 2)).grid == (1, 1, 5001)
 
 
 def test_mutations_of_the_rules_would_be_noticed(tmp_path):

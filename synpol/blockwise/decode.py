@@ -34,7 +34,7 @@ from synpol.arrays import (
     join,
     open_image,
 )
-from synpol.blockwise import dilate, label, merge, number, relabel
+from synpol.blockwise import dilate, label, merge, number, relabel, rescale
 from synpol.blockwise.dilate import DilateStage
 from synpol.blockwise.fragments import rows_from_arrays
 from synpol.blockwise.geometry import BlockGrid
@@ -43,8 +43,9 @@ from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
 from synpol.blockwise.records import read_record, write_whole
 from synpol.blockwise.relabel import RelabelStage
+from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
 from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
-from synpol.decoding import check_options, threshold_of
+from synpol.decoding import check_options, rescaled_shape, threshold_of
 from synpol.errors import InputError
 from synpol.lock import DriverLock
 from synpol.synapses import synapse_rows, write_synapses
@@ -61,6 +62,7 @@ class DecodeOptions:
     exclusive: bool = False
     semantic: bool = False
     sides: bool = True
+    scale_factors: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def decode_blockwise(
     thres, thres_small, dilate_sz, exclusive, semantic, sides
         As in `synpol.polarity2instance`.
     scale_factors : 3 numbers
-        Only 1, 1, 1: resizing is not exact by blocks.
+        As in `synpol.polarity2instance`: the instances are resized by nearest neighbour. Their
+        voxel size has to come out whole; the synapse table is of the full resolution, so there is
+        none beside resized instances.
     synapses : path or URL, optional
         Parquet file that gets the synapse table (see `synpol.synapses`).
     work_dir : path, optional
@@ -139,11 +143,6 @@ def decode_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    if any(float(s) != 1 for s in scale_factors) or len(scale_factors) != 3:
-        raise InputError(
-            f"scale_factors is {tuple(scale_factors)}; blockwise only (1, 1, 1) is exact. Decode "
-            "without it and downsample the instances"
-        )
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
     source = open_image(prediction, channels=3, bare=synapses is None)
@@ -164,6 +163,12 @@ def decode_blockwise(
     if semantic and synapses is not None:
         raise InputError("a semantic result has no numbers, so it has no synapse table")
     blocks = BlockGrid.of(source.shape_vx, block_shape)
+    target = Target.of(source, blocks, scale_factors)
+    if synapses is not None and target.blocks.shape != blocks.shape:
+        raise InputError(
+            f"scale_factors is {tuple(scale_factors)}: a synapse table says what is in the "
+            "instances at full resolution; decode without scale_factors for the table"
+        )
     options = DecodeOptions(
         blocks.block,
         float(thres),
@@ -172,10 +177,11 @@ def decode_blockwise(
         bool(exclusive),
         bool(semantic),
         bool(sides),
+        tuple(float(f) for f in scale_factors),
     )
     work = work_folder(output, work_dir)
     digest = decode_hash(source, options)
-    check_output(output, source.shape_vx, blocks)
+    check_output(output, target)
     if synapses is not None and not is_url(synapses):
         if Path(synapses).is_dir():
             raise InputError(f"synapses is {synapses}, which is a folder; a file is expected")
@@ -187,13 +193,14 @@ def decode_blockwise(
         folder = work / f"decode-{digest[:16]}"
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        job = _Job(source, str(output), options, blocks, folder, digest)
+        job = _Job(source, target, str(output), options, blocks, folder, digest)
         return job.run(Driver(work, lock, int(num_workers)), synapses, fresh)
 
 
 def decode_hash(source: Image, options: DecodeOptions) -> str:
     """Hash of everything that decides the instances."""
     versions = [label.VERSION, dilate.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
+    versions.append(rescale.VERSION)
     return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
 
 
@@ -236,7 +243,37 @@ def work_folder(output: str | os.PathLike[str], work_dir: str | os.PathLike[str]
     return Path(work_dir).resolve()
 
 
-def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: BlockGrid) -> None:
+@dataclass(frozen=True)
+class Target:
+    """What the instances will look like: blocks and voxel size."""
+
+    blocks: BlockGrid
+    voxel_size: Coordinate
+
+    @classmethod
+    def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
+        """For a prediction (or an image on its grid) that is cut into `blocks`.
+
+        Raises
+        ------
+        InputError
+            Scale factors that cannot be meant, or that leave no whole voxel size.
+        """
+        shape = rescaled_shape(blocks.shape, scale_factors)
+        if shape == blocks.shape:
+            return cls(blocks, source.voxel_size)
+        axes = zip(source.voxel_size, blocks.shape, shape, strict=True)
+        size = [v * s / t for v, s, t in axes]
+        if any(v != int(v) for v in size):
+            raise InputError(
+                f"scale_factors {tuple(scale_factors)} make {shape} voxels of {blocks.shape}, of "
+                f"{tuple(round(v, 3) for v in size)} {source.unit} each; whole sizes "
+                "are expected: choose factors that the shape and the voxel size can be divided by"
+            )
+        return cls(rescaled_blocks(blocks, shape), Coordinate(int(v) for v in size))
+
+
+def check_output(output: str | os.PathLike[str], target: Target) -> None:
     """Refuse an existing ``instances`` array that this job cannot write.
 
     Raises
@@ -245,14 +282,15 @@ def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: Bloc
         It holds data that synpol did not write, its shape is another, or its chunks (shards) do
         not fit the blocks, so that two workers would write one chunk.
     """
+    blocks = target.blocks
     path = join(output, "instances", "s0")
     try:
         found = open_image(path).array
     except InputError:
         return
-    if tuple(found.shape) != tuple(shape):
+    if tuple(found.shape) != blocks.shape:
         raise InputError(
-            f"{path} exists with the shape {found.shape}, the prediction has {tuple(shape)}; "
+            f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
             "remove it or give another output"
         )
     if HASH not in found.attrs and found.nchunks_initialized:
@@ -273,6 +311,7 @@ def check_output(output: str | os.PathLike[str], shape: Coordinate, blocks: Bloc
 @dataclass(frozen=True)
 class _Job:
     source: Image
+    target: Target
     output: str
     options: DecodeOptions
     blocks: BlockGrid
@@ -287,14 +326,22 @@ class _Job:
         about = asdict(self.options) | {"shape": self.blocks.shape}
         write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
         instances = self._prepare_instances(synapses, fresh)
-        labelling, dilation, merges, numbers, relabelling = self.stages(instances.path)
+        labelling, dilation, merges, numbers, relabelling = self.stages(
+            self._full_resolution(instances)
+        )
         driver.run(labelling)
         driver.run(dilation)
         for stage in merges:
             driver.run(stage)
         driver.run(numbers)
         told = self._resolve(driver, merges)
-        driver.run(relabelling(told))
+        relabelled = relabelling(told)
+        driver.run(relabelled)
+        if self._is_rescaled:
+            full = relabelled.instances
+            out = self.target.blocks
+            folder = self._of_output("rescale")
+            driver.run(RescaleStage(folder, out.grid, instances.path, full, out, self.blocks.shape))
         instances.array.update_attributes({COMPLETE: True})
         numbering = numbers.numbering()
         count = None
@@ -339,7 +386,7 @@ class _Job:
 
         def relabelling(told: Path | None) -> RelabelStage:
             return RelabelStage(
-                self._relabelled,
+                self.folder / "relabel-full" if self._is_rescaled else self._of_output("relabel"),
                 blocks.grid,
                 instances,
                 blocks,
@@ -367,14 +414,53 @@ class _Job:
         return above
 
     @property
-    def _relabelled(self) -> Path:
+    def _is_rescaled(self) -> bool:
+        return self.target.blocks.shape != self.blocks.shape
+
+    def _of_output(self, stage: str) -> Path:
         """Records that belong to one output: other outputs may share the work folder."""
-        return self.folder / f"relabel-{hash_of(str(Path(self.output).resolve()))[:8]}"
+        return self.folder / f"{stage}-{hash_of(str(Path(self.output).resolve()))[:8]}"
+
+    def _full_resolution(self, instances: Image) -> str:
+        """Where the stage ``relabel`` writes: the output, or an array that is then rescaled."""
+        if not self._is_rescaled:
+            return instances.path
+        path = join(self.folder, "instances", "s0")
+        if not (self.folder / "relabel-full").exists():
+            self._create(str(self.folder), self.blocks, self.source.voxel_size, overwrite=True)
+        return path
+
+    def _create(
+        self,
+        container: str,
+        blocks: BlockGrid,
+        voxel_size: Coordinate,
+        overwrite: bool,
+        chunks: tuple[int, ...] | None = None,
+        shards: tuple[int, ...] | None = None,
+    ) -> Image:
+        return create_image(
+            container,
+            "instances",
+            shape=blocks.shape,
+            dtype=np.uint8 if self.options.semantic else np.uint64,
+            voxel_size=voxel_size,
+            offset=self.source.offset,
+            unit=self.source.unit,
+            chunk_shape=chunks or inner_chunks(blocks.block),
+            shard_shape=shards if chunks else blocks.block,
+            attributes={
+                HASH: self.digest,
+                COMPLETE: False,
+                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
+            },
+            overwrite=overwrite,
+        )
 
     def _prepare_instances(self, synapses: str | os.PathLike[str] | None, fresh: bool) -> Image:
         path = join(self.output, "instances", "s0")
-        shards: tuple[int, ...] | None = self.blocks.block
-        chunks = inner_chunks(self.blocks.block)
+        chunks: tuple[int, ...] | None = None
+        shards: tuple[int, ...] | None = None
         try:
             found = open_image(path, mode="r+")
         except InputError:
@@ -384,26 +470,12 @@ class _Job:
                 return found
             chunks, shards = found.array.chunks, found.array.shards
         # what is done was done to an array that is not there any more
-        shutil.rmtree(self._relabelled, ignore_errors=True)
+        for stage in ("relabel", "rescale"):
+            shutil.rmtree(self._of_output(stage), ignore_errors=True)
         if synapses is not None and not is_url(synapses):
             Path(synapses).unlink(missing_ok=True)
-        return create_image(
-            self.output,
-            "instances",
-            shape=self.blocks.shape,
-            dtype=np.uint8 if self.options.semantic else np.uint64,
-            voxel_size=self.source.voxel_size,
-            offset=self.source.offset,
-            unit=self.source.unit,
-            chunk_shape=chunks,
-            shard_shape=shards,
-            attributes={
-                HASH: self.digest,
-                COMPLETE: False,
-                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
-            },
-            overwrite=found is not None,
-        )
+        blocks, voxel_size = self.target.blocks, self.target.voxel_size
+        return self._create(self.output, blocks, voxel_size, found is not None, chunks, shards)
 
     def _table(self, numbers: NumberStage) -> Iterator[pa.Table]:
         scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)

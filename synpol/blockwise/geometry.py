@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from synpol.blockwise.records import Index
 from synpol.errors import InputError
 
+#: along an axis; records and chunks lie in folders by index, and none may have more entries
+MOST_BLOCKS = 10_000
+
 
 @dataclass(frozen=True)
 class BlockGrid:
@@ -31,7 +34,8 @@ class BlockGrid:
         Raises
         ------
         InputError
-            A block shape that is not three whole numbers from 1 on.
+            A block shape that is not three whole numbers from 1 on, or that makes more than
+            `MOST_BLOCKS` along an axis.
         """
         try:
             good = len(block) == 3 and all(int(b) == b and b >= 1 for b in block)
@@ -43,7 +47,15 @@ class BlockGrid:
                 "expected"
             )
         clipped = [max(1, min(int(b), int(s))) for b, s in zip(block, shape, strict=True)]
-        return cls(index_of(shape), index_of(clipped))
+        blocks = cls(index_of(shape), index_of(clipped))
+        if max(blocks.grid) > MOST_BLOCKS:
+            axis = blocks.grid.index(max(blocks.grid))
+            raise InputError(
+                f"block_shape is {tuple(block)}, which makes {blocks.grid[axis]} blocks along "
+                f"{'zyx'[axis]}, and as many entries in one folder; at most {MOST_BLOCKS} are "
+                f"allowed: choose at least {-(-shape[axis] // MOST_BLOCKS)} voxels there"
+            )
+        return blocks
 
     @property
     def grid(self) -> Index:

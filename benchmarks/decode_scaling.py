@@ -1,0 +1,132 @@
+"""Decoding cost over volume size: memory of every process, and time per voxel.
+
+    python benchmarks/decode_scaling.py [--shape 256 1024 1024] [--workers 2] [--json FILE]
+
+Decodes the prediction of benchmarks/decode.py, and one 16 times as large that is made of 2 x 2 x 4
+copies of it, in blocks of 128 x 256 x 256 with two workers. Peak memory is the highest resident
+set of any process of the job (driver or worker), as the kernel keeps it (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from decode import BLOCK, DILATE, THRES_SMALL, make_prediction
+
+from synpol.arrays import create_image, open_image
+
+COPIES = (2, 2, 4)
+
+
+def enlarge(small: Path, large: Path) -> None:
+    """Write a prediction that is made of copies of another."""
+    source = open_image(small / "polarity")
+    tile = np.asarray(source.array[:])
+    shape = tile.shape[1:]
+    image = create_image(
+        large,
+        "polarity",
+        shape=(3, *(s * n for s, n in zip(shape, COPIES, strict=True))),
+        dtype=np.uint8,
+        voxel_size=source.voxel_size,
+        offset=source.offset,
+        unit=source.unit,
+        chunk_shape=source.array.chunks,
+        shard_shape=source.array.shards,
+    )
+    for place in np.ndindex(COPIES):
+        where = (slice(p * s, (p + 1) * s) for p, s in zip(place, shape, strict=True))
+        image.array[(slice(None), *where)] = tile
+
+
+def peaks(root: int) -> dict[int, int]:
+    """Highest resident set so far, in bytes, of a process and its children."""
+    found = {}
+    for pid in (root, *children(root)):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        for line in status.splitlines():
+            if line.startswith("VmHWM"):
+                found[pid] = int(line.split()[1]) * 1024
+    return found
+
+
+def children(pid: int) -> list[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        mine = [int(c) for t in tasks for c in (t / "children").read_text().split()]
+    except OSError:
+        return []
+    return mine + [c for m in mine for c in children(m)]
+
+
+def decode(folder: Path, workers: int) -> tuple[float, int, int]:
+    """Decode; returns seconds, and the peak bytes of the driver and of any worker."""
+    code = (
+        f"import synpol; synpol.decode_blockwise('{folder}/polarity', '{folder}/out', "
+        f"block_shape={BLOCK}, num_workers={workers}, thres_small={THRES_SMALL}, "
+        f"dilate_sz={DILATE}, synapses='{folder}/out/synapses.parquet')"
+    )
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    highest: dict[int, int] = {}
+    while process.poll() is None:
+        highest |= peaks(process.pid)
+        time.sleep(0.02)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RuntimeError(f"the decoding in {folder} ended with {process.returncode}")
+    driver = highest.pop(process.pid)
+    return seconds, driver, max(highest.values(), default=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", type=int, nargs=3, default=(256, 1024, 1024))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures as a flat object")
+    given = parser.parse_args()
+    print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
+    print(", ".join(f"{p} {version(p)}" for p in ("numpy", "zarr", "daisy")))
+    print(f"{'voxels':>14} {'seconds':>8} {'ns a voxel':>11} {'driver MB':>10} {'worker MB':>10}")
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        small, large = Path(place) / "small", Path(place) / "large"
+        make_prediction(small, tuple(given.shape))
+        enlarge(small, large)
+        for folder in (small, large):
+            voxels = int(np.prod(open_image(folder / "polarity").shape_vx))
+            seconds, driver, worker = decode(folder, given.workers)
+            rows.append((seconds / voxels, max(driver, worker)))
+            print(
+                f"{voxels:>14,} {seconds:8.1f} {1e9 * seconds / voxels:11.2f} "
+                f"{driver / 1e6:10.0f} {worker / 1e6:10.0f}",
+                flush=True,
+            )
+    figures = {
+        "peak_bytes": float(rows[1][1]),
+        "peak_large_over_small": rows[1][1] / rows[0][1],
+        "time_per_voxel_large_over_small": rows[1][0] / rows[0][0],
+    }
+    print()
+    for name, figure in figures.items():
+        print(f"{name} {figure:.4g}")
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
