@@ -103,9 +103,11 @@ def test_rescaled_instances_are_finished_after_an_interruption(tmp_path):
     assert np.array_equal(first, polarity2instance(volume, **rules))
     [work] = (tmp_path / "out.work").glob("decode-*")
     [rescaled] = work.glob("rescale-*")
-    (rescaled / "1" / "1" / "2.record").unlink()
-    (work / "relabel-full" / "1" / "2" / "1.record").unlink()
-    open_image(tmp_path / "out" / "instances", mode="r+").array[1, 10:20, 20:30] = 77
+    z, y, x = np.argwhere(first)[-1] // (1, 10, 10)  # a block with something in it
+    record_path(rescaled, (z, y, x)).unlink()
+    record_path(work / "relabel-full", (1, 2, 1)).unlink()
+    array = open_image(tmp_path / "out" / "instances", mode="r+").array
+    array[z, y * 10 : y * 10 + 10, x * 10 : x * 10 + 10] = 77
     decode_blockwise(tmp_path / "polarity", tmp_path / "out", block_shape=(3, 10, 10), **rules)
     assert np.array_equal(open_image(tmp_path / "out" / "instances").array[:], first)
 
