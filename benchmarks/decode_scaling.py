@@ -1,10 +1,10 @@
 """Decoding cost over volume size: memory of every process, and time per voxel.
 
-    python benchmarks/decode_scaling.py [--shape 256 1024 1024] [--workers 2] [--json FILE]
+    python benchmarks/decode_scaling.py [--shape 256 1024 1024] [--json FILE]
 
 Decodes the prediction of benchmarks/decode.py, and one 16 times as large that is made of 2 x 2 x 4
-copies of it, in blocks of 128 x 256 x 256 with two workers. Peak memory is the highest resident
-set of any process of the job (driver or worker), as the kernel keeps it (VmHWM).
+copies of it, in blocks of 128 x 256 x 256, with one worker (the driver itself) and with two. Peak
+memory is the highest resident set of any process of the job, as the kernel keeps it (VmHWM).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,8 @@ def children(pid: int) -> list[int]:
     return mine + [c for m in mine for c in children(m)]
 
 
-def decode(folder: Path, workers: int) -> tuple[float, int, int]:
-    """Decode; returns seconds, and the peak bytes of the driver and of any worker."""
+def decode(folder: Path, workers: int) -> tuple[float, int]:
+    """Decode; returns seconds, and the peak bytes of any process."""
     code = (
         f"import synpol; synpol.decode_blockwise('{folder}/polarity', '{folder}/out', "
         f"block_shape={BLOCK}, num_workers={workers}, thres_small={THRES_SMALL}, "
@@ -87,8 +88,7 @@ def decode(folder: Path, workers: int) -> tuple[float, int, int]:
     seconds = time.perf_counter() - started
     if process.returncode:
         raise RuntimeError(f"the decoding in {folder} ended with {process.returncode}")
-    driver = highest.pop(process.pid)
-    return seconds, driver, max(highest.values(), default=0)
+    return seconds, max(highest.values())
 
 
 def main() -> None:
@@ -96,31 +96,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 1024, 1024))
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
     print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
     print(", ".join(f"{p} {version(p)}" for p in ("numpy", "zarr", "daisy")))
-    print(f"{'voxels':>14} {'seconds':>8} {'ns a voxel':>11} {'driver MB':>10} {'worker MB':>10}")
-    rows = []
+    print(f"{'voxels':>14} {'workers':>7} {'seconds':>8} {'ns a voxel':>11} {'peak MB':>8}")
+    seconds, peak = {}, {}
     with tempfile.TemporaryDirectory() as place:
         small, large = Path(place) / "small", Path(place) / "large"
         make_prediction(small, tuple(given.shape))
         enlarge(small, large)
         for folder in (small, large):
             voxels = int(np.prod(open_image(folder / "polarity").shape_vx))
-            seconds, driver, worker = decode(folder, given.workers)
-            rows.append((seconds / voxels, max(driver, worker)))
-            print(
-                f"{voxels:>14,} {seconds:8.1f} {1e9 * seconds / voxels:11.2f} "
-                f"{driver / 1e6:10.0f} {worker / 1e6:10.0f}",
-                flush=True,
-            )
-    figures = {
-        "peak_bytes": float(rows[1][1]),
-        "peak_large_over_small": rows[1][1] / rows[0][1],
-        "time_per_voxel_large_over_small": rows[1][0] / rows[0][0],
-    }
+            for workers in (1, 2):
+                job = (folder.name, workers)
+                seconds[job], peak[job] = decode(folder, workers)
+                print(
+                    f"{voxels:>14,} {workers:>7} {seconds[job]:8.1f} "
+                    f"{1e9 * seconds[job] / voxels:11.2f} {peak[job] / 1e6:8.0f}",
+                    flush=True,
+                )
+                for left in ("out", "out.work"):
+                    shutil.rmtree(folder / left)
+    times = int(np.prod(COPIES))
+    figures = {"peak_bytes": float(max(peak.values()))}
+    for workers, name in ((1, "one_worker"), (2, "two_workers")):
+        few, many = ("small", workers), ("large", workers)
+        figures[f"peak_large_over_small_{name}"] = peak[many] / peak[few]
+        figures[f"time_per_voxel_large_over_small_{name}"] = seconds[many] / seconds[few] / times
+    figures["two_workers_over_one"] = seconds["large", 1] / seconds["large", 2]
     print()
     for name, figure in figures.items():
         print(f"{name} {figure:.4g}")
