@@ -28,8 +28,8 @@ class Shuffled(stage.Stage):
         return self.inner.name
 
     @property
-    def block_voxels(self):
-        return self.inner.block_voxels
+    def cost(self):
+        return self.inner.cost
 
     def start(self):
         return self.inner.start()

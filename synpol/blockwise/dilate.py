@@ -58,8 +58,12 @@ class DilateStage(Stage):
     name = "dilate"
 
     @property
-    def block_voxels(self) -> int:  # type: ignore[override]
-        return int(np.prod(self.blocks.block)) // 2
+    def block_voxels(self) -> int:
+        return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        return self.block_voxels // 2
 
     def process(self, index: Index, loaded: Any) -> None:
         record = read_record(self.labelled, index)

@@ -52,8 +52,12 @@ class LabelStage(Stage):
     name = "label"
 
     @property
-    def block_voxels(self) -> int:  # type: ignore[override]
+    def block_voxels(self) -> int:
         return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        return self.block_voxels
 
     def start(self) -> zarr.Array:
         import zarr

@@ -47,7 +47,7 @@ class NumberStage(Stage):
     levels: tuple[Path, ...]
 
     name = "number"
-    block_voxels = 2**20
+    cost = 2**20
 
     def process(self, index: Index, loaded: Any) -> None:
         layer = index[0]
@@ -129,7 +129,7 @@ class ResolveStage(Stage):
     merged: Path
     above: Path | None
 
-    block_voxels = 2**18
+    cost = 2**18
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -64,8 +64,12 @@ class PredictStage(Stage):
     name = "predict"
 
     @property
-    def block_voxels(self) -> int:  # type: ignore[override]
-        return int(np.prod(self.blocks.block)) * 100
+    def block_voxels(self) -> int:
+        return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        return self.block_voxels * 100
 
     def start(self) -> Any:
         import torch

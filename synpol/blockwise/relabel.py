@@ -47,8 +47,12 @@ class RelabelStage(Stage):
     name = "relabel"
 
     @property
-    def block_voxels(self) -> int:  # type: ignore[override]
-        return int(np.prod(self.blocks.block)) // 2
+    def block_voxels(self) -> int:
+        return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        return self.block_voxels // 2
 
     def start(self) -> Any:
         from synpol.arrays import open_image

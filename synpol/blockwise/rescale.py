@@ -43,8 +43,12 @@ class RescaleStage(Stage):
     name = "rescale"
 
     @property
-    def block_voxels(self) -> int:  # type: ignore[override]
+    def block_voxels(self) -> int:
         return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        return self.block_voxels
 
     def start(self) -> Any:
         from synpol.arrays import open_image

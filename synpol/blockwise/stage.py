@@ -56,8 +56,13 @@ class Stage(ABC):
 
     #: shown to people
     name = "stage"
-    #: what `process` costs, in voxels touched by a block; decides where the stage runs
-    block_voxels = 1
+    #: what `process` costs, in voxels that could be labelled instead; decides where the stage runs
+    cost = 1
+
+    @property
+    def block_voxels(self) -> int:
+        """Voxels of a block, for the progress; 0 where a job is not about voxels."""
+        return 0
 
     def start(self) -> Any:
         """What a worker loads once; handed to every `process`."""
@@ -110,7 +115,7 @@ class Driver:
             return 0
         started = time.monotonic()
         (stage.folder / REFUSED).unlink(missing_ok=True)
-        small = todo == 1 or todo * stage.block_voxels <= DRIVER_VOXELS
+        small = todo == 1 or todo * stage.cost <= DRIVER_VOXELS
         if small or self.num_workers == 1:
             error = self._in_driver(stage, done)
         else:
@@ -282,10 +287,10 @@ class _Progress:
         state = states[self.stage.name]
         self.bar.update(state.completed_count - self.bar.n)
         rate = (self.bar.n - self.skipped) / (time.monotonic() - self.started)
-        self.bar.set_postfix_str(
-            f"{rate * self.stage.block_voxels / 1e6:.1f} Mvoxel/s"
-            + (f", {state.failed_count} failed" if state.failed_count else "")
-        )
+        voxels = rate * self.stage.block_voxels / 1e6
+        said = [f"{voxels:.1f} Mvoxel/s"] if voxels else []
+        said += [f"{state.failed_count} failed"] if state.failed_count else []
+        self.bar.set_postfix_str(", ".join(said))
 
     def on_finish(self, states: Any) -> None:
         self.on_progress(states)

@@ -52,7 +52,7 @@ class SynthesiseStage(Stage):
     blocks: BlockGrid
 
     name = "synthesise"
-    block_voxels = 2**24
+    cost = 2**24
 
     def start(self) -> Any:
         raw = open_image(join(self.container, "raw"), mode="r+").array
@@ -79,7 +79,7 @@ class NumberLabelsStage(Stage):
     min_side_voxels: int
 
     name = "number labels"
-    block_voxels = 2**20
+    cost = 2**20
 
     def start(self) -> Any:
         records = [read_record(self.made, index) for index in blocks_of(self.grid)]
