@@ -112,6 +112,19 @@ def test_rescaled_instances_are_finished_after_an_interruption(tmp_path):
     assert np.array_equal(open_image(tmp_path / "out" / "instances").array[:], first)
 
 
+def test_other_scale_factors_redo_the_output_but_another_volume_is_refused(tmp_path):
+    volume = random_polarity(7, (6, 30, 30), 3, 0.1, "uint8")
+    prediction = write_polarity(tmp_path / "here", volume)
+    for factors in ((0.5, 1, 1), (1, 2, 2), (1, 1, 1)):
+        rules = {"thres_small": 9, "scale_factors": factors}
+        decode_blockwise(prediction, tmp_path / "out", block_shape=(3, 10, 10), **rules)
+        found = open_image(tmp_path / "out" / "instances").array[:]
+        assert np.array_equal(found, polarity2instance(volume, **rules))
+    other = write_polarity(tmp_path / "other", volume[:, :5])
+    with pytest.raises(InputError, match=r"shape \(6, 30, 30\), but \(5, 30, 30\)"):
+        decode_blockwise(other, tmp_path / "out", block_shape=(3, 10, 10))
+
+
 def snake() -> np.ndarray:
     """One thin synapse that winds through every block several times, pre on one half of it."""
     union = np.zeros((5, 24, 24), dtype=bool)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import zarr
 from funlib.geometry import Coordinate
 
 from synpol.arrays import (
@@ -41,7 +42,7 @@ from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import FLOAT_SCALE, LabelStage
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
-from synpol.blockwise.records import read_record, write_whole
+from synpol.blockwise.records import Index, read_record, write_whole
 from synpol.blockwise.relabel import RelabelStage
 from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
 from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
@@ -249,6 +250,15 @@ class Target:
 
     blocks: BlockGrid
     voxel_size: Coordinate
+    full_shape: Index
+
+    def could_replace(self, instances: zarr.Array) -> bool:
+        """Whether an array is of the same volume, decoded by synpol with other scale factors."""
+        settings = instances.attrs.get(SETTINGS)
+        if HASH not in instances.attrs or not isinstance(settings, dict):
+            return False
+        factors = settings.get("scale_factors", (1, 1, 1))
+        return rescaled_shape(self.full_shape, factors) == tuple(instances.shape)
 
     @classmethod
     def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
@@ -261,7 +271,7 @@ class Target:
         """
         shape = rescaled_shape(blocks.shape, scale_factors)
         if shape == blocks.shape:
-            return cls(blocks, source.voxel_size)
+            return cls(blocks, source.voxel_size, blocks.shape)
         axes = zip(source.voxel_size, blocks.shape, shape, strict=True)
         size = [v * s / t for v, s, t in axes]
         if any(v != int(v) for v in size):
@@ -270,7 +280,8 @@ class Target:
                 f"{tuple(round(v, 3) for v in size)} {source.unit} each; whole sizes "
                 "are expected: choose factors that the shape and the voxel size can be divided by"
             )
-        return cls(rescaled_blocks(blocks, shape), Coordinate(int(v) for v in size))
+        whole = Coordinate(int(v) for v in size)
+        return cls(rescaled_blocks(blocks, shape), whole, blocks.shape)
 
 
 def check_output(output: str | os.PathLike[str], target: Target) -> None:
@@ -289,6 +300,8 @@ def check_output(output: str | os.PathLike[str], target: Target) -> None:
     except InputError:
         return
     if tuple(found.shape) != blocks.shape:
+        if target.could_replace(found):
+            return
         raise InputError(
             f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
             "remove it or give another output"
@@ -468,7 +481,8 @@ class _Job:
         if found is not None:
             if found.array.attrs.get(HASH) == self.digest and not fresh:
                 return found
-            chunks, shards = found.array.chunks, found.array.shards
+            if tuple(found.array.shape) == self.target.blocks.shape:
+                chunks, shards = found.array.chunks, found.array.shards
         # what is done was done to an array that is not there any more
         for stage in ("relabel", "rescale"):
             shutil.rmtree(self._of_output(stage), ignore_errors=True)
