@@ -67,9 +67,7 @@ class DilateStage(Stage):
 
     def process(self, index: Index, loaded: Any) -> None:
         record = read_record(self.labelled, index)
-        begin, end = self.blocks.bounds(index)
-        depth, height, width = (e - b for b, e in zip(begin, end, strict=True))
-        state = states_of(record, (depth, height, width))
+        state = states_of(record, self.blocks.shape_of(index))
         synapse, first = components_and_first(self._dilated_union(index, state > 0))
         write_record(
             self.folder, index, _Fragments(self, index, record, state, synapse, first).record
@@ -95,9 +93,9 @@ class DilateStage(Stage):
 
     def _rim(self, other: Index, low: Index, high: Index) -> np.ndarray:
         """Union voxels of another block that lie in a region, as (3, n) places in it."""
-        begin, end = self.blocks.bounds(other)
+        begin, _ = self.blocks.bounds(other)
         rim = read_record(self.labelled, other)["rim"]
-        place = np.stack(np.unravel_index(rim, [e - b for b, e in zip(begin, end, strict=True)]))
+        place = np.stack(np.unravel_index(rim, self.blocks.shape_of(other)))
         place += np.array(begin)[:, None] - np.array(low)[:, None]
         size = np.array(high)[:, None] - np.array(low)[:, None]
         return place[:, ((place >= 0) & (place < size)).all(axis=0)]

@@ -68,6 +68,10 @@ class BlockGrid:
         end = [min(a + b, s) for a, b, s in zip(begin, self.block, self.shape, strict=True)]
         return index_of(begin), index_of(end)
 
+    def shape_of(self, index: Index) -> Index:
+        """Voxels of a block along z, y, x."""
+        return index_of(e - b for b, e in zip(*self.bounds(index), strict=True))
+
     def slices(self, index: Index) -> tuple[slice, slice, slice]:
         """Slices of a block's voxels."""
         z, y, x = (slice(a, b) for a, b in zip(*self.bounds(index), strict=True))

@@ -84,8 +84,7 @@ class LabelStage(Stage):
     def _rim(self, index: Index, at: np.ndarray) -> np.ndarray:
         """Union voxels that the dilation of other blocks looks at."""
         below, above = reach(self.dilate_sz)
-        begin, end = self.blocks.bounds(index)
-        _, height, width = (e - b for b, e in zip(begin, end, strict=True))
+        _, height, width = self.blocks.shape_of(index)
         seen = np.zeros(len(at), dtype=bool)
         for axis, place, size in ((1, at // width % height, height), (2, at % width, width)):
             if index[axis] > 0:

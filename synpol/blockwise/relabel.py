@@ -75,8 +75,7 @@ class RelabelStage(Stage):
                 )
             label = self._label(numbering.of(synapse), pre == KEPT, post == KEPT)
             if label.any():
-                begin, end = self.blocks.bounds(index)
-                block = np.zeros([e - b for b, e in zip(begin, end, strict=True)], instances.dtype)
+                block = np.zeros(self.blocks.shape_of(index), instances.dtype)
                 runs = read_record(self.labelled, index)
                 block.ravel()[voxels_of(runs)] = np.repeat(
                     label.astype(block.dtype)[runs["run.state"]], runs["run.length"]
