@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
+from synpol.blockwise.driver import Driver
 from synpol.blockwise.fragments import (
     KEPT,
     KINDS,
@@ -48,8 +49,6 @@ from synpol.blockwise.geometry import BlockGrid, children, index_of
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
 from synpol.blockwise.records import Index, record_path
-from synpol.blockwise.stage import Driver
-from synpol.lock import DriverLock
 
 BLOCK = (128, 256, 256)
 INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128
@@ -216,12 +215,11 @@ def run(work: Path, side: int, workers: int) -> float:
     """Merge, number and resolve; returns seconds."""
     merges, numbers, resolves = stages(work, side)
     started = time.perf_counter()
-    with DriverLock(work, "merge_scaling") as lock:
-        driver = Driver(work, lock, workers)
+    with Driver(work, "merge_scaling", workers) as driver:
         for stage in (*merges, numbers, *resolves):
             driver.run(stage)
     seconds = time.perf_counter() - started
-    found, expected = numbers.numbering().count, expected_synapses(side)
+    found, expected = numbers.numbering().count, int(apart(f"print(m.expected_synapses({side}))"))
     if found != expected:
         raise RuntimeError(f"{found} synapses came out of the merge, {expected} were drawn")
     return seconds
@@ -269,16 +267,20 @@ def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
 def top_job_bytes(work: Path, side: int) -> int:
     """Peak memory of a fresh process that does the top job and nothing else."""
     code = (
-        "import sys, resource; from pathlib import Path; import merge_scaling as m; "
-        f"stage = m.stages(Path({str(work)!r}), {side})[0][-1]; "
-        "stage.process((0, 0, 0), None); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        f"stage = m.stages(m.Path({str(work)!r}), {side})[0][-1]; "
+        "m.Path('/proc/self/clear_refs').write_text('5'); "  # forget what the parent's peak was
+        "stage.write((0, 0, 0), None, stage.compute((0, 0, 0), None, None)); "
+        "status = m.Path('/proc/self/status').read_text(); "
+        "print(1024 * int(status.split('VmHWM:')[1].split()[0]))"
     )
+    return int(apart(code))
+
+
+def apart(code: str) -> str:
+    """What some code prints that runs in a process of its own, with this module as ``m``."""
+    command = [sys.executable, "-c", f"import merge_scaling as m; {code}"]
     here = Path(__file__).parent
-    out = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=here
-    )
-    return int(out.stdout)
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout
 
 
 def plot(path: Path, blocks: np.ndarray, seconds: np.ndarray, levels: list[list[tuple]]) -> None:

@@ -63,6 +63,7 @@ def decode(config: Config, output: str, fresh: bool) -> None:
         synapses=table if has_table else None,
         work_dir=config.workers.work_dir,
         fresh=fresh,
+        workers=config.workers,
     )
     if not has_table and not is_url(output):
         Path(table).unlink(missing_ok=True)  # of an earlier result, which had one

@@ -9,6 +9,7 @@ there is no key that nothing reads. Names that the EM-R50 recipe has (`size_thre
 from __future__ import annotations
 
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ Positive = Annotated[int, Field(gt=0)]
 Triple = tuple[Positive, Positive, Positive]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B?", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -211,6 +213,13 @@ class Train(Section):
     image_every: Positive = Field(default=500, description="iterations between TensorBoard images")
 
 
+class Roi(Section):
+    """A part of a volume, in the image's unit (nm)."""
+
+    offset: tuple[int, int, int] = Field(description="first corner, z, y, x")
+    shape: Triple = Field(description="extent, z, y, x")
+
+
 class Predict(Section):
     """Blockwise prediction."""
 
@@ -227,8 +236,22 @@ class Predict(Section):
     overlap: float = Field(
         default=0.5, ge=0, lt=1, description="of neighbouring windows, as a fraction of a window"
     )
-    blending: Literal["bump", "gaussian", "constant"] = Field(
-        default="bump", description="weight of a voxel within its window"
+    blending: Literal["bump", "gaussian", "constant", "crop"] = Field(
+        default="bump",
+        description="weight of a voxel within its window; crop: only the middle of a window "
+        "counts, half the overlap at each side is left out",
+    )
+    flip_axes: Literal["all"] | list[list[Literal["z", "y", "x"]]] = Field(
+        default=[],
+        description="flipped copies that are predicted too and averaged, such as [[y], [x], [y, "
+        "x]]; all: every combination, 8 times the work",
+    )
+    compile: bool = Field(default=False, description="compile the network first (torch.compile)")
+    roi: Roi | None = Field(default=None, description="part of the image to predict")
+    mask: str | None = Field(
+        default=None,
+        description="path or URL of an array (z, y, x) of any voxel size: only where it is not 0 "
+        "there is a prediction",
     )
     batch_size: Positive = Field(default=4, description="windows the network gets at once")
     block_shape: Triple = Field(
@@ -266,15 +289,68 @@ class Decode(Section):
 class Workers(Section):
     """Who does the blocks."""
 
-    num_workers: Positive = Field(default=2, description="processes that decode")
+    executor: Literal["local", "slurm", "lsf", "pbs"] = Field(
+        default="local", description="where workers run: on this machine, or as jobs of a cluster"
+    )
+    num_workers: Positive = Field(default=2, description="workers that decode")
     num_predict_workers: Positive = Field(
-        default=1, description="processes that predict; on a CPU one uses every core already"
+        default=1, description="workers that predict; on a CPU one uses every core already"
+    )
+    cpus: Positive | None = Field(
+        default=None,
+        description="cores of a worker; default: this machine's cores shared out, 1 on a cluster",
+    )
+    gpus: int = Field(
+        default=0, ge=0, le=1, description="GPUs of a job that predicts, on a cluster"
+    )
+    memory: str | None = Field(
+        default=None, description="memory of a job, such as 8GB; default: the cluster's"
+    )
+    walltime: Positive = Field(
+        default=240, le=43200, description="minutes a job may last; another one goes on after it"
+    )
+    queue: str | None = Field(default=None, description="queue or partition of the jobs")
+    account: str | None = Field(default=None, description="account or project that pays")
+    options: dict[str, str | int] = Field(
+        default={}, description="more options of the scheduler, by their names without dashes"
+    )
+    setup: list[str] = Field(
+        default=[], description="shell lines that a job runs first, such as `module load cuda`"
+    )
+    host: str | None = Field(
+        default=None,
+        description="address at which the jobs reach this machine; default: found by daisy",
+    )
+    block_timeout: Positive = Field(
+        default=3600,
+        description="seconds after which a block is given to another worker, and its own ended; "
+        "on a cluster only, where a machine can be cut off",
     )
     work_dir: str | None = Field(
         default=None,
         description="folder for records, the lock and logs, shared by all workers; default: "
         "<predict.output>.work, to be given where the output is remote",
     )
+
+    @model_validator(mode="after")
+    def _can_be_submitted(self) -> Self:
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            raise ValueError(f"memory is {self.memory!r}; a number with MB, GB or TB is expected")
+        return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes; a GB is 2^30 here, as schedulers have it."""
+        if self.memory is None:
+            return None
+        number, unit = _MEMORY.fullmatch(self.memory).groups()  # type: ignore[union-attr]
+        return int(float(number) * 2 ** {"M": 20, "G": 30, "T": 40}[unit.upper()])
+
+    def cores_of(self, count: int) -> int:
+        """Cores of each of `count` workers."""
+        if self.cpus is not None:
+            return self.cpus
+        return max(1, len(os.sched_getaffinity(0)) // count) if self.executor == "local" else 1
 
 
 class Tune(Section):

@@ -8,6 +8,7 @@ lock free, or held under another run's name, and stop.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -76,8 +77,15 @@ class DriverLock:
         self.release()
 
 
+#: seconds without a sign of life after which a driver counts as gone
+SILENCE = 30.0
+
+
 def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
     """End this worker process within seconds of its driver's end.
+
+    Where the file system of a cluster does not carry locks from machine to machine, it takes
+    `SILENCE` instead: the driver counts in a file while it lives.
 
     Parameters
     ----------
@@ -86,18 +94,25 @@ def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
     run : str
         `DriverLock.run` of the driver.
     """
-    path = Path(folder) / "driver.lock"
 
     def watch() -> None:
+        last, since = None, time.monotonic()
         while True:
             time.sleep(1)
-            if not _driver_lives(path, run):
+            if not driver_lives(folder, run):
+                os._exit(70)
+            beat = _beat(folder)
+            if beat is None or beat != last:
+                last, since = beat, time.monotonic()
+            elif time.monotonic() - since > SILENCE:
                 os._exit(70)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _driver_lives(path: Path, run: str) -> bool:
+def driver_lives(folder: str | os.PathLike[str], run: str) -> bool:
+    """Whether the driver of a run holds a folder."""
+    path = Path(folder) / "driver.lock"
     try:
         with open(path, encoding="utf8") as file:
             if _try_lock(file.fileno(), fcntl.LOCK_SH):
@@ -107,6 +122,19 @@ def _driver_lives(path: Path, run: str) -> bool:
     except OSError:
         return True  # a shared file system that is away for a moment; the next look decides
     return _read(path).get("run", run) == run
+
+
+def give_sign_of_life(folder: str | os.PathLike[str], count: int) -> None:
+    """What a driver with workers calls every few seconds, with another number each time."""
+    with contextlib.suppress(OSError):  # a full disk is no reason to count as gone
+        (Path(folder) / "driver.beat").write_text(str(count))
+
+
+def _beat(folder: str | os.PathLike[str]) -> str | None:
+    try:
+        return (Path(folder) / "driver.beat").read_text()
+    except OSError:
+        return None
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -1,19 +1,23 @@
 """A decoding with real workers, to be killed: ``fault_job.py PREDICTION OUTPUT [KEY=VALUE]``.
 
 ``order=SEED`` hands the blocks of every stage out in a random order; ``flaky=FOLDER`` lets one
-block of the label stage raise at its first two attempts, of which it keeps count in the folder.
+block of the label stage raise at its first two attempts, of which it keeps count in the folder;
+``slow=SECONDS`` lets every block of the label stage take that much longer; ``workers={...}`` says
+where workers run (the section of a config).
 """
 
 import ast
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import synpol
-from synpol.blockwise import stage
+from synpol.blockwise import driver, stage
 from synpol.blockwise.geometry import index_of
+from synpol.config import Workers
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,18 @@ class Shuffled(stage.Stage):
     def start(self):
         return self.inner.start()
 
-    def process(self, index, loaded):
+    def place(self, index):
         place = self.order[np.ravel_multi_index(index, self.grid)]
-        self.inner.process(index_of(np.unravel_index(place, self.grid)), loaded)
+        return index_of(np.unravel_index(place, self.grid))
+
+    def read(self, index, loaded):
+        return self.inner.read(self.place(index), loaded)
+
+    def compute(self, index, loaded, given):
+        return self.inner.compute(self.place(index), loaded, given)
+
+    def write(self, index, loaded, result):
+        self.inner.write(self.place(index), loaded, result)
 
     def done(self):
         return self.inner.done().ravel()[self.order].reshape(self.grid)
@@ -48,41 +61,53 @@ class Flaky(Shuffled):
 
     folder_of_attempts: Path
 
-    def process(self, index, loaded):
+    def compute(self, index, loaded, given):
         if index == tuple(n // 2 for n in self.grid):
             attempts = len(list(self.folder_of_attempts.iterdir()))
             if attempts < 2:
                 (self.folder_of_attempts / str(attempts)).touch()
                 raise OSError("the disk is away for a moment")
-        super().process(index, loaded)
+        return super().compute(index, loaded, given)
+
+
+@dataclass(frozen=True)
+class Slow(Shuffled):
+    """Another stage, whose blocks take longer."""
+
+    seconds: float
+
+    def compute(self, index, loaded, given):
+        time.sleep(self.seconds)
+        return super().compute(index, loaded, given)
 
 
 def shuffle(seed):
     """Let the driver run every stage in a random order."""
-    run = stage.Driver.run
+    run = driver.Driver.run
     rng = np.random.default_rng(seed)
 
-    def shuffled(driver, inner):
+    def shuffled(self, inner):
         order = rng.permutation(int(np.prod(inner.grid)))
-        return run(driver, Shuffled(inner.folder, inner.grid, inner, order))
+        return run(self, Shuffled(inner.folder, inner.grid, inner, order))
 
-    stage.Driver.run = shuffled
+    driver.Driver.run = shuffled
 
 
-def make_flaky(folder):
-    run = stage.Driver.run
+def change_label(kind, *arguments):
+    """Let the driver run another kind of label stage."""
+    run = driver.Driver.run
 
-    def flaky(driver, inner):
+    def changed(self, inner):
         if inner.name != "label":
-            return run(driver, inner)
-        order = np.arange(int(np.prod(inner.grid)))
-        return run(driver, Flaky(inner.folder, inner.grid, inner, order, Path(folder)))
+            return run(self, inner)
+        order = np.arange(inner.count)
+        return run(self, kind(inner.folder, inner.grid, inner, order, *arguments))
 
-    stage.Driver.run = flaky
+    driver.Driver.run = changed
 
 
 if __name__ == "__main__":
-    stage.DRIVER_VOXELS = 2**19  # nearly every stage goes to workers
+    driver.DRIVER_VOXELS = 2**19  # nearly every stage goes to workers
     options = {"thres_small": 20, "block_shape": (8, 48, 48)}
     for change in sys.argv[3:]:
         key, _, value = change.partition("=")
@@ -90,8 +115,16 @@ if __name__ == "__main__":
     if "order" in options:
         shuffle(options.pop("order"))
     if "flaky" in options:
-        make_flaky(options.pop("flaky"))
+        change_label(Flaky, Path(options.pop("flaky")))
+    if "slow" in options:
+        change_label(Slow, options.pop("slow"))
+    if "workers" in options:
+        options["workers"] = Workers(**options["workers"])
     output = sys.argv[2]
     synpol.decode_blockwise(
-        sys.argv[1], output, num_workers=2, synapses=f"{output}/synapses.parquet", **options
+        sys.argv[1],
+        output,
+        num_workers=options.pop("num_workers", 2),
+        synapses=f"{output}/synapses.parquet",
+        **options,
     )

@@ -16,7 +16,7 @@ from volumes import block_shapes, polarity_volumes, random_polarity, write_polar
 import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.arrays import create_image, open_image
-from synpol.blockwise import fragments, stage
+from synpol.blockwise import driver, fragments
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import record_path
 
@@ -162,7 +162,7 @@ def test_blocks_smaller_than_the_dilation(tmp_path):
 
 
 def test_real_workers_give_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "DRIVER_VOXELS", 0)
+    monkeypatch.setattr(driver, "DRIVER_VOXELS", 0)
     volume = random_polarity(5, (9, 40, 40), 3, 0.1, "uint8")
     found = decode(tmp_path, volume, (3, 16, 20), num_workers=2, thres_small=9)
     assert np.array_equal(found, polarity2instance(volume, thres_small=9))
@@ -232,7 +232,7 @@ def test_it_works_under_python_dash_c(tmp_path):
     volume = random_polarity(9, (4, 20, 20), 3, 0.1, "uint8")
     prediction = write_polarity(tmp_path, volume)
     code = (
-        "import synpol, synpol.blockwise.stage as s; s.DRIVER_VOXELS = 0; "
+        "import synpol, synpol.blockwise.driver as d; d.DRIVER_VOXELS = 0; "
         f"synpol.decode_blockwise({prediction!r}, {str(tmp_path / 'o')!r}, "
         "block_shape=(2, 10, 10), num_workers=2, thres_small=5)"
     )
@@ -289,7 +289,7 @@ def test_a_bare_array_is_decoded_with_a_warning_but_has_no_table(tmp_path):
 
 
 def test_what_a_worker_refuses_is_said_without_a_traceback(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(stage, "DRIVER_VOXELS", 0)
+    monkeypatch.setattr(driver, "DRIVER_VOXELS", 0)
     volume = np.zeros((3, 4, 8, 8), np.float32)
     volume[0, 3, 5, 5] = 2
     with pytest.raises(InputError, match=r"voxels \[2:4, 4:8, 4:8\] hold 0..2"):

@@ -47,18 +47,31 @@ def digest(output: Path) -> str:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Pids of the worker processes of a driver."""
-    found = []
+    """Pids of the worker processes of a driver; each has a shell between them."""
+    workers = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path(f"/proc/{entry}/stat").read_text()
-                command = Path(f"/proc/{entry}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if stat.rpartition(")")[2].split()[1] == str(driver) and b"daisy" in command:
-                found.append(int(entry))
-    return found
+        pid = int(entry) if entry.isdigit() else 0
+        if b"synpol.blockwise.worker" in command_of(pid) and grandparent_of(pid) == driver:
+            workers.append(pid)
+    return workers
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def grandparent_of(pid: int) -> int:
+    return parent_of(parent_of(pid))
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def first_workers_of(driver: int) -> list[int]:

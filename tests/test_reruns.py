@@ -4,13 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from recipes import run, run_refused, tiny_config, tiny_volume, write
 from volumes import random_polarity, write_polarity
 
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.arrays import COMPLETE, open_image
-from synpol.blockwise.windows import blending_weights, predict_block
+from synpol.blockwise.windows import BlockPredictor, WindowGrid, read_block
 from synpol.config import SyntheticDataset
 from synpol.datasets import write_synthetic as ws
 
@@ -134,20 +135,13 @@ def test_a_constant_part_of_the_image_gives_the_same_in_every_block():
     image = np.zeros((2, 8, 32), np.float32)
     image[..., :16] = np.random.default_rng(0).random((2, 8, 16))
 
+    grid = WindowGrid.of(image.shape, (2, 4, 4), 0.5, "bump")
+    predict = BlockPredictor(lambda w: torch.full((len(w), 3, 2, 4, 4), 0.8), grid, 3)
+
     def by_blocks(width):
         return np.concatenate(
             [
-                predict_block(
-                    lambda where: image[where],
-                    lambda windows: np.full((len(windows), 3, 2, 4, 4), 0.8, np.float32),
-                    image.shape,
-                    (0, 0, x),
-                    (2, 8, x + width),
-                    window=(2, 4, 4),
-                    overlap=0.5,
-                    weights=blending_weights((2, 4, 4), "bump"),
-                    batch_size=3,
-                )
+                predict(read_block(grid, lambda w: image[w], (0, 0, x), (2, 8, x + width)))
                 for x in range(0, 32, width)
             ],
             axis=-1,
@@ -178,19 +172,19 @@ def test_interrupted_numbering_of_labels_goes_on(tmp_path, monkeypatch):
     ws.write_synthetic(small(tmp_path / "whole", 3), 1)
     expected = open_image(tmp_path / "whole" / "truth").array[:]
     assert set(np.unique(expected)) >= {0, 1, 2}
-    process = ws.NumberLabelsStage.process
+    write = ws.NumberLabelsStage.write
 
-    def interrupted(self, index, loaded):
+    def interrupted(self, index, loaded, result):
         _, made, truth = loaded
-        process(self, index, loaded)
+        write(self, index, loaded, result)
         truth[:6] = made[:6]
         for record in self.folder.rglob("*.record"):
             record.unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ws.NumberLabelsStage, "process", interrupted)
+    monkeypatch.setattr(ws.NumberLabelsStage, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ws.write_synthetic(small(tmp_path / "s", 3), 1)
-    monkeypatch.setattr(ws.NumberLabelsStage, "process", process)
+    monkeypatch.setattr(ws.NumberLabelsStage, "write", write)
     ws.write_synthetic(small(tmp_path / "s", 3), 1)
     assert np.array_equal(open_image(tmp_path / "s" / "truth").array[:], expected)

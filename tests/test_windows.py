@@ -3,59 +3,62 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
+from monai.inferers import sliding_window_inference
 
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.stage import blocks_of
-from synpol.blockwise.windows import blending_weights, predict_block, window_starts
+from synpol.blockwise.windows import BlockPredictor, WindowGrid, read_block, window_starts
 
 
-def network(windows: np.ndarray) -> np.ndarray:
+def network(windows: torch.Tensor) -> torch.Tensor:
     """A fixed network whose answer at a voxel depends on where it lies in its window."""
-    z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in windows.shape[2:]), indexing="ij")
+    axes = [torch.linspace(0, 1, n) for n in windows.shape[2:]]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
     value = windows[:, 0] * 0.7 + 0.3 * (z + y + x) / 3
-    return np.stack([value, value**2, 1 - value], axis=1).astype(np.float32)
+    return torch.stack([value, value**2, 1 - value], dim=1)
 
 
-def by_blocks(image, block, window, overlap, blending, batch_size=3):
-    grid = BlockGrid.of(image.shape, block)
+def by_blocks(image, block, window, overlap, blending, batch_size=3, mask=None):
+    blocks = BlockGrid.of(image.shape, block)
+    grid = WindowGrid.of(image.shape, window, overlap, blending)
+    predict = BlockPredictor(network, grid, batch_size)
     out = np.zeros((3, *image.shape), np.uint8)
-    for index in blocks_of(grid.grid):
-        out[(slice(None), *grid.slices(index))] = predict_block(
-            lambda where: image[where],
-            network,
-            image.shape,
-            *grid.bounds(index),
-            window=window,
-            overlap=overlap,
-            weights=blending_weights(window, blending),
-            batch_size=batch_size,
-        )
+    for index in blocks_of(blocks.grid):
+        wanted = None if mask is None else mask[blocks.slices(index)]
+        seen = read_block(grid, lambda where: image[where], *blocks.bounds(index), wanted)
+        out[(slice(None), *blocks.slices(index))] = predict(seen)
     return out
 
 
 def plain_loop(image, window, overlap, blending):
     """The textbook: every window of the whole volume, added up with its weights."""
+    margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
     padded = np.pad(
         image,
-        [(0, max(0, w - n)) for w, n in zip(window, image.shape, strict=True)],
+        [
+            (m, m + max(0, w - n - 2 * m))
+            for w, n, m in zip(window, image.shape, margin, strict=True)
+        ],
         mode="reflect",
     )
     total, weight = np.zeros((3, *padded.shape)), np.zeros(padded.shape)
-    step = [max(1, round(w * (1 - overlap))) for w in window]
     starts = []
-    for n, w, s in zip(padded.shape, window, step, strict=True):
-        axis = list(range(0, n - w, s)) + [n - w]
+    for n, w, m in zip(padded.shape, window, margin, strict=True):
+        step = w - 2 * m if blending == "crop" else max(1, round(w * (1 - overlap)))
+        axis = list(range(0, n - w, step)) + [n - w]
         starts.append(sorted(set(axis)))
-    weights = blending_weights(window, blending)
+    weights = WindowGrid.of(image.shape, window, overlap, blending).weights()
     for z in starts[0]:
         for y in starts[1]:
             for x in starts[2]:
                 box = tuple(slice(a, a + w) for a, w in zip((z, y, x), window, strict=True))
-                total[:, *box] += network(padded[box][None, None])[0] * weights
+                given = torch.from_numpy(padded[box][None, None])
+                total[:, *box] += network(given)[0].numpy() * weights
                 weight[box] += weights
-    z, y, x = image.shape
-    return np.floor(total / weight * 255 + 0.5)[:, :z, :y, :x]
+    inside = tuple(slice(m, m + n) for m, n in zip(margin, image.shape, strict=True))
+    return np.floor(total[:, *inside] / weight[inside] * 255 + 0.5)
 
 
 shapes = st.tuples(st.integers(2, 9), st.integers(2, 14), st.integers(2, 14))
@@ -69,7 +72,7 @@ shapes = st.tuples(st.integers(2, 9), st.integers(2, 14), st.integers(2, 14))
     shapes,
     st.tuples(st.integers(2, 5), st.integers(2, 6), st.integers(2, 6)),
     st.sampled_from([0.0, 0.3, 0.5, 0.75]),
-    st.sampled_from(["bump", "gaussian", "constant"]),
+    st.sampled_from(["bump", "gaussian", "constant", "crop"]),
 )
 def test_any_blocks_give_one_array_and_it_is_the_plain_loops(
     seed, shape, block, other, window, overlap, blending
@@ -81,13 +84,21 @@ def test_any_blocks_give_one_array_and_it_is_the_plain_loops(
     assert np.abs(found - plain_loop(image, window, overlap, blending)).max() <= 1
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.floats(0, 0.95))
-def test_windows_cover_an_axis_and_stay_inside(length, window, overlap):
-    starts = window_starts(length, window, overlap)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20))
+def test_windows_cover_an_axis_and_stay_inside(length, window, step):
+    step = min(step, window)
+    starts = window_starts(length, window, step)
     covered = {v for s in starts for v in range(s, s + window)}
     assert covered >= set(range(length))
     assert starts == sorted(set(starts))
     assert len(starts) == 1 or starts[-1] + window == length
+
+
+def test_with_crop_every_voxel_is_decided_by_a_window_that_sees_around_it():
+    grid = WindowGrid.of((40, 40, 40), (16, 16, 16), 0.5, "crop")
+    assert grid.margin == (4, 4, 4)
+    assert grid.starts[0] == [-4, 4, 12, 20, 28]
+    assert len(grid.of_block((0, 0, 0), (8, 8, 8))) == 1
 
 
 def test_a_constant_image_is_written_as_zeros_without_running_the_network():
@@ -96,24 +107,84 @@ def test_a_constant_image_is_written_as_zeros_without_running_the_network():
     def never(windows):
         raise AssertionError("the network ran")
 
-    result = predict_block(
-        lambda where: image[where],
-        never,
-        image.shape,
-        (0, 0, 0),
-        (4, 6, 6),
-        window=(2, 4, 4),
-        overlap=0.5,
-        weights=blending_weights((2, 4, 4), "bump"),
-        batch_size=2,
-    )
+    grid = WindowGrid.of(image.shape, (2, 4, 4), 0.5, "bump")
+    seen = read_block(grid, lambda where: image[where], (0, 0, 0), (4, 6, 6))
+    result = BlockPredictor(never, grid, 2)(seen)
     assert result.shape == (3, 4, 6, 6)
     assert result.max() == 0
 
 
+def test_a_mask_saves_windows_and_changes_nothing_inside_it():
+    image = np.random.default_rng(0).random((6, 20, 20)).astype(np.float32)
+    mask = np.zeros(image.shape, bool)
+    mask[:, 3:9, 4:8] = True
+    window = (4, 6, 6)
+    every = by_blocks(image, (6, 10, 10), window, 0.5, "bump")
+    wanted = by_blocks(image, (6, 10, 10), window, 0.5, "bump", mask=mask)
+    assert np.array_equal(wanted, every * mask)
+    grid = WindowGrid.of(image.shape, window, 0.5, "bump")
+    half = read_block(grid, lambda where: image[where], (0, 0, 0), image.shape, mask)
+    assert 0 < len(half.seen) < grid.count
+
+
+def test_windows_at_the_borders_of_blocks_are_counted_as_often_as_they_are_computed():
+    grid = WindowGrid.of((30, 50, 41), (8, 10, 12), 0.5, "bump")
+    blocks = BlockGrid.of((20, 40, 30), (7, 13, 30))
+    offset = (4, 10, 11)
+    computed = 0
+    for index in blocks_of(blocks.grid):
+        begin, end = blocks.bounds(index)
+        computed += len(grid.of_block(np.add(begin, offset), np.add(end, offset)))
+    assert grid.count_in(blocks, offset) == computed
+    assert grid.count_in(BlockGrid.of(grid.shape, grid.shape)) == grid.count
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_result_is_the_same():
+    image = np.random.default_rng(1).random((6, 20, 20)).astype(np.float32)
+    grid = WindowGrid.of(image.shape, (4, 6, 6), 0.5, "bump")
+    sizes, said = [], []
+
+    def small(windows):
+        sizes.append(len(windows))
+        if len(windows) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return network(windows)
+
+    seen = read_block(grid, lambda where: image[where], (0, 0, 0), image.shape)
+    predict = BlockPredictor(small, grid, 8, say=said.append)
+    result = predict(seen)
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[2:]) <= {1, 2}
+    assert "going on with 2 (predict.batch_size)" in said[-1]
+    expected = by_blocks(image, image.shape, (4, 6, 6), 0.5, "bump", batch_size=2)
+    assert np.array_equal(result, expected)
+
+    def never(windows):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        BlockPredictor(never, grid, 4, say=said.append)(seen)
+
+
+def test_the_array_is_monais_where_the_modes_coincide():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 3, padding=1), torch.nn.Sigmoid()).eval()
+    image = np.random.default_rng(2).random((13, 40, 37)).astype(np.float32)
+    window, overlap = (8, 16, 16), 0.5
+    grid = WindowGrid.of(image.shape, window, overlap, "constant")
+    seen = read_block(grid, lambda where: image[where], (0, 0, 0), image.shape)
+    with torch.inference_mode():
+        result = BlockPredictor(net, grid, 4)(seen)
+        theirs = sliding_window_inference(
+            torch.from_numpy(image)[None, None], window, 4, net, overlap=overlap, mode="constant"
+        )
+    expected = np.floor(theirs[0].numpy() * 255 + 0.5)
+    assert np.abs(result - expected).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["bump", "gaussian", "constant"])
 def test_weights_are_symmetric_positive_and_highest_in_the_middle(kind):
-    weights = blending_weights((5, 8, 7), kind)
+    weights = WindowGrid.of((9, 9, 9), (5, 8, 7), 0.5, kind).weights()
     assert weights.dtype == np.float32
     assert (weights > 0).all()
     assert np.allclose(weights, weights[::-1, ::-1, ::-1])

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,7 @@ from synpol.arrays import (
 )
 from synpol.blockwise import dilate, label, merge, number, relabel, rescale
 from synpol.blockwise.dilate import DilateStage
+from synpol.blockwise.driver import Driver
 from synpol.blockwise.fragments import rows_from_arrays
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import FLOAT_SCALE, LabelStage
@@ -45,11 +46,13 @@ from synpol.blockwise.number import NumberStage, ResolveStage
 from synpol.blockwise.records import Index, read_record, write_whole
 from synpol.blockwise.relabel import RelabelStage
 from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
-from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
+from synpol.blockwise.stage import Stage
 from synpol.decoding import check_options, rescaled_shape, threshold_of
 from synpol.errors import InputError
-from synpol.lock import DriverLock
 from synpol.synapses import synapse_rows, write_synapses
+
+if TYPE_CHECKING:
+    from synpol.config import Workers
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def decode_blockwise(
     synapses: str | os.PathLike[str] | None = None,
     work_dir: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    workers: Workers | None = None,
 ) -> Decoded:
     """Group the voxels of a polarity array of any size into synapses.
 
@@ -117,7 +121,7 @@ def decode_blockwise(
     block_shape : 3 ints
         Voxels (z, y, x) that a worker decodes at once. Any shape gives the same result.
     num_workers : int
-        Processes.
+        Workers at most; a single one on this machine is the calling process itself.
     thres, thres_small, dilate_sz, exclusive, semantic, sides
         As in `synpol.polarity2instance`.
     scale_factors : 3 numbers
@@ -132,6 +136,9 @@ def decode_blockwise(
     fresh : bool
         Do all of it again, whatever was done before. Wanted where a foreign prediction was
         rewritten in place: its path and metadata are all that a rerun looks at.
+    workers : synpol.config.Workers, optional
+        Where workers run and with what; by default as processes on this machine. How many is said
+        by `num_workers`.
 
     Returns
     -------
@@ -189,13 +196,12 @@ def decode_blockwise(
         check_writable(Path(synapses).parent)
     check_writable(output)
     check_writable(work)
-    with DriverLock(work, f"decoding of {source.path}") as lock:
-        wait_for_orphans(work)
+    with Driver(work, f"decoding of {source.path}", int(num_workers), workers) as driver:
         folder = work / f"decode-{digest[:16]}"
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         job = _Job(source, target, str(output), options, blocks, folder, digest)
-        return job.run(Driver(work, lock, int(num_workers)), synapses, fresh)
+        return job.run(driver, synapses, fresh)
 
 
 def decode_hash(source: Image, options: DecodeOptions) -> str:

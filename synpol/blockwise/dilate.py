@@ -29,15 +29,15 @@ from synpol.blockwise.fragments import (
 )
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import first_of_each, states_of
-from synpol.blockwise.records import Index, read_record, write_record
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.records import Index, read_record
+from synpol.blockwise.stage import VoxelStage
 from synpol.decoding import components, dilate_in_plane, reach
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class DilateStage(Stage):
+class DilateStage(VoxelStage):
     """Find the fragments of the dilated union in every block.
 
     Attributes
@@ -56,22 +56,13 @@ class DilateStage(Stage):
     sides: bool
 
     name = "dilate"
+    voxel_cost = 0.5
 
-    @property
-    def block_voxels(self) -> int:
-        return int(np.prod(self.blocks.block))
-
-    @property
-    def cost(self) -> int:  # type: ignore[override]
-        return self.block_voxels // 2
-
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
         record = read_record(self.labelled, index)
         state = states_of(record, self.blocks.shape_of(index))
         synapse, first = components_and_first(self._dilated_union(index, state > 0))
-        write_record(
-            self.folder, index, _Fragments(self, index, record, state, synapse, first).record
-        )
+        return _Fragments(self, index, record, state, synapse, first).record
 
     def _dilated_union(self, index: Index, union: np.ndarray) -> np.ndarray:
         below, above = reach(self.dilate_sz)
@@ -89,7 +80,7 @@ class DilateStage(Stage):
                 padded[tuple(self._rim(other, low, high))] = True
         if not padded.any():
             return np.zeros(union.shape, dtype=bool)
-        return dilate_in_plane(padded, self.dilate_sz)[inner]
+        return np.ascontiguousarray(dilate_in_plane(padded, self.dilate_sz)[inner])
 
     def _rim(self, other: Index, low: Index, high: Index) -> np.ndarray:
         """Union voxels of another block that lie in a region, as (3, n) places in it."""

@@ -9,14 +9,14 @@ union voxels that the dilation of a neighbouring block will look at (`synpol.blo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synpol.blockwise.fragments import Stats, stats_to_arrays
 from synpol.blockwise.geometry import BlockGrid
-from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.records import Index
+from synpol.blockwise.stage import VoxelStage
 from synpol.decoding import Threshold, components, reach
 from synpol.errors import InputError
 
@@ -29,7 +29,7 @@ FLOAT_SCALE = 2**24
 
 
 @dataclass(frozen=True)
-class LabelStage(Stage):
+class LabelStage(VoxelStage):
     """Find the fragments of the sides in every block.
 
     Attributes
@@ -51,26 +51,21 @@ class LabelStage(Stage):
 
     name = "label"
 
-    @property
-    def block_voxels(self) -> int:
-        return int(np.prod(self.blocks.block))
-
-    @property
-    def cost(self) -> int:  # type: ignore[override]
-        return self.block_voxels
-
     def start(self) -> zarr.Array:
         import zarr
 
         return zarr.open_array(self.prediction, mode="r")
 
-    def process(self, index: Index, loaded: zarr.Array) -> None:
-        slices = self.blocks.slices(index)
-        if self.sides or self.threshold.exclusive:
-            volume = read_checked(loaded, (slice(None), *slices), self.prediction)
+    def read(self, index: Index, loaded: zarr.Array) -> np.ndarray:
+        every = self.sides or self.threshold.exclusive
+        channels = slice(None) if every else slice(2, 3)  # without sides only the union counts
+        return read_checked(loaded, (channels, *self.blocks.slices(index)), self.prediction)
+
+    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> dict[str, np.ndarray]:
+        volume = given
+        if len(volume) == 3:
             pre, post, union = self.threshold.foreground(volume)
-        else:  # only the union channel counts
-            volume = read_checked(loaded, (slice(2, 3), *slices), self.prediction)
+        else:
             union = volume[0] > self.threshold.level
         at = np.flatnonzero(union)
         masks = {"pre": pre, "post": post} if self.sides else {"pre": union}
@@ -79,7 +74,7 @@ class LabelStage(Stage):
         record = {f"first.{kind}": at[first_of_each(flat[kind])] for kind in ("pre", "post")}
         record |= _states(volume, at, flat, self.blocks.bounds(index)[0])
         record["rim"] = self._rim(index, at)
-        write_record(self.folder, index, record)
+        return record
 
     def _rim(self, index: Index, at: np.ndarray) -> np.ndarray:
         """Union voxels that the dilation of other blocks looks at."""

@@ -28,7 +28,7 @@ from synpol.blockwise.fragments import (
     to_arrays,
 )
 from synpol.blockwise.geometry import BlockGrid, children, index_of
-from synpol.blockwise.records import Index, read_record, write_record
+from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import Stage
 from synpol.errors import InputError
 
@@ -63,13 +63,13 @@ class MergeStage(Stage):
     def name(self) -> str:  # type: ignore[override]
         return self.folder.name.replace("-", " ")
 
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
         nodes = self.nodes(index)
         node, links = merge(nodes, self.thres_small)
         record = to_arrays(node)
         for kind in KINDS:
             record |= {f"old.{kind}": links.old[kind], f"new.{kind}": links.new[kind]}
-        write_record(self.folder, index, record)
+        return record
 
     def nodes(self, index: Index) -> list[tuple[Node, Index]]:
         """The members of a group with their places in it."""

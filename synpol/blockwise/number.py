@@ -49,7 +49,7 @@ class NumberStage(Stage):
     name = "number"
     cost = 2**20
 
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> Rows:
         layer = index[0]
         plane = self.blocks.shape[1] * self.blocks.shape[2]
         first = np.uint64(1 + layer * self.blocks.block[0] * plane)
@@ -61,10 +61,13 @@ class NumberStage(Stage):
                 begin, end = np.searchsorted(rows.synapse, [first, last])
                 which = np.arange(begin, end)
                 parts.append(Rows(rows.synapse[which], rows.pre[which], rows.post[which]))
-        rows = Rows.joined(parts)
+        return Rows.joined(parts)
+
+    def write(self, index: Index, loaded: Any, result: Rows) -> None:
+        rows = result
         keys = io.BytesIO()
         np.save(keys, rows.synapse)
-        path = self.keys_path(layer)
+        path = self.keys_path(index[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, keys.getbuffer())
         count = np.array(len(rows.synapse))
@@ -135,7 +138,7 @@ class ResolveStage(Stage):
     def name(self) -> str:  # type: ignore[override]
         return self.folder.name.replace("-", " ")
 
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
         record = read_record(self.merged, index)
         told = read_record(self.above, parent(index)) if self.above is not None else None
         result: dict[str, np.ndarray] = {}
@@ -144,7 +147,7 @@ class ResolveStage(Stage):
             if told is not None:
                 new = translate(new, told[f"old.{kind}"], told[f"new.{kind}"])
             result |= {f"old.{kind}": record[f"old.{kind}"], f"new.{kind}": new}
-        write_record(self.folder, index, result)
+        return result
 
 
 def read_links(folder: Path, index: Index) -> Links:

@@ -1,19 +1,23 @@
 """Stage ``predict``: probabilities of every block.
 
-The worker is a plain PyTorch loop that loads the network once. It writes one region of whole
-chunks (a shard) per block, so that no two workers ever touch one file.
+The worker is a plain PyTorch loop that loads the network once. While one block is computed, another
+is read or written. A block is one region of whole chunks (a shard), so no two workers ever touch
+one file.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
+import logging
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from synpol.arrays import (
     COMPLETE,
@@ -26,20 +30,73 @@ from synpol.arrays import (
     open_image,
 )
 from synpol.blockwise.decode import hash_of, identity_of, inner_chunks, work_folder
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.driver import Driver
+from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import Driver, Stage, wait_for_orphans
-from synpol.blockwise.windows import blending_weights, predict_block
+from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.intensity import Intensity, intensity_of
-from synpol.lock import DriverLock
 
-VERSION = 1
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 2
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PredictStage(Stage):
+class Part:
+    """The part of an image that is predicted.
+
+    Attributes
+    ----------
+    begin : (int, int, int)
+        First voxel.
+    shape : (int, int, int)
+        Voxels.
+    """
+
+    begin: Index
+    shape: Index
+
+    @classmethod
+    def of(cls, source: Image, config: Config) -> Part:
+        """What ``predict.roi`` says, in voxels.
+
+        Raises
+        ------
+        InputError
+            It does not lie on whole voxels inside the image.
+        """
+        roi = config.predict.roi
+        if roi is None:
+            return cls((0, 0, 0), index_of(source.shape_vx))
+        begin, shape = [], []
+        for axis, v in enumerate(source.voxel_size):
+            offset, extent = roi.offset[axis] - source.offset[axis], roi.shape[axis]
+            if offset % v or extent % v:
+                raise InputError(
+                    f"predict.roi does not lie on whole voxels along {'zyx'[axis]}: offset "
+                    f"{roi.offset[axis]} and shape {extent} {source.unit}, but voxels of {v} "
+                    f"that begin at {source.offset[axis]}"
+                )
+            begin.append(offset // v)
+            shape.append(extent // v)
+            if begin[-1] < 0 or begin[-1] + shape[-1] > source.shape_vx[axis]:
+                first, last = source.offset[axis], source.offset[axis]
+                last += source.shape_vx[axis] * v
+                raise InputError(
+                    f"predict.roi reaches beyond {source.path} along {'zyx'[axis]}: "
+                    f"{roi.offset[axis]}..{roi.offset[axis] + extent} {source.unit}, but the image "
+                    f"is {first}..{last}"
+                )
+        return cls(index_of(begin), index_of(shape))
+
+
+@dataclass(frozen=True)
+class PredictStage(VoxelStage):
     """Predict every block.
 
     Attributes
@@ -47,84 +104,126 @@ class PredictStage(Stage):
     raw, polarity, checkpoint : str
         Paths of the image, of the array to write, and of the checkpoint.
     blocks : BlockGrid
+        Of the part that is predicted.
+    part : Part
+    windows : WindowGrid
+        Of the whole image.
     intensity : Intensity
     config : Config
     threads : int
-        Of each worker.
+        Of each worker; 0: what torch takes.
     """
 
     raw: str
     polarity: str
     checkpoint: str
     blocks: BlockGrid
+    part: Part
+    windows: WindowGrid
     intensity: Intensity
     config: Config = field(repr=False)
     threads: int
 
     name = "predict"
-
-    @property
-    def block_voxels(self) -> int:
-        return int(np.prod(self.blocks.block))
-
-    @property
-    def cost(self) -> int:  # type: ignore[override]
-        return self.block_voxels * 100
+    voxel_cost = 100
 
     def start(self) -> Any:
         import torch
 
+        from synpol.model.device import worker_device
         from synpol.training.checkpoint import load_trained
 
         if self.threads:
             torch.set_num_threads(self.threads)
         trained = load_trained(Path(self.checkpoint), self.config)
-        raw = open_image(self.raw, channels=0).array
+        raw = open_image(self.raw, channels=0)
         polarity = open_image(self.polarity, channels=3, mode="r+").array
-        weights = blending_weights(self.config.window, self.config.predict.blending)
-        return raw, polarity, weights, network_of(trained.model, self.config)
+        mask = self.config.predict.mask
+        device = worker_device(self.config)
+        network = network_of(trained.model, self.config, device)
+        batch = self.config.predict.batch_size
+        predictor = BlockPredictor(network, self.windows, batch, device, _log.warning)
+        return raw, polarity, None if mask is None else open_image(mask, channels=0), predictor
 
-    def process(self, index: Index, loaded: Any) -> None:
-        raw, polarity, weights, network = loaded
-        begin, end = self.blocks.bounds(index)
-        predict = self.config.predict
+    def read(self, index: Index, loaded: Any) -> BlockImage:
+        raw, _, mask, _ = loaded
+        begin, end = (
+            index_of(v + b for v, b in zip(voxel, self.part.begin, strict=True))
+            for voxel in self.blocks.bounds(index)
+        )
 
         def read(where: tuple[slice, slice, slice]) -> np.ndarray:
-            return self.intensity.apply(np.asarray(raw[where]), self.raw)
+            return self.intensity.apply(np.asarray(raw.array[where]), self.raw)
 
-        result = predict_block(
-            read,
-            network,
-            self.blocks.shape,
-            begin,
-            end,
-            window=self.config.window,
-            overlap=predict.overlap,
-            weights=weights,
-            batch_size=predict.batch_size,
-        )
-        polarity[(slice(None), *self.blocks.slices(index))] = result
+        wanted = None if mask is None else sample_mask(mask, raw, begin, end)
+        return read_block(self.windows, read, begin, end, wanted)
+
+    def compute(self, index: Index, loaded: Any, given: BlockImage) -> np.ndarray:
+        return loaded[3](given)
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
+        if result.any():
+            loaded[1][(slice(None), *self.blocks.slices(index))] = result
         write_record(self.folder, index, {})
 
 
-def network_of(model: Any, config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    """The network as a function of numpy windows (n, 1, z, y, x) to probabilities."""
+def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int]) -> np.ndarray:
+    """Which voxels of an image have their centre where a mask, of any voxel size, is not 0.
+
+    Returns
+    -------
+    (z, y, x) bool array of the shape ``end - begin``
+    """
+    places, known = [], []
+    for axis in range(3):
+        twice = 2 * np.arange(begin[axis], end[axis]) + 1  # half voxels, so that all is whole
+        world = 2 * (raw.offset[axis] - mask.offset[axis]) + twice * raw.voxel_size[axis]
+        place = world // (2 * mask.voxel_size[axis])
+        inside = (place >= 0) & (place < mask.shape_vx[axis])
+        places.append(place[inside])
+        known.append(np.flatnonzero(inside))
+    wanted = np.zeros([e - b for b, e in zip(begin, end, strict=True)], bool)
+    if all(len(p) for p in places):
+        region = tuple(slice(int(p[0]), int(p[-1]) + 1) for p in places)
+        there = np.asarray(mask.array[region]) != 0
+        wanted[np.ix_(*known)] = there[np.ix_(*(p - p[0] for p in places))]
+    return wanted
+
+
+def network_of(
+    model: Any, config: Config, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network as a function of windows (n, 1, z, y, x) to probabilities, on a device."""
     import torch
 
-    from synpol.model.device import autocast, choose_device, choose_dtype
+    from synpol.model.device import autocast, choose_dtype
 
-    device = choose_device(config.device)
     dtype = choose_dtype(config.train.precision, device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
+    if config.predict.compile:
+        model = torch.compile(model)
+    flips = [[2 + "zyx".index(a) for a in axes] for axes in flips_of(config)]
 
-    def network(windows: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), autocast(device, dtype):
-            given = torch.from_numpy(windows).to(device)
-            logits = model(given.contiguous(memory_format=torch.channels_last_3d)).float()
-            result = logits.softmax(1) if config.exclusive else logits.sigmoid()
-        return result.cpu().numpy()
+    def probabilities(windows: torch.Tensor) -> torch.Tensor:
+        with autocast(device, dtype):
+            logits = model(windows.contiguous(memory_format=torch.channels_last_3d)).float()
+        return logits.softmax(1) if config.exclusive else logits.sigmoid()
+
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        total = probabilities(windows)
+        for axes in flips:
+            total = total + probabilities(windows.flip(axes)).flip(axes)
+        return total / (1 + len(flips))
 
     return network
+
+
+def flips_of(config: Config) -> list[tuple[str, ...]]:
+    """Axes of the flipped copies that are predicted beside the image itself, each set once."""
+    if config.predict.flip_axes == "all":
+        return [axes for n in (1, 2, 3) for axes in itertools.combinations("zyx", n)]
+    given = [tuple(a for a in "zyx" if a in axes) for axes in config.predict.flip_axes]
+    return [axes for axes in dict.fromkeys(given) if axes]
 
 
 def predict_blockwise(
@@ -140,7 +239,7 @@ def predict_blockwise(
     Parameters
     ----------
     config : Config
-        Network, windows, blocks.
+        Network, windows, blocks, workers.
     raw : path or URL
         The image.
     output : path or URL
@@ -163,49 +262,165 @@ def predict_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    from synpol.model.device import choose_device, choose_dtype
-    from synpol.training.checkpoint import load_trained
-
-    source = open_image(raw, channels=0)
-    intensity = intensity_of(source, config.data.intensity_range)
-    check_float_range(source, intensity)
-    digest = load_trained(checkpoint, config).digest
-    workers = num_workers or config.workers.num_predict_workers
-    blocks = BlockGrid.of(source.shape_vx, config.predict.block_shape)
-    device = choose_device(config.device)
-    decided = hash_of(
-        {
-            "source": identity_of(source),
-            "checkpoint": digest,
-            "predict": config.predict.model_dump(mode="json", include={"overlap", "blending"}),
-            "window": config.window,
-            "block": blocks.block,
-            "dtype": str(choose_dtype(config.train.precision, device)),
-            "intensity": [intensity.scale, intensity.shift],
-            "code": VERSION,
-        }
-    )
-    work = work_folder(output, config.workers.work_dir)
-    check_writable(output)
-    check_writable(work)
-    with DriverLock(work, f"prediction of {source.path}") as lock:
-        wait_for_orphans(work)
-        folder = work / f"predict-{hash_of([decided, str(Path(output).resolve())])[:16]}"
-        polarity = _prepare(output, source, blocks, config, decided, folder, fresh)
-        stage = PredictStage(
-            folder,
-            blocks.grid,
-            source.path,
-            polarity.path,
-            str(checkpoint),
-            blocks,
-            intensity,
-            config,
-            max(1, (os.cpu_count() or 1) // workers) if device.type == "cpu" else 0,
-        )
-        Driver(work, lock, workers).run(stage)
+    job = PredictJob.of(config, raw, output, checkpoint, num_workers)
+    tqdm.write(job.border_cost(), file=sys.stderr)
+    with Driver(
+        job.work, f"prediction of {job.source.path}", job.workers, config.workers, job.gpus
+    ) as driver:
+        polarity = _prepare(output, job, fresh)
+        driver.run(job.stage(polarity.path))
         polarity.array.update_attributes({COMPLETE: True})
     return polarity
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """A prediction that has been checked and can be run.
+
+    Attributes
+    ----------
+    config : Config
+    source : Image
+    output : str
+    checkpoint : Path
+    intensity : Intensity
+    part : Part
+    blocks : BlockGrid
+    windows : WindowGrid
+    workers, gpus : int
+        How many workers, and GPUs of each that a cluster gives out.
+    digest : str
+        Hash of all that the result depends on.
+    work : Path
+        Work folder.
+    """
+
+    config: Config
+    source: Image
+    output: str
+    checkpoint: Path
+    intensity: Intensity
+    part: Part
+    blocks: BlockGrid
+    windows: WindowGrid
+    workers: int
+    gpus: int
+    digest: str
+    work: Path
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        raw: str,
+        output: str,
+        checkpoint: Path,
+        num_workers: int | None = None,
+    ) -> PredictJob:
+        """Check everything that can be checked before anything is written.
+
+        Raises
+        ------
+        InputError
+        """
+        from synpol.model.device import choose_device, choose_dtype
+        from synpol.training.checkpoint import load_trained
+
+        predict, settings = config.predict, config.workers
+        source = open_image(raw, channels=0)
+        intensity = intensity_of(source, config.data.intensity_range)
+        check_float_range(source, intensity)
+        part = Part.of(source, config)
+        mask = None
+        if predict.mask is not None:
+            mask = open_image(predict.mask, channels=0)
+            if mask.unit != source.unit:
+                raise InputError(
+                    f"predict.mask {mask.path} is in {mask.unit}, but {source.path} in "
+                    f"{source.unit}; give both in one unit"
+                )
+        digest = load_trained(checkpoint, config).digest
+        blocks = BlockGrid.of(part.shape, predict.block_shape)
+        remote_gpu = settings.executor != "local" and settings.gpus > 0
+        if remote_gpu:  # this machine need not have one
+            kind = f"cuda {config.train.precision}"
+        else:
+            device = choose_device(config.device)
+            kind = str(choose_dtype(config.train.precision, device))
+        work = work_folder(output, settings.work_dir)
+        check_writable(output)
+        check_writable(work)
+        options = {"overlap", "blending", "flip_axes", "roi"}
+        decided = hash_of(
+            {
+                "source": identity_of(source),
+                "mask": None if mask is None else identity_of(mask),
+                "checkpoint": digest,
+                "predict": predict.model_dump(mode="json", include=options),
+                "window": config.window,
+                "block": blocks.block,
+                "dtype": kind,
+                "intensity": [intensity.scale, intensity.shift],
+                "code": VERSION,
+            }
+        )
+        windows = WindowGrid.of(source.shape_vx, config.window, predict.overlap, predict.blending)
+        return cls(
+            config,
+            source,
+            str(output),
+            checkpoint,
+            intensity,
+            part,
+            blocks,
+            windows,
+            num_workers or settings.num_predict_workers,
+            settings.gpus if remote_gpu else 0,
+            decided,
+            work,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Of the records."""
+        place = str(Path(self.output).resolve())
+        return self.work / f"predict-{hash_of([self.digest, place])[:16]}"
+
+    def stage(self, polarity: str) -> PredictStage:
+        """The stage that writes an array."""
+        cores = self.config.workers.cores_of(self.workers)
+        return PredictStage(
+            self.folder,
+            self.blocks.grid,
+            self.source.path,
+            polarity,
+            str(self.checkpoint),
+            self.blocks,
+            self.part,
+            self.windows,
+            self.intensity,
+            self.config,
+            cores,
+        )
+
+    def border_cost(self) -> str:
+        """What it costs that neighbouring blocks share windows, and which blocks would halve it."""
+        once = self.windows.count_in(BlockGrid(self.part.shape, self.part.shape), self.part.begin)
+        extra = self.windows.count_in(self.blocks, self.part.begin) / once - 1
+        text = f"predict: {once} windows in {int(np.prod(self.blocks.grid))} blocks"
+        if extra <= 0:
+            return text
+        text += f", {100 * extra:.0f} % more than that since neighbouring blocks share some"
+        block = list(self.blocks.block)
+        while True:
+            choices = [a for a in range(3) if block[a] < self.part.shape[a]]
+            if not choices:
+                return text
+            axis = min(choices, key=lambda a: block[a] / self.windows.window[a])
+            block[axis] = min(2 * block[axis], self.part.shape[axis])
+            larger = BlockGrid(self.part.shape, index_of(block))
+            if self.windows.count_in(larger, self.part.begin) / once - 1 <= extra / 2:
+                return f"{text}; blocks of {tuple(block)} would halve that (predict.block_shape)"
 
 
 def check_float_range(source: Image, intensity: Intensity, samples: int = 64) -> None:
@@ -229,22 +444,15 @@ def check_float_range(source: Image, intensity: Intensity, samples: int = 64) ->
         intensity.apply(np.asarray(source.array[where]), source.path)
 
 
-def _prepare(
-    output: str,
-    source: Image,
-    blocks: BlockGrid,
-    config: Config,
-    digest: str,
-    folder: Path,
-    fresh: bool,
-) -> Image:
+def _prepare(output: str, job: PredictJob, fresh: bool) -> Image:
     path = join(output, "polarity", "s0")
+    blocks, source, config = job.blocks, job.source, job.config
     try:
         found = open_image(path, channels=3, mode="r+")
     except InputError:
         found = None
     if found is not None:
-        if found.array.attrs.get(HASH) == digest and not fresh:
+        if found.array.attrs.get(HASH) == job.digest and not fresh:
             return found
         if HASH not in found.array.attrs:
             raise InputError(
@@ -257,17 +465,18 @@ def _prepare(
         for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
     ]
     # what is done was done to an array that is not there any more
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    begin = zip(source.offset, job.part.begin, source.voxel_size, strict=True)
     return create_image(
         output,
         "polarity",
         shape=(3, *blocks.shape),
         dtype=np.uint8,
         voxel_size=source.voxel_size,
-        offset=source.offset,
+        offset=[o + b * v for o, b, v in begin],
         unit=source.unit,
         chunk_shape=(1, *chunks),
         shard_shape=(3, *blocks.block),
-        attributes={HASH: digest, COMPLETE: False, SETTINGS: {"exclusive": config.exclusive}},
+        attributes={HASH: job.digest, COMPLETE: False, SETTINGS: {"exclusive": config.exclusive}},
         overwrite=found is not None,
     )

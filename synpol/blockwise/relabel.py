@@ -13,13 +13,13 @@ from synpol.blockwise.geometry import BlockGrid, parent
 from synpol.blockwise.label import voxels_of
 from synpol.blockwise.number import NumberStage, read_links
 from synpol.blockwise.records import Index, read_record, write_record
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import VoxelStage
 
 VERSION = 2
 
 
 @dataclass(frozen=True)
-class RelabelStage(Stage):
+class RelabelStage(VoxelStage):
     """Write the instances of every block.
 
     Attributes
@@ -45,14 +45,7 @@ class RelabelStage(Stage):
     semantic: bool
 
     name = "relabel"
-
-    @property
-    def block_voxels(self) -> int:
-        return int(np.prod(self.blocks.block))
-
-    @property
-    def cost(self) -> int:  # type: ignore[override]
-        return self.block_voxels // 2
+    voxel_cost = 0.5
 
     def start(self) -> Any:
         from synpol.arrays import open_image
@@ -62,7 +55,7 @@ class RelabelStage(Stage):
             self.numbers.numbering(),
         )
 
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> np.ndarray | None:
         instances, numbering = loaded
         record = read_record(self.dilated, index)
         synapse, pre, post = (record[f"state.{kind}"] for kind in ("synapse", "pre", "post"))
@@ -80,7 +73,12 @@ class RelabelStage(Stage):
                 block.ravel()[voxels_of(runs)] = np.repeat(
                     label.astype(block.dtype)[runs["run.state"]], runs["run.length"]
                 )
-                instances[self.blocks.slices(index)] = block
+                return block
+        return None
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
+        if result is not None:
+            loaded[0][self.blocks.slices(index)] = result
         write_record(self.folder, index, {})
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:

@@ -15,14 +15,14 @@ import numpy as np
 
 from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import VoxelStage
 from synpol.decoding import nearest_voxels
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class RescaleStage(Stage):
+class RescaleStage(VoxelStage):
     """Write every block of the rescaled instances.
 
     Attributes
@@ -42,14 +42,6 @@ class RescaleStage(Stage):
 
     name = "rescale"
 
-    @property
-    def block_voxels(self) -> int:
-        return int(np.prod(self.blocks.block))
-
-    @property
-    def cost(self) -> int:  # type: ignore[override]
-        return self.block_voxels
-
     def start(self) -> Any:
         from synpol.arrays import open_image
 
@@ -59,13 +51,23 @@ class RescaleStage(Stage):
             [nearest_voxels(*sizes) for sizes in zip(self.shape, self.blocks.shape, strict=True)],
         )
 
-    def process(self, index: Index, loaded: Any) -> None:
-        instances, full, voxels = loaded
-        slices = self.blocks.slices(index)
-        taken = [v[s] for v, s in zip(voxels, slices, strict=True)]
-        region = np.asarray(full[tuple(slice(int(t[0]), int(t[-1]) + 1) for t in taken)])
-        if region.any():
-            instances[slices] = region[np.ix_(*(t - t[0] for t in taken))]
+    def _taken(self, index: Index, voxels: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Voxels of the full resolution that a block is made of, axis by axis."""
+        return [v[s] for v, s in zip(voxels, self.blocks.slices(index), strict=True)]
+
+    def read(self, index: Index, loaded: Any) -> np.ndarray:
+        _, full, voxels = loaded
+        taken = self._taken(index, voxels)
+        return np.asarray(full[tuple(slice(int(t[0]), int(t[-1]) + 1) for t in taken)])
+
+    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray | None:
+        if not given.any():
+            return None
+        return given[np.ix_(*(t - t[0] for t in self._taken(index, loaded[2])))]
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
+        if result is not None:
+            loaded[0][self.blocks.slices(index)] = result
         write_record(self.folder, index, {})
 
 

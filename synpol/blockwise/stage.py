@@ -1,10 +1,8 @@
-"""What a blockwise stage is, and how one is run.
+"""What a blockwise stage is.
 
-A stage is a grid of blocks and a function of one block that writes that block's record. Each stage
-is one daisy run with no edges to others. Its blocks are cells of the grid: daisy hands out
-indices, the stage knows the voxels. The records say which blocks are done; daisy is told to
-skip those, and when it returns the records are looked at again: a stage has succeeded when every
-record is there, whatever anybody reported.
+A stage is a grid of blocks and three functions of one block: read what it needs, compute, write the
+result and then the block's record. The records say which blocks are done: a stage has succeeded
+when every record is there, whatever anybody reported.
 
 A block may run twice at once (an orphan of a killed driver, a node cut off from the network), so
 each writes one region and one record, both by content alone.
@@ -12,31 +10,22 @@ each writes one region and one record, both by content alone.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import itertools
-import sys
+import threading
 import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
-from synpol.blockwise.geometry import index_of
-from synpol.blockwise.records import Index, done_mask, write_whole
-from synpol.errors import InputError
-from synpol.lock import DriverLock, end_with_driver
+from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.records import Index, done_mask, write_record
 
-#: below this much work a stage runs in the driver: workers would take longer to start
-DRIVER_VOXELS = 2**27
-ATTEMPTS = 3
-#: file in a stage's folder: what a worker found wrong with the input
-REFUSED = "refused.txt"
+#: blocks that a process has in hand at once: one is computed while the other is read or written
+LANES = 2
 
 
 @dataclass(frozen=True)
@@ -55,9 +44,14 @@ class Stage(ABC):
     grid: Index
 
     #: shown to people
-    name = "stage"
-    #: what `process` costs, in voxels that could be labelled instead; decides where the stage runs
-    cost = 1
+    name: ClassVar[str] = "stage"
+    #: what a block costs, in voxels that could be labelled instead
+    job_cost: ClassVar[int] = 1
+
+    @property
+    def cost(self) -> int:
+        """What a block costs, in voxels that could be labelled instead; decides where it runs."""
+        return self.job_cost
 
     @property
     def block_voxels(self) -> int:
@@ -65,259 +59,89 @@ class Stage(ABC):
         return 0
 
     def start(self) -> Any:
-        """What a worker loads once; handed to every `process`."""
+        """What a process loads once; handed to the functions of a block."""
+        return None
+
+    def read(self, index: Index, loaded: Any) -> Any:
+        """Read what `compute` needs; runs beside the computing of another block."""
         return None
 
     @abstractmethod
-    def process(self, index: Index, loaded: Any) -> None:
-        """Do one block and write its record last."""
+    def compute(self, index: Index, loaded: Any, given: Any) -> Any:
+        """Make the result of a block from what was read; one block at a time in a process."""
+
+    def write(self, index: Index, loaded: Any, result: Any) -> None:
+        """Write the result, and the record last; by default the result is the record."""
+        write_record(self.folder, index, result)
 
     def done(self) -> np.ndarray:
         """Which blocks are done; bool, of the shape of the grid."""
         return done_mask(self.folder, self.grid)
 
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return int(np.prod(self.grid))
+
+
+class VoxelStage(Stage):
+    """A step over the blocks of a volume; what a block costs grows with its voxels."""
+
+    blocks: BlockGrid
+    #: what a voxel costs, compared with labelling it
+    voxel_cost: ClassVar[float] = 1
+
+    @property
+    def block_voxels(self) -> int:
+        return int(np.prod(self.blocks.block))
+
+    @property
+    def cost(self) -> int:
+        return int(self.block_voxels * self.voxel_cost)
+
 
 @dataclass(frozen=True)
-class Driver:
-    """Who runs stages: holds the lock of the work folder.
+class BlockTime:
+    """Where the time of one block went, in seconds.
 
     Attributes
     ----------
-    work_dir : Path
-        Shared by all workers.
-    lock : DriverLock
-    num_workers : int
-        Processes at most; 1 is the driver itself, without any start-up.
+    index : (int, int, int)
+    total : float
+        From the first read to the record, less the wait for another block that was computed.
+    computing : float
+    idle : float
+        Nothing was computed in this process before this block was: it waited for data.
     """
 
-    work_dir: Path
-    lock: DriverLock
-    num_workers: int
+    index: Index
+    total: float
+    computing: float
+    idle: float
 
-    def run(self, stage: Stage) -> int:
-        """Do the blocks of a stage that are not done yet.
 
-        Returns
-        -------
-        int
-            How many blocks it had to do.
+class Turn:
+    """Lets one block be computed at a time in a process, and sees when none is."""
 
-        Raises
-        ------
-        InputError
-            A block found that the input cannot be used.
-        RuntimeError
-            Blocks are missing after `ATTEMPTS` attempts each; names them and the first error.
-        """
-        done = stage.done()
-        todo = int(done.size - done.sum())
-        if todo == 0:
-            return 0
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free_since = time.monotonic()
+
+    def run(self, stage: Stage, index: Index, loaded: Any) -> BlockTime:
+        """Do one block."""
         started = time.monotonic()
-        (stage.folder / REFUSED).unlink(missing_ok=True)
-        small = todo == 1 or todo * stage.cost <= DRIVER_VOXELS
-        if small or self.num_workers == 1:
-            error = self._in_driver(stage, done)
-        else:
-            error = self._by_workers(stage, done)
-        missing = np.argwhere(~stage.done())
-        if len(missing):
-            raise _failure(stage, missing, error, self.work_dir)
-        tqdm.write(
-            f"{stage.name}: {todo} blocks in {time.monotonic() - started:.1f} s", file=sys.stderr
-        )
-        return todo
-
-    def _in_driver(self, stage: Stage, done: np.ndarray) -> str | None:
-        loaded = stage.start()
-        blocks = [index_of(index) for index in np.argwhere(~done)]
-        first_error = None
-        for index in tqdm(blocks, desc=stage.name, unit="block", disable=len(blocks) < 8, **_BAR):
-            for _ in range(ATTEMPTS):
-                try:
-                    stage.process(index, loaded)
-                    break
-                except InputError:
-                    raise
-                except Exception:
-                    first_error = first_error or traceback.format_exc()
-        return first_error
-
-    def _by_workers(self, stage: Stage, done: np.ndarray) -> str | None:
-        import daisy.v2 as daisy
-
-        cell = daisy.Roi((0, 0, 0), (1, 1, 1))
-        logs = self.work_dir / "logs"
-        written = {path: path.stat().st_size for path in logs.rglob("*.err")}
-        task = daisy.Task(
-            stage.name,
-            daisy.Roi((0, 0, 0), stage.grid),
-            cell,
-            cell,
-            worker_function(stage, self.work_dir, self.lock.run),
-            read_write_conflict=False,
-            fit="shrink",
-            max_workers=min(self.num_workers, int(done.size - done.sum())),
-            max_retries=ATTEMPTS - 1,
-            timeout=float("inf"),
-            skip_mask=done,
-        )
-        try:
-            with _quiet(logs):
-                states = daisy.run_blockwise(
-                    task,
-                    return_states=True,
-                    progress=_Progress(stage, int(done.sum())),
-                    summary=False,
-                    host="127.0.0.1",
-                    block_tracking=False,
-                )
-        except RuntimeError as error:  # the restarts of workers are used up
-            return str(error)
-        state = states[stage.name]
-        return state.first_worker_error or state.last_worker_error or _new_log(logs, written)
-
-
-_BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
-
-
-@contextlib.contextmanager
-def _quiet(logs: Path) -> Iterator[None]:
-    """Keep what workers print in their log files."""
-    from daisy import logging as daisy_logging
-
-    mode, folder = daisy_logging.get_log_mode(), daisy_logging.get_log_basedir()
-    daisy_logging.set_log_mode("file")
-    daisy_logging.set_log_basedir(logs)
-    try:
-        yield
-    finally:
-        daisy_logging.set_log_mode(mode)
-        daisy_logging.set_log_basedir(folder)
-
-
-def worker_function(stage: Stage, work_dir: Path, run: str) -> Callable[[], None]:
-    """The function that daisy calls once a worker process; it takes blocks until there are none."""
-
-    def work() -> None:
-        run_worker(stage, work_dir, run)
-
-    return work
-
-
-def run_worker(stage: Stage, work_dir: Path, run: str) -> None:
-    """Take blocks from daisy and do them until there are none.
-
-    A block that fails is reported and the worker goes on; a connection that fails ends it. Input
-    that cannot be used ends the whole stage. The worker ends within seconds of its driver's end.
-    """
-    import daisy.v2 as daisy
-
-    end_with_driver(work_dir, run)
-    refused = stage.folder / REFUSED
-    with working(work_dir):
-        try:
-            loaded = stage.start()
-        except InputError as error:
-            write_whole(refused, str(error).encode())
-        client = daisy.Client()
-        while True:
-            acquired = False
+        given = stage.read(index, loaded)
+        arrived = time.monotonic()
+        with self._lock:
+            begun = time.monotonic()
+            idle = begun - self._free_since
             try:
-                with client.acquire_block() as block:
-                    acquired = True
-                    if block is None:
-                        return
-                    try:
-                        if not refused.exists():
-                            stage.process(index_of(block.write_roi.begin), loaded)
-                    except InputError as error:
-                        # no retry can mend it; without a record the block does not count as done
-                        write_whole(refused, str(error).encode())
-            except Exception:
-                if not acquired:
-                    raise
-
-
-@contextlib.contextmanager
-def working(work_dir: Path) -> Iterator[None]:
-    """Held by every worker, so that the next driver can wait for orphans of the last one."""
-    with open(work_dir / "workers.lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
-
-
-def wait_for_orphans(work_dir: Path, patience: float = 60.0) -> None:
-    """Wait until no worker of an earlier driver is left in a work folder.
-
-    Raises
-    ------
-    RuntimeError
-        After `patience` seconds.
-    """
-    with open(work_dir / "workers.lock", "a") as file:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"workers of an earlier run still work in {work_dir}; end them first"
-                    ) from None
-                time.sleep(0.1)
-
-
-class _Progress:
-    """daisy's progress as one bar in blocks, with what that means in voxels."""
-
-    def __init__(self, stage: Stage, skipped: int) -> None:
-        self.stage = stage
-        self.skipped = skipped
-        self.started = time.monotonic()
-
-    def on_start(self, states: Any) -> None:
-        total = int(np.prod(self.stage.grid))
-        self.bar = tqdm(
-            total=total, initial=self.skipped, desc=self.stage.name, unit="block", **_BAR
-        )
-
-    def on_progress(self, states: Any) -> None:
-        state = states[self.stage.name]
-        self.bar.update(state.completed_count - self.bar.n)
-        rate = (self.bar.n - self.skipped) / (time.monotonic() - self.started)
-        voxels = rate * self.stage.block_voxels / 1e6
-        said = [f"{voxels:.1f} Mvoxel/s"] if voxels else []
-        said += [f"{state.failed_count} failed"] if state.failed_count else []
-        self.bar.set_postfix_str(", ".join(said))
-
-    def on_finish(self, states: Any) -> None:
-        self.on_progress(states)
-        self.bar.close()
-
-
-def _new_log(folder: Path, written: dict[Path, int]) -> str | None:
-    """What a worker has written to its log since it had these sizes."""
-    for path in sorted(folder.rglob("*.err")):
-        text = path.read_bytes()[written.get(path, 0) :].decode(errors="replace").strip()
-        if text:
-            return "\n".join(text.splitlines()[-30:])
-    return None
-
-
-def _failure(
-    stage: Stage, missing: np.ndarray, error: str | None, work_dir: Path
-) -> InputError | RuntimeError:
-    refused = stage.folder / REFUSED
-    if refused.exists():
-        return InputError(refused.read_text())
-    shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
-    return RuntimeError(
-        f"{stage.name}: {len(missing)} of {int(np.prod(stage.grid))} blocks failed (block index "
-        f"{shown}{', ...' if len(missing) > 5 else ''}); what is done is kept, run the same "
-        f"command again to go on. Logs: {work_dir / 'logs'}. First error:\n{error or 'none seen'}"
-    )
+                result = stage.compute(index, loaded, given)
+            finally:
+                ended = self._free_since = time.monotonic()
+        stage.write(index, loaded, result)
+        total = time.monotonic() - started - (begun - arrived)
+        return BlockTime(index, total, ended - begun, idle)
 
 
 def blocks_of(grid: Index) -> Iterator[Index]:

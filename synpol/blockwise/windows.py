@@ -7,23 +7,31 @@ up in the grid's C order. So a voxel's probability does not depend on the block 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-Blending = Literal["bump", "gaussian", "constant"]
+from synpol.blockwise.geometry import BlockGrid, index_of
+from synpol.blockwise.records import Index
+
+if TYPE_CHECKING:
+    import torch
+
+Blending = Literal["bump", "gaussian", "constant", "crop"]
 
 
-def window_starts(length: int, window: int, overlap: float) -> list[int]:
+def window_starts(length: int, window: int, step: int) -> list[int]:
     """First voxels of the windows along an axis.
 
     Parameters
     ----------
     length, window : int
         Voxels of the volume and of a window.
-    overlap : float
-        Of neighbours, as a fraction of a window.
+    step : int
+        Voxels from one window to the next.
 
     Returns
     -------
@@ -33,124 +41,284 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
 
     Examples
     --------
-    >>> window_starts(40, 16, 0.5)
+    >>> window_starts(40, 16, 8)
     [0, 8, 16, 24]
-    >>> window_starts(41, 16, 0.5)
+    >>> window_starts(41, 16, 8)
     [0, 8, 16, 24, 25]
     """
     if length <= window:
         return [0]
-    step = max(1, round(window * (1 - overlap)))
     starts = list(range(0, length - window + 1, step))
     if starts[-1] != length - window:
         starts.append(length - window)
     return starts
 
 
-def windows_of_block(
-    shape: Sequence[int],
-    window: Sequence[int],
-    overlap: float,
-    begin: Sequence[int],
-    end: Sequence[int],
-) -> list[tuple[int, int, int]]:
-    """First voxels of the windows that reach into a block, in C order of the volume's grid."""
-    axes = [
-        [s for s in window_starts(n, w, overlap) if s < e and s + w > b]
-        for n, w, b, e in zip(shape, window, begin, end, strict=True)
-    ]
-    z, y, x = axes
-    return list(itertools.product(z, y, x))
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows of a volume.
 
-
-def blending_weights(window: Sequence[int], kind: Blending) -> np.ndarray:
-    """Weight of each voxel of a window.
-
-    Parameters
+    Attributes
     ----------
-    window : 3 ints
-    kind : {"bump", "gaussian", "constant"}
-        ``bump`` is that of Lee et al., arXiv:1706.00120 (exponent 1.5), ``gaussian`` has a standard
-        deviation of 0.2 half windows; both have a floor of 1e-4, as in PyTorch Connectomics.
-
-    Returns
-    -------
-    (z, y, x) float32
+    shape : (int, int, int)
+        Of the volume, voxels z, y, x.
+    window : (int, int, int)
+        Voxels the network sees at once.
+    step, margin : (int, int, int)
+        Voxels from one window to the next, and voxels at each end of a window whose result does
+        not count. Where a window reaches beyond the volume, the image is reflected.
+    blending : {"bump", "gaussian", "constant", "crop"}
+        Weight of a voxel within its window.
     """
-    if kind == "constant":
-        return np.ones(tuple(window), np.float32)
-    if kind == "bump":
-        place = [np.arange(1, n + 1) / (n + 1) for n in window]
-        cost = [(p * (1 - p)) ** -1.5 for p in place]
-    else:
-        cost = [np.linspace(-1, 1, n) ** 2 / (2 * 0.2**2) for n in window]
-    total = cost[0][:, None, None] + cost[1][:, None] + cost[2]
-    if kind == "bump":
-        total -= total.min()
-    return (1e-4 + np.exp(-total)).astype(np.float32)
+
+    shape: Index
+    window: Index
+    step: Index
+    margin: Index
+    blending: Blending
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], window: Sequence[int], overlap: float, blending: Blending
+    ) -> WindowGrid:
+        """Lay windows out that overlap by a fraction of their size.
+
+        With ``crop`` half of the overlap at each side of a window is not used, so every voxel is
+        decided by one window that sees its surroundings; with the others all that cover it vote.
+        """
+        margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
+        if blending == "crop":
+            step = [w - 2 * m for w, m in zip(window, margin, strict=True)]
+        else:
+            step = [max(1, round(w * (1 - overlap))) for w in window]
+        return cls(index_of(shape), index_of(window), index_of(step), index_of(margin), blending)
+
+    @cached_property
+    def starts(self) -> tuple[list[int], list[int], list[int]]:
+        """First voxels of the windows along z, y, x; below zero where one reaches out."""
+        axes = zip(self.shape, self.window, self.step, self.margin, strict=True)
+        z, y, x = ([s - m for s in window_starts(n + 2 * m, w, d)] for n, w, d, m in axes)
+        return z, y, x
+
+    def of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[Index]:
+        """First voxels of the windows that decide about a block, in C order of the grid."""
+        return list(itertools.product(*self._of_block(begin, end)))  # type: ignore[arg-type]
+
+    def _of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[list[int]]:
+        axes = zip(self.starts, self.window, self.margin, begin, end, strict=True)
+        return [[s for s in of if s + m < e and s + w - m > b] for of, w, m, b, e in axes]
+
+    @property
+    def count(self) -> int:
+        """Windows of the whole volume."""
+        return int(np.prod([len(s) for s in self.starts]))
+
+    def count_in(self, blocks: BlockGrid, offset: Sequence[int] = (0, 0, 0)) -> int:
+        """Windows that all blocks compute together: those at borders count more than once.
+
+        Parameters
+        ----------
+        blocks : BlockGrid
+        offset : 3 ints
+            First voxel of the blocks in the volume.
+        """
+        total = 1
+        for axis, parts in enumerate(blocks.grid):
+            along = 0
+            for part in range(parts):
+                index = [0, 0, 0]
+                index[axis] = part
+                begin, end = blocks.bounds(index_of(index))
+                shifted = [[a + o for a, o in zip(p, offset, strict=True)] for p in (begin, end)]
+                along += len(self._of_block(*shifted)[axis])
+            total *= along
+        return total
+
+    def weights(self) -> np.ndarray:
+        """Weight of each voxel of a window.
+
+        Returns
+        -------
+        (z, y, x) float32
+            ``bump`` is that of Lee et al., arXiv:1706.00120 (exponent 1.5), ``gaussian`` has a
+            standard deviation of 0.2 half windows; both have a floor of 1e-4, as in PyTorch
+            Connectomics. ``crop`` is 1 inside the margin.
+        """
+        if self.blending in ("constant", "crop"):
+            inner = tuple(slice(m, w - m) for m, w in zip(self.margin, self.window, strict=True))
+            weights = np.zeros(self.window, np.float32)
+            weights[inner] = 1
+            return weights
+        if self.blending == "bump":
+            place = [np.arange(1, n + 1) / (n + 1) for n in self.window]
+            cost = [(p * (1 - p)) ** -1.5 for p in place]
+        else:
+            cost = [np.linspace(-1, 1, n) ** 2 / (2 * 0.2**2) for n in self.window]
+        total = cost[0][:, None, None] + cost[1][:, None] + cost[2]
+        if self.blending == "bump":
+            total -= total.min()
+        return (1e-4 + np.exp(-total)).astype(np.float32)
 
 
-def predict_block(
+@dataclass(frozen=True)
+class BlockImage:
+    """What the prediction of one block needs to see.
+
+    Attributes
+    ----------
+    begin, end : (int, int, int)
+        Of the block, voxels of the volume.
+    low : (int, int, int)
+        First voxel of `image` in the volume; below zero where it was reflected.
+    image : (z, y, x) float32
+        Normalised; empty where no window is left.
+    seen, skipped : list of (int, int, int)
+        First voxels of the windows that the network gets, and of those that count as zero: the
+        image is constant there, or the mask is empty.
+    mask : (z, y, x) bool or None
+        Voxels of the block that are wanted.
+    """
+
+    begin: Index
+    end: Index
+    low: Index
+    image: np.ndarray
+    seen: list[Index]
+    skipped: list[Index]
+    mask: np.ndarray | None
+
+
+def read_block(
+    grid: WindowGrid,
     read: Callable[[tuple[slice, slice, slice]], np.ndarray],
-    network: Callable[[np.ndarray], np.ndarray],
-    shape: Sequence[int],
-    begin: Sequence[int],
-    end: Sequence[int],
-    *,
-    window: Sequence[int],
-    overlap: float,
-    weights: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Probabilities of one block.
+    begin: Index,
+    end: Index,
+    mask: np.ndarray | None = None,
+) -> BlockImage:
+    """Read the image of one block with what its windows see around it.
 
     Parameters
     ----------
+    grid : WindowGrid
     read : callable
         Returns the normalised image of some slices of the volume; float32 (z, y, x).
-    network : callable
-        Probabilities (n, 3, z, y, x) of windows (n, 1, z, y, x).
-    shape : 3 ints
-        Of the volume, voxels.
-    begin, end : 3 ints
-        Of the block, voxels.
-    window, overlap, weights, batch_size
-        See `window_starts` and `blending_weights`.
-
-    Returns
-    -------
-    (3, z, y, x) uint8
-        0..255 for 0..1. A window over a constant image counts as all zero; the network does not
-        see it.
+    begin, end : (int, int, int)
+        Of the block, voxels of the volume.
+    mask : (z, y, x) bool array, optional
+        Voxels of the block that are wanted; the others are zero in the result.
     """
-    starts = windows_of_block(shape, window, overlap, begin, end)
+    starts = grid.of_block(begin, end)
     low = np.min(starts, axis=0)
-    high = np.minimum(np.max(starts, axis=0) + np.array(window), shape)
-    z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    image = read((z, y, x))
-    size = [e - b for b, e in zip(begin, end, strict=True)]
-    if image.min() == image.max():
-        return np.zeros((3, *size), np.uint8)
-    missing = [max(0, w - n) for w, n in zip(window, shape, strict=True)]
-    if any(missing):
-        image = np.pad(image, [(0, m) for m in missing], mode="reflect")
-    total = np.zeros((3, *size), np.float32)
-    weight = np.zeros(size, np.float32)
-    seen = []
+    high = np.max(starts, axis=0) + np.array(grid.window)
+    nothing = np.zeros((0, 0, 0), np.float32)
+    if mask is not None and not mask.any():
+        return BlockImage(begin, end, index_of(low), nothing, [], starts, mask)
+    inside = [
+        slice(max(0, int(a)), min(int(b), n)) for a, b, n in zip(low, high, grid.shape, strict=True)
+    ]
+    image = read((inside[0], inside[1], inside[2]))
+    beyond = [
+        (s.start - int(a), int(b) - s.stop) for s, a, b in zip(inside, low, high, strict=True)
+    ]
+    if any(map(any, beyond)):
+        image = np.pad(image, beyond, mode="reflect")
+    seen: list[Index] = []
+    skipped: list[Index] = []
     for start in starts:
-        patch = image[_box(np.array(start) - low, window)]
-        if patch.min() != patch.max():
-            seen.append(start)
-            continue
-        here, there = _meeting(start, window, begin, end)
-        weight[here] += weights[there]
-    for batch in _batches(seen, batch_size):
-        patches = np.stack([image[_box(np.array(s) - low, window)] for s in batch])
-        for start, probability in zip(batch, network(patches[:, None]), strict=True):
-            here, there = _meeting(start, window, begin, end)
-            total[:, *here] += probability[:, *there] * weights[there]
-            weight[here] += weights[there]
-    return np.floor(total / weight * 255 + 0.5).astype(np.uint8)
+        patch = image[_box(np.array(start) - low, grid.window)]
+        here, _ = _meeting(grid, start, begin, end)
+        wanted = mask is None or mask[here].any()
+        (seen if wanted and patch.min() != patch.max() else skipped).append(start)
+    return BlockImage(begin, end, index_of(low), image, seen, skipped, mask)
+
+
+class BlockPredictor:
+    """Runs a network over the windows of one block after the other.
+
+    Parameters
+    ----------
+    network : callable
+        Probabilities (n, 3, z, y, x) of windows (n, 1, z, y, x); float32 tensors on `device`.
+    grid : WindowGrid
+    batch_size : int
+        Windows the network gets at once. Halved for good when memory does not suffice.
+    device : torch.device or str
+    say : callable
+        Gets a line of text when `batch_size` had to be halved.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        grid: WindowGrid,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        say: Callable[[str], object] = print,
+    ) -> None:
+        import torch
+
+        self.network, self.grid, self.batch_size, self.say = network, grid, batch_size, say
+        self.device = torch.device(device)
+        self.weights = torch.from_numpy(grid.weights()).to(self.device)
+
+    def __call__(self, block: BlockImage) -> np.ndarray:
+        """Probabilities of a block.
+
+        Returns
+        -------
+        (3, z, y, x) uint8
+            0..255 for 0..1.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            Not even one window at a time fits.
+        """
+        import torch
+
+        size = [e - b for b, e in zip(block.begin, block.end, strict=True)]
+        if not block.seen:
+            return np.zeros((3, *size), np.uint8)
+        with torch.inference_mode():
+            image = torch.from_numpy(block.image).to(self.device)
+            total = torch.zeros((3, *size), device=self.device)
+            weight = torch.zeros(size, device=self.device)
+            for start in block.skipped:
+                here, there = _meeting(self.grid, start, block.begin, block.end)
+                weight[here] += self.weights[there]
+            done = 0
+            while done < len(block.seen):
+                batch = block.seen[done : done + self.batch_size]
+                patches = [image[_box(np.subtract(s, block.low), self.grid.window)] for s in batch]
+                try:
+                    found = self.network(torch.stack(patches)[:, None])
+                except RuntimeError as error:
+                    if not self._halved(error):
+                        raise
+                    continue
+                for start, probability in zip(batch, found, strict=True):
+                    here, there = _meeting(self.grid, start, block.begin, block.end)
+                    total[:, *here] += probability[:, *there] * self.weights[there]
+                    weight[here] += self.weights[there]
+                done += len(batch)
+            result = (total / weight * 255 + 0.5).floor_().to(torch.uint8).cpu().numpy()
+        return result if block.mask is None else result * block.mask
+
+    def _halved(self, error: RuntimeError) -> bool:
+        """Whether an error is one that fewer windows at a time may mend."""
+        import torch
+
+        out = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not out or self.batch_size == 1:
+            return False
+        self.batch_size //= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(
+            f"memory does not suffice for {self.batch_size * 2} windows at a time; going on with "
+            f"{self.batch_size} (predict.batch_size)"
+        )
+        return True
 
 
 def _box(begin: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
@@ -158,17 +326,11 @@ def _box(begin: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray) ->
 
 
 def _meeting(
-    start: Sequence[int], window: Sequence[int], begin: Sequence[int], end: Sequence[int]
+    grid: WindowGrid, start: Index, begin: Index, end: Index
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a window and a block meet: slices of the block, and of the window."""
-    inside = [max(s, b) for s, b in zip(start, begin, strict=True)]
-    until = [min(s + w, e) for s, w, e in zip(start, window, end, strict=True)]
+    """Where the part of a window that counts meets a block: slices of block and of window."""
+    axes = list(zip(start, grid.window, grid.margin, begin, end, strict=True))
+    inside = [max(s + m, b) for s, _, m, b, _ in axes]
+    until = [min(s + w - m, e) for s, w, m, _, e in axes]
     extent = np.array(until) - inside
-    return _box(np.array(inside) - begin, extent), _box(np.array(inside) - start, extent)
-
-
-def _batches(
-    starts: Sequence[tuple[int, int, int]], size: int
-) -> Iterator[Sequence[tuple[int, int, int]]]:
-    for first in range(0, len(starts), size):
-        yield starts[first : first + size]
+    return _box(np.subtract(inside, begin), extent), _box(np.subtract(inside, start), extent)

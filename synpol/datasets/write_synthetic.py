@@ -21,14 +21,14 @@ from synpol.arrays import (
     open_image,
 )
 from synpol.blockwise.decode import hash_of
+from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import Index, read_record, write_record
-from synpol.blockwise.stage import Driver, Stage, blocks_of
+from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
 from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import SyntheticVolume
 from synpol.errors import InputError
-from synpol.lock import DriverLock
 
 VERSION = 2
 BLOCK = (40, 320, 320)
@@ -52,16 +52,19 @@ class SynthesiseStage(Stage):
     blocks: BlockGrid
 
     name = "synthesise"
-    cost = 2**24
+    job_cost = 2**24
 
     def start(self) -> Any:
         raw = open_image(join(self.container, "raw"), mode="r+").array
         return raw, zarr.open_array(self.labels, mode="r+")
 
-    def process(self, index: Index, loaded: Any) -> None:
+    def compute(self, index: Index, loaded: Any, given: Any) -> tuple[np.ndarray, np.ndarray]:
         begin, end = self.blocks.bounds(index)
         size = tuple(e - b for b, e in zip(begin, end, strict=True))
-        raw, labels = self.volume.region(begin, size)  # type: ignore[arg-type]
+        return self.volume.region(begin, size)  # type: ignore[arg-type]
+
+    def write(self, index: Index, loaded: Any, result: tuple[np.ndarray, np.ndarray]) -> None:
+        raw, labels = result
         slices = self.blocks.slices(index)
         loaded[0][slices], loaded[1][slices] = raw, labels
         present, voxels = np.unique(labels[labels > 0], return_counts=True)
@@ -79,7 +82,7 @@ class NumberLabelsStage(Stage):
     min_side_voxels: int
 
     name = "number labels"
-    cost = 2**20
+    job_cost = 2**20
 
     def start(self) -> Any:
         records = [read_record(self.made, index) for index in blocks_of(self.grid)]
@@ -95,17 +98,21 @@ class NumberLabelsStage(Stage):
         truth = open_image(join(self.container, "truth"), mode="r+").array
         return kept, zarr.open_array(self.labels, mode="r"), truth
 
-    def process(self, index: Index, loaded: Any) -> None:
-        kept, made, truth = loaded
-        slices = self.blocks.slices(index)
-        labels = np.asarray(made[slices])
+    def read(self, index: Index, loaded: Any) -> np.ndarray:
+        return np.asarray(loaded[1][self.blocks.slices(index)])
+
+    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray:
+        kept, labels = loaded[0], given
         one = np.uint64(1)
         synapse = (labels + one) >> one
         number = np.searchsorted(kept, synapse)
         inside = (labels > 0) & (number < len(kept))
         inside[inside] = kept[number[inside]] == synapse[inside]
         dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
-        truth[slices] = np.where(inside, dense, np.uint64(0))
+        return np.where(inside, dense, np.uint64(0))
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
+        loaded[2][self.blocks.slices(index)] = result
         write_record(self.folder, index, {})
 
 
@@ -127,7 +134,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     check_writable(dataset.output)
     work = Path(f"{dataset.output}.work")
     blocks = BlockGrid.of(dataset.shape, BLOCK)
-    with DriverLock(work, f"making of {dataset.output}") as lock:
+    with Driver(work, f"making of {dataset.output}", num_workers) as driver:
         folder = work / f"synthetic-{digest[:16]}"
         labels = folder / "labels"
         if not _begun(dataset.output, digest) or not (labels / "zarr.json").exists():
@@ -151,7 +158,6 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                     attributes={HASH: digest, COMPLETE: False},
                     overwrite=True,
                 )
-        driver = Driver(work, lock, num_workers)
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
         make = SynthesiseStage(
             folder / "make", blocks.grid, dataset.output, str(labels), volume, blocks

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
+import fcntl
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal
 
 import torch
 
 from synpol.errors import InputError
+
+if TYPE_CHECKING:
+    from synpol.config import Config
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -34,6 +42,54 @@ def choose_device(name: str) -> torch.device:
             "use `device: auto`"
         )
     return device
+
+
+def worker_device(config: Config) -> torch.device:
+    """The device of one of several processes on a machine: each takes a free GPU of its own.
+
+    Raises
+    ------
+    InputError
+        The device is not there, or a cluster was to give this process a GPU and did not.
+    """
+    device = choose_device(config.device)
+    workers = config.workers
+    if device.type == "cpu" and workers.executor != "local" and workers.gpus:
+        raise InputError(
+            f"workers.gpus is {workers.gpus}, but torch sees no CUDA device on "
+            f"{os.uname().nodename}; ask the cluster for one (workers.queue, workers.options), or "
+            "say workers.gpus=0 to predict on the CPU"
+        )
+    if device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device("cuda", _free_gpu())
+
+
+#: open lock files of GPUs, kept for the life of the process
+_taken: list[IO[str]] = []
+
+
+def _free_gpu() -> int:
+    """Index of a GPU that no other synpol process of this user holds; it is held from now on.
+
+    `CUDA_VISIBLE_DEVICES` decides which there are. Where none is free one is shared.
+    """
+    folder = Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    count = torch.cuda.device_count()
+    for index in range(count):
+        name = str(torch.cuda.get_device_properties(index).uuid)
+        file = open(folder / name, "a")  # noqa: SIM115 held on purpose
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _taken.append(file)
+        return index
+    shared = os.getpid() % count
+    logging.getLogger(__name__).warning("no GPU is free; cuda:%d is shared", shared)
+    return shared
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

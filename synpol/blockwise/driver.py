@@ -1,0 +1,415 @@
+"""The driver: runs stages one after the other, in its own process or by workers.
+
+Each stage is one daisy run with no edges to others. Its blocks are cells of the grid: daisy hands
+out indices, the stage knows the voxels. daisy is told to skip blocks that have their record, and
+when it returns the records are looked at again: a stage has succeeded when every record is there,
+whatever anybody reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from synpol.blockwise.geometry import index_of
+from synpol.blockwise.records import write_whole
+from synpol.blockwise.stage import LANES, Stage, Turn
+from synpol.blockwise.worker import REFUSED, append_time
+from synpol.errors import InputError
+from synpol.lock import DriverLock
+
+if TYPE_CHECKING:
+    from synpol.blockwise.workers import WorkerPool
+    from synpol.config import Workers
+
+#: below this much work a stage runs in the driver: workers would take longer to start
+DRIVER_VOXELS = 2**27
+#: the same once workers are there
+DRIVER_VOXELS_WITH_WORKERS = 2**25
+ATTEMPTS = 3
+#: seconds for which orphans of an earlier run are waited for
+PATIENCE = 60.0
+
+
+class Driver:
+    """Runs stages; holds the lock of the work folder and the workers.
+
+    Parameters
+    ----------
+    work_dir : Path
+        Shared by all workers: lock, records, logs, status.
+    what : str
+        What this driver does, for people.
+    num_workers : int
+        Workers at most; a single one on this machine is the driver itself.
+    settings : Workers, optional
+        Where and with what workers run; by default on this machine.
+    gpus : int
+        Of each worker, where a cluster gives them out.
+
+    Raises
+    ------
+    InputError
+        Another driver works in this folder.
+    RuntimeError
+        Workers of an earlier driver do not end.
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        what: str,
+        num_workers: int = 1,
+        settings: Workers | None = None,
+        gpus: int = 0,
+    ) -> None:
+        self.work_dir, self.num_workers = work_dir, num_workers
+        self.settings, self.gpus = settings, gpus
+        self.lock = DriverLock(work_dir, what)
+        try:
+            wait_for_orphans(work_dir)
+        except BaseException:
+            self.lock.release()
+            raise
+        self.status = Status(work_dir / "status.json", what)
+        self._pool: WorkerPool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if self._pool is not None:
+                self._pool.close()
+            self.status.end(error)
+        finally:
+            self.lock.release()
+
+    def run(self, stage: Stage) -> int:
+        """Do the blocks of a stage that are not done yet.
+
+        Returns
+        -------
+        int
+            How many blocks it had to do.
+
+        Raises
+        ------
+        InputError
+            A block found that the input cannot be used, or a scheduler refused a job.
+        RuntimeError
+            Blocks are missing after `ATTEMPTS` attempts each; names them and the first error.
+        """
+        done = stage.done()
+        todo = int(done.size - done.sum())
+        if todo == 0:
+            return 0
+        (stage.folder / REFUSED).unlink(missing_ok=True)
+        progress = Progress(stage, int(done.sum()), self.status)
+        remote = self.settings is not None and self.settings.executor != "local"
+        enough = DRIVER_VOXELS if self._pool is None else DRIVER_VOXELS_WITH_WORKERS
+        small = todo == 1 or todo * stage.cost <= enough
+        with progress:
+            if small or (self.num_workers == 1 and not remote):
+                error = self._in_driver(stage, done, progress)
+            else:
+                error = self._by_workers(stage, done, progress)
+        missing = np.argwhere(~stage.done())
+        if len(missing):
+            raise self._failure(stage, missing, error)
+        tqdm.write(f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s", file=sys.stderr)
+        return todo
+
+    def _in_driver(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:
+        loaded = stage.start()
+        blocks = iter([index_of(index) for index in np.argwhere(~done)])
+        turn, guard, stop = Turn(), threading.Lock(), threading.Event()
+        errors: list[str] = []
+        fatal: list[BaseException] = []
+
+        def attempt(index: Any) -> None:
+            for _ in range(ATTEMPTS):
+                try:
+                    took = turn.run(stage, index, loaded)
+                except InputError:
+                    raise
+                except Exception:
+                    errors.append(traceback.format_exc())
+                else:
+                    with guard:
+                        append_time(self._times(stage) / "driver.times", took)
+                        progress.add()
+                    return
+
+        def lane() -> None:
+            try:
+                while not stop.is_set():
+                    with guard:
+                        index = next(blocks, None)
+                    if index is None:
+                        return
+                    attempt(index)
+            except BaseException as error:
+                fatal.append(error)
+                stop.set()
+
+        others = [threading.Thread(target=lane) for _ in range(LANES - 1)]
+        try:
+            for thread in others:
+                thread.start()
+            lane()
+        finally:  # Ctrl-C comes to this thread; blocks in hand are finished
+            for thread in others:
+                thread.join()
+        if fatal:
+            raise fatal[0]
+        return errors[0] if errors else None
+
+    def _by_workers(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:
+        import daisy.v2 as daisy
+
+        pool = self._workers()
+        written = {path: path.stat().st_size for path in pool.logs.rglob("*.err")}
+        todo = int(done.size - done.sum())
+        number, launcher = pool.announce(stage, todo)
+        progress.attach(pool)
+        cell = daisy.Roi((0, 0, 0), (1, 1, 1))
+        local = pool.settings.executor == "local"
+        task = daisy.Task(
+            stage.name,
+            daisy.Roi((0, 0, 0), stage.grid),
+            cell,
+            cell,
+            launcher,
+            read_write_conflict=False,
+            fit="shrink",
+            max_workers=1,
+            max_retries=ATTEMPTS - 1,
+            timeout=float("inf") if local else float(pool.settings.block_timeout),
+            skip_mask=done,
+        )
+        try:
+            with _quiet(pool.logs):
+                states = daisy.run_blockwise(
+                    task,
+                    return_states=True,
+                    progress=progress,
+                    summary=False,
+                    host="127.0.0.1" if local else pool.settings.host,
+                    block_tracking=False,
+                )
+        except RuntimeError as error:  # daisy gave up
+            return f"{pool.failure or error}\n{_new_log(pool.logs, written) or ''}"
+        finally:
+            pool.finish(number)
+        state = states[stage.name]
+        if pool.failure:
+            return f"{pool.failure}\n{_new_log(pool.logs, written) or ''}"
+        return state.first_worker_error or state.last_worker_error or _new_log(pool.logs, written)
+
+    def _workers(self) -> WorkerPool:
+        from synpol.blockwise.workers import WorkerPool
+
+        if self._pool is None:
+            if self.settings is None:
+                from synpol.config import Workers
+
+                self.settings = Workers()
+            self._pool = WorkerPool(
+                self.work_dir, self.lock.run, self.num_workers, self.settings, self.gpus
+            )
+        return self._pool
+
+    def _times(self, stage: Stage) -> Path:
+        return self.work_dir / "logs" / stage.name.replace(" ", "-")
+
+    def _failure(
+        self, stage: Stage, missing: np.ndarray, error: str | None
+    ) -> InputError | RuntimeError:
+        refused = stage.folder / REFUSED
+        if refused.exists():
+            return InputError(refused.read_text())
+        shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
+        return RuntimeError(
+            f"{stage.name}: {len(missing)} of {stage.count} blocks failed (block index {shown}"
+            f"{', ...' if len(missing) > 5 else ''}); what is done is kept, run the same command "
+            f"again to go on. Logs: {self.work_dir / 'logs'}. First error:\n{error or 'none seen'}"
+        )
+
+
+_BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
+
+
+class Status:
+    """``status.json`` of a run, for other programs; rewritten every second or two.
+
+    Keys: ``what``, ``state`` (running, done, failed, interrupted), ``started`` and ``updated``
+    (local time), ``stages`` (name, blocks, seconds of those that are over), ``stage`` (name,
+    blocks done and in all, blocks failed, voxels per second, seconds left, workers alive), and
+    ``error``.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "what": what,
+            "state": "running",
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "updated": None,
+            "stages": [],
+            "stage": None,
+            "error": None,
+        }
+        self._written = 0.0
+
+    def tell(self, stage: dict[str, Any] | None, now: bool = False) -> None:
+        self.content["stage"] = stage
+        if now or time.monotonic() - self._written > 1:
+            self._written = time.monotonic()
+            self.content["updated"] = time.strftime("%Y-%m-%d %H:%M:%S")
+            with contextlib.suppress(OSError):  # the run itself decides what a full disk means
+                write_whole(self.path, json.dumps(self.content, indent=1).encode())
+
+    def stage_over(self, name: str, blocks: int, seconds: float) -> None:
+        self.content["stages"].append(
+            {"name": name, "blocks": blocks, "seconds": round(seconds, 1)}
+        )
+
+    def end(self, error: BaseException | None) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        state = "done" if error is None else "interrupted" if interrupted else "failed"
+        self.content["state"] = state
+        self.content["error"] = None if error is None or interrupted else str(error)
+        self.tell(None, now=True)
+
+
+class Progress:
+    """Blocks of a stage as one bar and in the status file; also what daisy tells its progress."""
+
+    def __init__(self, stage: Stage, skipped: int, status: Status) -> None:
+        self.stage, self.skipped, self.status = stage, skipped, status
+        self.started = time.monotonic()
+        self.done, self.failed = skipped, 0
+        self.pool: WorkerPool | None = None
+
+    def __enter__(self) -> Self:
+        few = self.stage.count - self.skipped < 8
+        self.bar = tqdm(
+            total=self.stage.count,
+            initial=self.skipped,
+            desc=self.stage.name,
+            unit="block",
+            disable=few,
+            **_BAR,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.status.stage_over(self.stage.name, self.done - self.skipped, self.seconds())
+
+    def attach(self, pool: WorkerPool) -> None:
+        """From now on workers do the blocks."""
+        self.pool = pool
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def add(self) -> None:
+        """One more block is done."""
+        self._show(self.done + 1)
+
+    def _show(self, done: int) -> None:
+        self.bar.update(done - self.done)
+        self.done = done
+        rate = (done - self.skipped) / max(self.seconds(), 1e-9)
+        voxels = rate * self.stage.block_voxels
+        alive = None if self.pool is None else self.pool.alive()
+        said = [f"{voxels / 1e6:.1f} Mvoxel/s"] if voxels else []
+        said += [f"{alive} workers"] if alive is not None else []
+        said += [f"{self.failed} failed"] if self.failed else []
+        self.bar.set_postfix_str(", ".join(said), refresh=False)
+        left = (self.stage.count - done) / rate if rate else None
+        self.status.tell(
+            {
+                "name": self.stage.name,
+                "blocks_done": done,
+                "blocks": self.stage.count,
+                "blocks_failed": self.failed,
+                "voxels_per_second": round(voxels) if voxels else None,
+                "seconds_left": None if left is None else round(left, 1),
+                "workers_alive": alive,
+            }
+        )
+
+    def on_start(self, states: Any) -> None:
+        """daisy begins."""
+
+    def on_progress(self, states: Any) -> None:
+        """daisy tells every half a second."""
+        state = states[self.stage.name]
+        self.failed = state.failed_count
+        if self.pool is not None:
+            self.pool.note_progress(state.completed_count + state.failed_count)
+        self._show(state.completed_count)
+
+    def on_finish(self, states: Any) -> None:
+        """daisy ends."""
+        self._show(states[self.stage.name].completed_count)
+
+
+@contextlib.contextmanager
+def _quiet(logs: Path) -> Iterator[None]:
+    """Keep what daisy's processes print in log files."""
+    from daisy import logging as daisy_logging
+
+    mode, folder = daisy_logging.get_log_mode(), daisy_logging.get_log_basedir()
+    daisy_logging.set_log_mode("file")
+    daisy_logging.set_log_basedir(logs)
+    try:
+        yield
+    finally:
+        daisy_logging.set_log_mode(mode)
+        daisy_logging.set_log_basedir(folder)
+
+
+def wait_for_orphans(work_dir: Path) -> None:
+    """Wait until no worker of an earlier driver is left in a work folder.
+
+    Raises
+    ------
+    RuntimeError
+        After `PATIENCE` seconds.
+    """
+    with open(work_dir / "workers.lock", "a") as file:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"workers of an earlier run still work in {work_dir}; end them first"
+                    ) from None
+                time.sleep(0.1)
+
+
+def _new_log(folder: Path, written: dict[Path, int]) -> str | None:
+    """What a worker has written to its log since it had these sizes."""
+    for path in sorted(folder.rglob("*.err")):
+        text = path.read_bytes()[written.get(path, 0) :].decode(errors="replace").strip()
+        if text:
+            return "\n".join(text.splitlines()[-30:])
+    return None

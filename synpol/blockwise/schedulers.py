@@ -1,0 +1,166 @@
+"""Submission of worker jobs: on this machine, or to SLURM, LSF or PBS, all through psij-python.
+
+What differs between the schedulers is here, and mends of what psij-python 0.9.11 gets wrong with
+two of them, each said where it is. A scheduler's options are rendered by psij.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import psij
+from psij.executors.batch.batch_scheduler_executor import BatchSchedulerExecutorConfig
+from psij.executors.batch.lsf import LsfJobExecutor
+from psij.executors.batch.pbs import PBSJobExecutor
+from psij.executors.batch.slurm import SlurmJobExecutor
+from psij.executors.local import LocalJobExecutor
+
+if TYPE_CHECKING:
+    from synpol.config import Workers
+
+#: seconds between looks at a scheduler's queue
+POLL = 5
+
+
+class _Local(LocalJobExecutor):
+    _NAME_ = "local"
+
+
+class _Slurm(SlurmJobExecutor):
+    """SLURM; a reason of several words, or one that psij does not know, ends its polling."""
+
+    _NAME_ = "slurm"
+
+    def parse_status_output(self, exit_code: int, out: str) -> dict[str, psij.JobStatus]:
+        rows = [line.split(maxsplit=2) for line in out.splitlines()]
+        known = [[*row[:2], "NonZeroExitCode"] for row in rows if len(row) >= 2]
+        return super().parse_status_output(exit_code, "\n".join(map(" ".join, known)) + "\n")
+
+
+class _Lsf(LsfJobExecutor):
+    """LSF; bsub reads options from a script that comes by stdin, from a file only at some sites.
+
+    psij stumbles over a job that was ended for a reason, so reasons are left out.
+    """
+
+    _NAME_ = "lsf"
+
+    def get_submit_command(self, job: psij.Job, submit_file_path: Path) -> list[str]:
+        return ["/bin/sh", "-c", 'exec bsub < "$0"', str(submit_file_path.absolute())]
+
+    def parse_status_output(self, exit_code: int, out: str) -> dict[str, psij.JobStatus]:
+        report = json.loads(out) if exit_code == 0 else {}
+        for job in report.get("RECORDS", []):
+            job |= {key: "" for key in job if key.endswith("_REASON")}
+        return super().parse_status_output(exit_code, json.dumps(report) if report else out)
+
+
+class _Pbs(PBSJobExecutor):
+    _NAME_ = "pbs"
+
+
+_EXECUTORS = {"local": _Local, "slurm": _Slurm, "lsf": _Lsf, "pbs": _Pbs}
+
+
+def executor_of(settings: Workers, folder: Path) -> psij.JobExecutor:
+    """What submits, cancels and watches jobs.
+
+    Parameters
+    ----------
+    settings : Workers
+    folder : Path
+        For scripts and exit codes; the machines that run jobs see it too.
+    """
+    config = BatchSchedulerExecutorConfig(
+        work_directory=folder,
+        queue_polling_interval=POLL,
+        initial_queue_polling_delay=1,
+        queue_polling_error_threshold=60 // POLL,  # a scheduler that is away for a moment
+    )
+    return _EXECUTORS[settings.executor](config=config)
+
+
+def job_of(
+    settings: Workers, cores: int, gpus: int, command: list[str], logs: Path, name: str
+) -> psij.Job:
+    """A job that runs a worker.
+
+    Parameters
+    ----------
+    settings : Workers
+    cores, gpus : int
+        That the job gets.
+    command : list of str
+    logs : Path
+        Folder for ``<name>.out`` and ``<name>.err``.
+    name : str
+    """
+    options = {k: str(v) for k, v in settings.options.items()}
+    resources = None
+    if settings.executor in ("slurm", "pbs"):
+        resources = psij.ResourceSpecV1(
+            process_count=1,
+            cpu_cores_per_process=cores,
+            gpu_cores_per_process=gpus or None,
+            memory=settings.memory_bytes,
+        )
+    elif settings.executor == "lsf":  # psij asks for nodes, which only some LSF clusters know
+        options = {"n": str(cores), "R": "span[hosts=1]", **options}
+        if gpus:
+            options = {"gpu": f"num={gpus}", **options}
+        if settings.memory_bytes:  # a limit holds for the job; LSF takes the unit with the number
+            options = {"M": f"{settings.memory_bytes // 1024}KB", **options}
+    attributes = psij.JobAttributes(
+        duration=timedelta(minutes=settings.walltime),
+        queue_name=settings.queue,
+        account=settings.account,
+        custom_attributes={f"{settings.executor}.{k}": v for k, v in options.items()},
+    )
+    spec = psij.JobSpec(
+        executable=command[0],
+        arguments=command[1:],
+        directory=Path.cwd(),
+        name=name,
+        stdout_path=logs / f"{name}.out",
+        stderr_path=logs / f"{name}.err",
+        resources=resources,
+        attributes=attributes,
+        launcher="single",
+    )
+    return psij.Job(spec)
+
+
+def submission_of(
+    settings: Workers, cores: int, gpus: int, command: list[str], folder: Path
+) -> str:
+    """The script that would be submitted, for people to look at."""
+    executor: Any = executor_of(settings, folder)
+    job = job_of(settings, cores, gpus, command, folder, "synpol-0")
+    job.executor = executor
+    if settings.executor == "local":
+        return " ".join(command)
+    path = folder / "dry-run.job"
+    try:
+        with open(path, "w") as file:
+            executor.generate_submit_script(job, executor._create_script_context(job), file)
+        return path.read_text()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def worker_script(settings: Workers, cores: int, work_dir: Path, run: str) -> str:
+    """A shell script that sets the environment up and becomes a worker."""
+    seconds = settings.walltime * 60 if settings.executor != "local" else 0
+    lines = [
+        "#!/bin/bash",
+        *settings.setup,
+        f"export OMP_NUM_THREADS={cores} ZARR_THREADING__MAX_WORKERS={cores}",
+        f"exec {quote(sys.executable)} -m synpol.blockwise.worker "
+        f"{quote(str(work_dir))} {run} {seconds}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,205 @@
+"""A worker: ``python -m synpol.blockwise.worker WORK_DIR RUN SECONDS``, started by the driver.
+
+It lives through all stages of a run. The driver announces a stage in the work folder; the worker
+takes blocks from daisy until there are none, and waits for the next stage. It ends when the run is
+over, within seconds of its driver's end, at once when the run it was started for is not the one
+that holds the folder, and before its walltime (SECONDS, 0 for none) would cut a block short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synpol.blockwise.geometry import index_of
+from synpol.blockwise.records import Index, write_whole
+from synpol.blockwise.stage import LANES, BlockTime, Stage, Turn
+from synpol.errors import InputError
+from synpol.lock import driver_lives, end_with_driver
+
+#: file in a stage's folder: what a worker found wrong with the input
+REFUSED = "refused.txt"
+#: seconds for which a worker tries to reach its driver
+REACH = 60.0
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where the driver tells its workers what to do: files in ``<work_dir>/pool/<run>``."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, work_dir: Path, run: str) -> Board:
+        return cls(work_dir / "pool" / run)
+
+    @property
+    def stage(self) -> Path:
+        """The announcement of the stage that runs."""
+        return self.folder / "stage.json"
+
+    def function(self, number: int) -> Path:
+        """A stage: the driver's module path and the stage itself, pickled one after the other."""
+        return self.folder / f"stage-{number}.pickle"
+
+    def over(self, number: int) -> Path:
+        """A file that is there once a stage is over."""
+        return self.folder / f"over-{number}"
+
+    @property
+    def end(self) -> Path:
+        """A file that is there once the run is over."""
+        return self.folder / "end"
+
+
+def main() -> None:
+    work_dir, run, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    logging.getLogger("daisy").setLevel(logging.ERROR)  # it warns of every stage's end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends its workers
+    if not driver_lives(work_dir, run):
+        return  # a job that was still pending when its driver ended
+    end_with_driver(work_dir, run)
+    leave = time.monotonic() + seconds - 10 if seconds else float("inf")  # 10 s: it has started
+    with working(work_dir):
+        _Worker(work_dir, Board.of(work_dir, run), leave).run()
+
+
+@contextlib.contextmanager
+def working(work_dir: Path) -> Iterator[None]:
+    """Held by every worker, so that the next driver can wait for orphans of the last one."""
+    with open(work_dir / "workers.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+class _Worker:
+    """One process's part in a run."""
+
+    def __init__(self, work_dir: Path, board: Board, leave: float) -> None:
+        self.work_dir, self.board, self.leave = work_dir, board, leave
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.slowest = 0.0
+
+    def run(self) -> None:
+        last, patience = 0, 0.02
+        while not self.board.end.exists():
+            try:
+                told = json.loads(self.board.stage.read_text())
+            except FileNotFoundError:
+                told = {"number": 0}
+            if told["number"] <= last:
+                time.sleep(patience)
+                patience = min(1.0, patience * 1.05)
+                continue
+            last, patience = told["number"], 0.02
+            if not self.board.over(last).exists():
+                self._serve(last, told["context"])
+            if not self._stays():
+                return
+
+    def _stays(self) -> bool:
+        return time.monotonic() + 1.2 * self.slowest < self.leave
+
+    def _serve(self, number: int, context: str) -> None:
+        """Do blocks of a stage until it is over, or the time is up."""
+        os.environ["DAISY_CONTEXT"] = context
+        try:
+            with open(self.board.function(number), "rb") as file:
+                sys.path += [p for p in pickle.load(file) if p not in sys.path]
+                stage: Stage = pickle.load(file)
+        except FileNotFoundError:  # it is over, and the next has begun
+            return
+        try:
+            loaded = stage.start()
+        except InputError as error:
+            write_whole(stage.folder / REFUSED, str(error).encode())
+            loaded = None  # blocks are taken and fail, so that the stage ends
+        turn, errors = Turn(), []
+
+        def lane() -> None:
+            try:
+                self._lane(stage, number, loaded, turn)
+            except Exception:
+                errors.append(traceback.format_exc())
+
+        threads = [threading.Thread(target=lane, daemon=True) for _ in range(LANES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors and not self.board.over(number).exists():
+            print(errors[0], file=sys.stderr, flush=True)
+            sys.exit(1)
+
+    def _lane(self, stage: Stage, number: int, loaded: Any, turn: Turn) -> None:
+        import daisy.v2 as daisy
+
+        over, refused = self.board.over(number), stage.folder / REFUSED
+        client, patience, known = daisy.Client(), 0.02, False
+        deadline = time.monotonic() + REACH
+        while self._stays() and not over.exists():
+            if not client.connected:
+                # daisy takes no connections once every block is done or has failed for good
+                if known or stage.done().all():
+                    write_whole(over, b"")
+                    return
+                if time.monotonic() > deadline:
+                    raise ConnectionError(
+                        f"no driver is reached at {client.host}:{client.port}; say in workers.host "
+                        "under which address this machine sees it"
+                    )
+            known = known or client.connected
+            acquired = False
+            try:
+                with client.acquire_block() as block:
+                    acquired = True
+                    if block is not None:
+                        patience = 0.02
+                        if not refused.exists():
+                            self._do(stage, index_of(block.write_roi.begin), loaded, turn)
+                        continue
+            except Exception:
+                if not acquired:
+                    raise
+                continue
+            # nothing to do now; a block that another worker has in hand may come back
+            time.sleep(patience)
+            patience = min(1.0, patience * 1.5)
+            client = daisy.Client()  # daisy answers each connection once that there is nothing
+
+    def _do(self, stage: Stage, index: Index, loaded: Any, turn: Turn) -> None:
+        try:
+            took = turn.run(stage, index, loaded)
+        except InputError as error:
+            # no retry can mend it; without a record the block does not count as done
+            write_whole(stage.folder / REFUSED, str(error).encode())
+            return
+        self.slowest = max(self.slowest, took.total)
+        path = self.work_dir / "logs" / stage.name.replace(" ", "-") / f"{self.name}.times"
+        append_time(path, took)
+
+
+def append_time(path: Path, took: BlockTime) -> None:
+    """Add a line: index z y x, seconds in all, computing, idle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    z, y, x = took.index
+    with open(path, "a") as file:
+        file.write(f"{z} {y} {x} {took.total:.3f} {took.computing:.3f} {took.idle:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()
