@@ -27,9 +27,10 @@ test: lint
 test-full: lint
 	$(BIN)/python -m pytest
 
-# Programs that come from the system (Debian, root). So far the tests need none.
+# Programs that come from the system (Debian, root): the tests run a SLURM cluster.
 system-deps:
-	@echo 'system-deps: nothing to install'
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,7 +26,7 @@ Positive = Annotated[int, Field(gt=0)]
 Triple = tuple[Positive, Positive, Positive]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B?", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
 
 
 class Section(BaseModel):

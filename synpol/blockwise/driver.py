@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import shutil
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import write_whole
 from synpol.blockwise.stage import LANES, Stage, Turn
-from synpol.blockwise.worker import REFUSED, append_time
+from synpol.blockwise.worker import REFUSED, append_time, times_folder
 from synpol.errors import InputError
 from synpol.lock import DriverLock
 
@@ -38,6 +39,8 @@ DRIVER_VOXELS = 2**27
 #: the same once workers are there
 DRIVER_VOXELS_WITH_WORKERS = 2**25
 ATTEMPTS = 3
+#: stages that take longer than this many seconds tell where the time went
+TOLD = 10.0
 #: seconds for which orphans of an earlier run are waited for
 PATIENCE = 60.0
 
@@ -116,6 +119,7 @@ class Driver:
         if todo == 0:
             return 0
         (stage.folder / REFUSED).unlink(missing_ok=True)
+        shutil.rmtree(times_folder(self.work_dir, stage), ignore_errors=True)
         progress = Progress(stage, int(done.sum()), self.status)
         remote = self.settings is not None and self.settings.executor != "local"
         enough = DRIVER_VOXELS if self._pool is None else DRIVER_VOXELS_WITH_WORKERS
@@ -128,7 +132,10 @@ class Driver:
         missing = np.argwhere(~stage.done())
         if len(missing):
             raise self._failure(stage, missing, error)
-        tqdm.write(f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s", file=sys.stderr)
+        said = f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s"
+        if progress.seconds() > TOLD:
+            said += told_by(times_folder(self.work_dir, stage))
+        tqdm.write(said, file=sys.stderr)
         return todo
 
     def _in_driver(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:
@@ -148,7 +155,7 @@ class Driver:
                     errors.append(traceback.format_exc())
                 else:
                     with guard:
-                        append_time(self._times(stage) / "driver.times", took)
+                        append_time(times_folder(self.work_dir, stage) / "driver.times", took)
                         progress.add()
                     return
 
@@ -231,9 +238,6 @@ class Driver:
             )
         return self._pool
 
-    def _times(self, stage: Stage) -> Path:
-        return self.work_dir / "logs" / stage.name.replace(" ", "-")
-
     def _failure(
         self, stage: Stage, missing: np.ndarray, error: str | None
     ) -> InputError | RuntimeError:
@@ -246,6 +250,19 @@ class Driver:
             f"{', ...' if len(missing) > 5 else ''}); what is done is kept, run the same command "
             f"again to go on. Logs: {self.work_dir / 'logs'}. First error:\n{error or 'none seen'}"
         )
+
+
+def told_by(folder: Path) -> str:
+    """Which blocks of a stage took longest, and how much of the time was spent waiting for data."""
+    parts = [np.loadtxt(path, ndmin=2) for path in sorted(folder.glob("*.times"))]
+    if not parts:
+        return ""
+    rows = np.concatenate(parts)
+    total, computing, idle = rows[:, 3:].T
+    slowest = rows[np.argsort(-total, kind="stable")[:3]]
+    shown = ", ".join(f"({z:.0f}, {y:.0f}, {x:.0f}) {took:.1f} s" for z, y, x, took, *_ in slowest)
+    waited = 100 * idle.sum() / max(idle.sum() + computing.sum(), 1e-9)
+    return f"; {waited:.0f} % of the time went by waiting for data; slowest blocks: {shown}"
 
 
 _BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}

@@ -6,7 +6,9 @@ two of them, each said where it is. A scheduler's options are rendered by psij.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -25,13 +27,29 @@ if TYPE_CHECKING:
 
 #: seconds between looks at a scheduler's queue
 POLL = 5
+_QUOTED_TWICE = re.compile(r"""^(#(?:SBATCH|BSUB|PBS) .*)"'(.*)'"$""", re.MULTILINE)
 
 
 class _Local(LocalJobExecutor):
     _NAME_ = "local"
 
 
-class _Slurm(SlurmJobExecutor):
+class _Mended:
+    """Writes scripts that hold what `job_of` asks for and nothing else.
+
+    psij quotes the values of options twice, which leaves quotation marks in them where they are not
+    single words, and asks for resources by itself where none are said.
+    """
+
+    def generate_submit_script(self, job: Any, context: dict[str, object], file: Any) -> None:
+        if not isinstance(self, SlurmJobExecutor):
+            job.spec.resources = None
+        text = io.StringIO()
+        super().generate_submit_script(job, context, text)  # type: ignore[misc]
+        file.write(_QUOTED_TWICE.sub(r'\1"\2"', text.getvalue()))
+
+
+class _Slurm(_Mended, SlurmJobExecutor):
     """SLURM; a reason of several words, or one that psij does not know, ends its polling."""
 
     _NAME_ = "slurm"
@@ -42,7 +60,7 @@ class _Slurm(SlurmJobExecutor):
         return super().parse_status_output(exit_code, "\n".join(map(" ".join, known)) + "\n")
 
 
-class _Lsf(LsfJobExecutor):
+class _Lsf(_Mended, LsfJobExecutor):
     """LSF; bsub reads options from a script that comes by stdin, from a file only at some sites.
 
     psij stumbles over a job that was ended for a reason, so reasons are left out.
@@ -60,7 +78,7 @@ class _Lsf(LsfJobExecutor):
         return super().parse_status_output(exit_code, json.dumps(report) if report else out)
 
 
-class _Pbs(PBSJobExecutor):
+class _Pbs(_Mended, PBSJobExecutor):
     _NAME_ = "pbs"
 
 
@@ -82,7 +100,7 @@ def executor_of(settings: Workers, folder: Path) -> psij.JobExecutor:
         initial_queue_polling_delay=1,
         queue_polling_error_threshold=60 // POLL,  # a scheduler that is away for a moment
     )
-    return _EXECUTORS[settings.executor](config=config)
+    return _EXECUTORS[settings.executor](None, config)
 
 
 def job_of(
@@ -100,32 +118,42 @@ def job_of(
         Folder for ``<name>.out`` and ``<name>.err``.
     name : str
     """
-    options = {k: str(v) for k, v in settings.options.items()}
-    resources = None
-    if settings.executor in ("slurm", "pbs"):
+    options, account, resources = {k: str(v) for k, v in settings.options.items()}, None, None
+    if settings.executor == "slurm":
+        options = {"job-name": name, **options}
+        account = settings.account
         resources = psij.ResourceSpecV1(
-            process_count=1,
             cpu_cores_per_process=cores,
             gpu_cores_per_process=gpus or None,
             memory=settings.memory_bytes,
         )
-    elif settings.executor == "lsf":  # psij asks for nodes, which only some LSF clusters know
-        options = {"n": str(cores), "R": "span[hosts=1]", **options}
-        if gpus:
-            options = {"gpu": f"num={gpus}", **options}
-        if settings.memory_bytes:  # a limit holds for the job; LSF takes the unit with the number
-            options = {"M": f"{settings.memory_bytes // 1024}KB", **options}
+    elif settings.executor == "lsf":
+        # psij asks for nodes, which only some LSF clusters know, and takes accounts for groups
+        options = {
+            "J": name,
+            "n": str(cores),
+            "R": "span[hosts=1]",
+            **({"gpu": f"num={gpus}"} if gpus else {}),
+            **({"M": f"{settings.memory_bytes // 2**20}MB"} if settings.memory_bytes else {}),
+            **({"P": settings.account} if settings.account else {}),
+            **options,
+        }
+    elif settings.executor == "pbs":  # psij's request has no GPUs
+        select = f"select=1:ncpus={cores}"
+        select += f":ngpus={gpus}" if gpus else ""
+        select += f":mem={settings.memory_bytes // 2**20}mb" if settings.memory_bytes else ""
+        options = {"N": name, "l": select, **options}
+        account = settings.account
     attributes = psij.JobAttributes(
         duration=timedelta(minutes=settings.walltime),
         queue_name=settings.queue,
-        account=settings.account,
+        account=account,
         custom_attributes={f"{settings.executor}.{k}": v for k, v in options.items()},
     )
     spec = psij.JobSpec(
         executable=command[0],
         arguments=command[1:],
         directory=Path.cwd(),
-        name=name,
         stdout_path=logs / f"{name}.out",
         stderr_path=logs / f"{name}.err",
         resources=resources,

@@ -189,8 +189,12 @@ class _Worker:
             write_whole(stage.folder / REFUSED, str(error).encode())
             return
         self.slowest = max(self.slowest, took.total)
-        path = self.work_dir / "logs" / stage.name.replace(" ", "-") / f"{self.name}.times"
-        append_time(path, took)
+        append_time(times_folder(self.work_dir, stage) / f"{self.name}.times", took)
+
+
+def times_folder(work_dir: Path, stage: Stage) -> Path:
+    """Where processes note how long blocks of a stage took."""
+    return work_dir / "logs" / stage.name.replace(" ", "-")
 
 
 def append_time(path: Path, took: BlockTime) -> None:

@@ -142,13 +142,13 @@ class WorkerPool:
 
         from synpol.blockwise.schedulers import job_of
 
-        assert_open: Any = self._executor
-        name = f"worker-{self._submitted}"
+        executor: Any = self._executor
+        name = f"synpol-{self._submitted}"
         self._submitted += 1
         command = ["/bin/bash", str(self._script)]
         job = job_of(self.settings, self.cores, self.gpus, command, self.logs, name)
         try:
-            assert_open.submit(job)
+            executor.submit(job)
         except (psij.SubmitException, psij.InvalidJobException, OSError) as error:
             raise InputError(
                 f"{self.settings.executor} refused the job of a worker: {str(error).strip()}; "

@@ -1,0 +1,164 @@
+"""Where workers run and how they are submitted."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import standin_schedulers
+from volumes import random_polarity, write_polarity
+
+import synpol
+from synpol.arrays import open_image
+from synpol.blockwise import driver as driver_module
+from synpol.blockwise import schedulers
+from synpol.config import Workers, load_config
+from synpol.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def standins(tmp_path, monkeypatch):
+    programs = standin_schedulers.install(tmp_path / "scheduler")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(schedulers, "POLL", 1)
+    monkeypatch.setattr(driver_module, "DRIVER_VOXELS", 0)
+    monkeypatch.setattr(driver_module, "DRIVER_VOXELS_WITH_WORKERS", 0)
+    return tmp_path / "scheduler" / "jobs"
+
+
+def decode(tmp_path, workers):
+    volume = random_polarity(3, (8, 60, 60), 8, 0.05, "uint8")
+    prediction = write_polarity(tmp_path, volume, (4, 20, 20))
+    out = tmp_path / "out"
+    synpol.decode_blockwise(
+        prediction, out, block_shape=(4, 20, 20), num_workers=2, thres_small=5, workers=workers
+    )
+    expected = synpol.polarity2instance(volume, thres_small=5)
+    assert (open_image(out / "instances").array[:] == expected).all()
+
+
+def submitted(jobs):
+    return [p.read_text() for p in sorted(jobs.glob("*.script"))]
+
+
+def test_lsf_gets_well_formed_submissions_and_its_jobs_do_the_work(tmp_path, standins):
+    workers = Workers(
+        executor="lsf", cpus=2, memory="2GB", walltime=90, queue="short", account="em",
+        host="127.0.0.1", options={"R": "span[hosts=1] select[ssd]"}, setup=["export A=1"],
+    )  # fmt: skip
+    decode(tmp_path, workers)
+    scripts = submitted(standins)
+    assert len(scripts) == 2
+    for line in (
+        '#BSUB -n "2"',
+        '#BSUB -M "2048MB"',
+        "#BSUB -W 1:30",
+        '#BSUB -q "short"',
+        '#BSUB -P "em"',
+        '#BSUB -R "span[hosts=1] select[ssd]"',
+    ):
+        assert line in scripts[0].splitlines(), scripts[0]
+    assert "-gpu" not in scripts[0]
+    assert scripts[0].count("#BSUB -n ") == 1
+
+
+def test_pbs_gets_well_formed_submissions_and_its_jobs_do_the_work(tmp_path, standins):
+    workers = Workers(
+        executor="pbs", cpus=2, memory="500MB", walltime=61, queue="short", account="em",
+        host="127.0.0.1",
+    )  # fmt: skip
+    decode(tmp_path, workers)
+    scripts = submitted(standins)
+    assert len(scripts) == 2
+    for line in (
+        '#PBS -l "select=1:ncpus=2:mem=500mb"',
+        "#PBS -l walltime=1:1:0",
+        "#PBS -A em",
+        "#PBS -q short",
+    ):
+        assert line in scripts[0].splitlines(), scripts[0]
+    assert scripts[0].count("select=") == 1
+
+
+@pytest.mark.parametrize("executor", ["lsf", "pbs"])
+def test_a_job_that_is_killed_is_replaced(tmp_path, standins, executor, monkeypatch):
+    workers = Workers(executor=executor, host="127.0.0.1")
+    pool_watch = driver_module.Driver._by_workers
+    killed = []
+
+    def disturbed(self, stage, done, progress):
+        if stage.name == "dilate":
+            [pid] = [int(p.read_text()) for p in standins.glob("101.pid")]
+            os.killpg(pid, signal.SIGKILL)
+            (standins / "101.killed").touch()
+            killed.append(pid)
+            deadline = time.monotonic() + 20
+            while len(submitted(standins)) < 3 and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return pool_watch(self, stage, done, progress)
+
+    monkeypatch.setattr(driver_module.Driver, "_by_workers", disturbed)
+    decode(tmp_path, workers)
+    assert killed
+    assert len(submitted(standins)) == 3
+
+
+@pytest.mark.parametrize(
+    ("executor", "said"), [("lsf", "nowhere: No such queue"), ("pbs", "Unknown queue")]
+)
+def test_a_refused_job_is_said_at_once(tmp_path, standins, executor, said):
+    with pytest.raises(InputError, match=f"{executor} refused the job of a worker: .*{said}"):
+        decode(tmp_path, Workers(executor=executor, queue="nowhere", host="127.0.0.1"))
+
+
+def test_gpus_are_asked_for_in_each_schedulers_way(tmp_path):
+    asked = {}
+    for executor in ("slurm", "lsf", "pbs"):
+        more = {"constraint": "a100|h100"} if executor == "slurm" else {}
+        settings = Workers(
+            executor=executor, gpus=1, cpus=4, memory="16GB", account="em", options=more
+        )
+        asked[executor] = schedulers.submission_of(settings, 4, 1, ["worker"], tmp_path)
+    assert re.search(r"^#SBATCH --gpus-per-task=1$", asked["slurm"], re.MULTILINE)
+    assert '#SBATCH --constraint="a100|h100"' in asked["slurm"]
+    assert re.search(r"^#SBATCH --cpus-per-task=4$", asked["slurm"], re.MULTILINE)
+    assert re.search(r"^#SBATCH --mem=16777216K$", asked["slurm"], re.MULTILINE)
+    assert re.search(r'^#SBATCH --account="em"$', asked["slurm"], re.MULTILINE)
+    assert '#BSUB -gpu "num=1"' in asked["lsf"]
+    assert '#PBS -l "select=1:ncpus=4:ngpus=1:mem=16384mb"' in asked["pbs"]
+
+
+def test_a_reason_in_many_words_does_not_end_the_polling_of_slurm():
+    executor = schedulers._Slurm.__new__(schedulers._Slurm)
+    out = (
+        "JOBID ST REASON\n12 PD ReqNodeNotAvail, UnavailableNodes:n1\n"
+        "13 F RaisedSignal:9(Killed)\n14 R None\n"
+    )
+    found = executor.parse_status_output(0, out)
+    assert [found[i].state.name for i in ("12", "13", "14")] == ["QUEUED", "FAILED", "ACTIVE"]
+
+
+@pytest.mark.parametrize("name", ["slurm", "lsf"])
+def test_the_overlays_are_read(name):
+    config = load_config(
+        [str(ROOT / "configs" / "demo.yaml"), str(ROOT / "configs" / f"{name}.yaml")]
+    )
+    assert config.workers.executor == name
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"), [("8GB", 8 * 2**30), ("500MB", 500 * 2**20), ("1.5 TB", 1.5 * 2**40)]
+)
+def test_memory_is_read(memory, expected):
+    assert Workers(memory=memory).memory_bytes == expected
+
+
+def test_memory_without_a_unit_is_refused():
+    with pytest.raises(ValueError, match="memory is '8'; a number with MB, GB or TB is expected"):
+        Workers(memory="8")
