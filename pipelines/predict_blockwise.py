@@ -2,7 +2,9 @@
 
 Writes polarity, instances and synapses.parquet into predict.output. Called again it finishes what
 was interrupted and redoes what a changed config concerns. --only predict or --only decode does one
-half; decoding alone needs no checkpoint and works on a polarity array made elsewhere.
+half; decoding alone needs no checkpoint and works on a polarity array made elsewhere. --dry-run
+tells what would be done, and by which jobs. Workers run on this machine or, with an overlay such as
+configs/slurm.yaml, as jobs of a cluster.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="do all of it again, whatever was done before"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print stages, bytes, jobs and times; do nothing"
+    )
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -30,6 +35,9 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raw = open_image(config.need("predict.raw"), channels=0)
         blocks = BlockGrid.of(raw.shape_vx, config.decode.block_shape)
         check_output(output, Target.of(raw, blocks, config.decode.scale_factors))
+    if given.dry_run:
+        print(planned(config, output, given.only))
+        return
     if given.only != "decode":
         predict(config, output, given.fresh)
     if given.only != "predict":
@@ -42,6 +50,27 @@ def predict(config: Config, output: str, fresh: bool) -> None:
 
     checkpoint = find_checkpoint(config)
     predict_blockwise(config, config.need("predict.raw"), output, checkpoint, fresh=fresh)
+
+
+def planned(config: Config, output: str, only: str | None) -> str:
+    from synpol.blockwise.plan import job_text, plan_decoding, plan_prediction, size_of, table
+
+    settings, stages, jobs = config.workers, [], []
+    if only != "decode":
+        from synpol.blockwise.predict import PredictJob
+        from synpol.training.checkpoint import find_checkpoint
+
+        job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
+        stages.append(plan_prediction(job))
+        jobs.append(job.border_cost())
+        jobs.append("To predict: " + job_text(settings, job.workers, job.gpus))
+        shape, itemsize = job.part.shape, 1
+    else:
+        shape, itemsize = size_of(open_image(join(output, "polarity"), channels=3))
+    if only != "predict":
+        stages += plan_decoding(shape, itemsize, config)
+        jobs.append("To decode: " + job_text(settings, settings.num_workers, 0))
+    return "\n\n".join([table(stages), *jobs])
 
 
 def decode(config: Config, output: str, fresh: bool) -> None:

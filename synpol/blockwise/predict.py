@@ -263,6 +263,8 @@ def predict_blockwise(
         Blocks failed; what is done is kept.
     """
     job = PredictJob.of(config, raw, output, checkpoint, num_workers)
+    check_writable(output)
+    check_writable(job.work)
     tqdm.write(job.border_cost(), file=sys.stderr)
     with Driver(
         job.work, f"prediction of {job.source.path}", job.workers, config.workers, job.gpus
@@ -348,8 +350,6 @@ class PredictJob:
             device = choose_device(config.device)
             kind = str(choose_dtype(config.train.precision, device))
         work = work_folder(output, settings.work_dir)
-        check_writable(output)
-        check_writable(work)
         options = {"overlap", "blending", "flip_axes", "roi"}
         decided = hash_of(
             {

@@ -1,0 +1,170 @@
+"""Prediction through the command: parts, masks, flips, status, dry run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from recipes import run, run_refused, tiny_config, tiny_volume, write
+
+from synpol.arrays import open_image
+from synpol.blockwise.predict import flips_of, network_of, sample_mask
+from synpol.config import load_config
+
+PRECISE = {"train__precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny volume and a network for it."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_volume(folder / "data")
+    assert run("train", tiny_config(folder, **PRECISE)) == 0
+    return folder
+
+
+def predicted(folder, *changes):
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    shutil.rmtree(folder / "out.work", ignore_errors=True)
+    config = tiny_config(folder, **PRECISE)
+    output = f"predict.output={folder}/out"
+    assert run("predict_blockwise", config, output, "--only", "predict", *changes) == 0
+    return open_image(folder / "out" / "polarity")
+
+
+def test_a_roi_is_a_cutout_of_the_whole_and_knows_where_it_lies(trained):
+    whole = predicted(trained).array[:].astype(int)
+    roi = "predict.roi={offset: [60, 160, 320], shape: [120, 480, 320]}"
+    part = predicted(trained, roi)
+    assert tuple(part.offset) == (60, 160, 320)
+    expected = whole[:, 2:6, 10:40, 20:40]
+    assert part.array.shape == expected.shape
+    assert np.abs(part.array[:] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("roi", "said"),
+    [
+        ("{offset: [0, 0, 8], shape: [30, 16, 16]}", "does not lie on whole voxels along x"),
+        ("{offset: [0, 0, 0], shape: [30, 16, 25]}", "does not lie on whole voxels along x"),
+        ("{offset: [0, 0, 0], shape: [270, 16, 16]}", "reaches beyond"),
+        ("{offset: [-30, 0, 0], shape: [60, 16, 16]}", "reaches beyond"),
+    ],
+)
+def test_a_roi_that_cannot_be_meant_is_refused(trained, capsys, roi, said):
+    config = tiny_config(trained, **PRECISE)
+    assert said in run_refused(capsys, "predict_blockwise", config, f"predict.roi={roi}")
+
+
+def test_a_mask_of_any_voxel_size_limits_the_work(trained):
+    whole = predicted(trained).array[:]
+    mask = np.zeros((4, 6, 6), np.uint8)
+    mask[1:3, 1:3, 2:5] = 1
+    write(trained, "mask", mask, voxel_size=(60, 128, 128))
+    part = predicted(trained, f"predict.mask={trained}/mask").array[:]
+    inside = np.zeros(whole.shape[1:], bool)
+    inside[2:6, 8:24, 16:40] = True
+    assert np.array_equal(part, whole * inside)
+    shutil.rmtree(trained / "mask")
+
+
+def test_masks_are_sampled_at_the_centres_of_voxels(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path, "raw", np.zeros((6, 9, 9), np.uint8), voxel_size=(40, 6, 6), offset=(0, 7, 0))
+    mask = rng.integers(0, 2, (3, 4, 5)).astype(np.uint8)
+    write(tmp_path, "mask", mask, voxel_size=(60, 10, 10), offset=(-20, 5, 3))
+    raw, there = open_image(tmp_path / "raw"), open_image(tmp_path / "mask")
+    found = sample_mask(there, raw, (1, 2, 0), (6, 9, 8))
+    for voxel in np.ndindex(found.shape):
+        world = (np.add(voxel, (1, 2, 0)) + 0.5) * (40, 6, 6) + (0, 7, 0)
+        place = np.floor((world - (-20, 5, 3)) / (60, 10, 10)).astype(int)
+        inside = (place >= 0).all() and (place < mask.shape).all()
+        assert found[voxel] == (bool(mask[tuple(place)]) if inside else False)
+
+
+def test_flipped_copies_are_averaged(tmp_path):
+    path = tiny_config(tmp_path, **PRECISE, predict__flip_axes=[["y"], ["x", "z"], ["y"], []])
+    config = load_config([str(path)])
+    assert flips_of(config) == [("y",), ("z", "x")]
+    assert len(flips_of(load_config([str(path), "predict.flip_axes=all"]))) == 7
+    torch.manual_seed(0)
+    model = torch.nn.Conv3d(1, 3, 3, padding=1)
+    windows = torch.rand(2, 1, 4, 8, 8)
+    with torch.inference_mode():
+        found = network_of(model, config, torch.device("cpu"))(windows)
+        plain = model(windows).sigmoid()
+        y = model(windows.flip(3)).sigmoid().flip(3)
+        zx = model(windows.flip((2, 4))).sigmoid().flip((2, 4))
+    assert torch.allclose(found, (plain + y + zx) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["predict.flip_axes=all", "predict.blending=crop"])
+def test_options_that_change_the_result_redo_it(trained, change):
+    first = predicted(trained).array[:]
+    config = tiny_config(trained, **PRECISE)
+    arguments = (config, f"predict.output={trained}/out", "--only", "predict", change)
+    assert run("predict_blockwise", *arguments) == 0
+    assert not np.array_equal(open_image(trained / "out" / "polarity").array[:], first)
+
+
+def test_the_status_is_there_for_other_programs(trained):
+    predicted(trained)
+    status = json.loads((trained / "out.work" / "status.json").read_text())
+    assert status["state"] == "done"
+    assert [stage["name"] for stage in status["stages"]] == ["predict"]
+    assert status["stages"][0]["blocks"] == 4
+    assert status["error"] is None
+
+
+def test_a_dry_run_tells_stages_and_jobs_and_leaves_nothing(trained, capsys):
+    config = tiny_config(trained, **PRECISE)
+    capsys.readouterr()
+    arguments = (f"predict.output={trained}/dry", "--dry-run", "workers.executor=slurm")
+    assert run("predict_blockwise", config, *arguments, "workers.queue=gpu") == 0
+    told = capsys.readouterr().out
+    rows = [line.split() for line in told.splitlines()]
+    assert ["predict", "4", "18.4", "kB", "55.3", "kB", "1", "workers"] in [r[:8] for r in rows]
+    assert any(row[:2] == ["relabel", "12"] for row in rows)
+    assert '#SBATCH --partition="gpu"' in told
+    assert "-m synpol.blockwise.worker" in told
+    assert not (trained / "dry").exists()
+    assert not (trained / "dry.work").exists()
+
+
+def test_ctrl_c_ends_workers_and_keeps_what_is_done(trained, tmp_path):
+    """The signal that a terminal sends goes to the driver and to its workers."""
+    import os
+    import signal
+    import time
+
+    shutil.copytree(trained / "data", tmp_path / "data")
+    config = tiny_config(
+        tmp_path,
+        **PRECISE,
+        workers={"num_predict_workers": 2},
+        predict__checkpoint=str(next((trained / "run" / "checkpoints").glob("*.pt"))),
+        predict__block_shape=[4, 16, 16],
+        predict__flip_axes="all",
+        predict__overlap=0.9,
+    )
+    from recipes import ROOT
+
+    command = [sys.executable, str(ROOT / "pipelines" / "predict_blockwise.py"), str(config)]
+    process = subprocess.Popen(
+        [*command, "--only", "predict"], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    work = tmp_path / "result.work"
+    deadline = time.monotonic() + 90
+    while not list(work.rglob("*.record")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "interrupted; run the same command again to go on" in process.stderr.read()
+    done = len(list(work.rglob("*.record")))
+    assert done > 0
+    assert json.loads((work / "status.json").read_text())["state"] == "interrupted"
