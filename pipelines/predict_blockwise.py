@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 
 from synpol.arrays import is_url, join, open_image
-from synpol.blockwise.decode import Target, check_output, decode_blockwise
+from synpol.blockwise.decode import decode_blockwise
 from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.output import Target, check_output
 from synpol.command import record_run, run_command
 from synpol.config import Config
 

@@ -12,7 +12,7 @@ import gunpowder as gp
 import numpy as np
 
 from synpol.arrays import check_writable
-from synpol.blockwise.decode import identity_of
+from synpol.blockwise.output import identity_of
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.errors import InputError

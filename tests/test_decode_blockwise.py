@@ -376,7 +376,7 @@ def test_public_names_are_there():
 
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_inner_chunks_divide_the_block(a, b):
-    from synpol.blockwise.decode import inner_chunks
+    from synpol.blockwise.output import inner_chunks
 
     chunks = inner_chunks((a, b, 7))
     assert a % chunks[0] == b % chunks[1] == 7 % chunks[2] == 0

@@ -9,7 +9,6 @@ result depends on: another option gets another folder, the same job finds its re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import zarr
 from funlib.geometry import Coordinate
 
 from synpol.arrays import (
@@ -28,7 +26,6 @@ from synpol.arrays import (
     HASH,
     SETTINGS,
     Image,
-    check_complete,
     check_writable,
     create_image,
     is_url,
@@ -43,11 +40,19 @@ from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.label import FLOAT_SCALE, LabelStage
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
-from synpol.blockwise.records import Index, read_record, write_whole
+from synpol.blockwise.output import (
+    Target,
+    check_output,
+    hash_of,
+    identity_of,
+    inner_chunks,
+    work_folder,
+)
+from synpol.blockwise.records import read_record, write_whole
 from synpol.blockwise.relabel import RelabelStage
-from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
+from synpol.blockwise.rescale import RescaleStage
 from synpol.blockwise.stage import Stage
-from synpol.decoding import check_options, rescaled_shape, threshold_of
+from synpol.decoding import check_options, threshold_of
 from synpol.errors import InputError
 from synpol.synapses import synapse_rows, write_synapses
 
@@ -209,122 +214,6 @@ def decode_hash(source: Image, options: DecodeOptions) -> str:
     versions = [label.VERSION, dilate.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
     versions.append(rescale.VERSION)
     return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
-
-
-def identity_of(image: Image) -> dict[str, Any]:
-    """What tells one state of an array from another.
-
-    For an array that synpol wrote its hash does; for a foreign one, path and metadata do.
-
-    Raises
-    ------
-    InputError
-        synpol began to write the array and did not finish.
-    """
-    attributes = dict(image.array.attrs)
-    about: dict[str, Any] = {
-        "path": image.path if is_url(image.path) else str(Path(image.path).resolve()),
-        "shape": list(image.array.shape),
-        "dtype": str(image.array.dtype),
-        "voxel_size": list(image.voxel_size),
-        "offset": list(image.offset),
-        "unit": image.unit,
-    }
-    check_complete(image)
-    if HASH in attributes:
-        about |= {"hash": attributes[HASH]}
-    return about
-
-
-def hash_of(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def work_folder(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
-    if work_dir is None:
-        if is_url(output):
-            raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")
-        return Path(f"{Path(output).resolve()}.work")
-    if is_url(work_dir):
-        raise InputError(f"work_dir is {work_dir}; a folder is expected, not a URL")
-    return Path(work_dir).resolve()
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the instances will look like: blocks and voxel size."""
-
-    blocks: BlockGrid
-    voxel_size: Coordinate
-    full_shape: Index
-
-    def could_replace(self, instances: zarr.Array) -> bool:
-        """Whether an array is of the same volume, decoded by synpol with other scale factors."""
-        settings = instances.attrs.get(SETTINGS)
-        if HASH not in instances.attrs or not isinstance(settings, dict):
-            return False
-        factors = settings.get("scale_factors", (1, 1, 1))
-        return rescaled_shape(self.full_shape, factors) == tuple(instances.shape)
-
-    @classmethod
-    def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
-        """For a prediction (or an image on its grid) that is cut into `blocks`.
-
-        Raises
-        ------
-        InputError
-            Scale factors that cannot be meant, or that leave no whole voxel size.
-        """
-        shape = rescaled_shape(blocks.shape, scale_factors)
-        if shape == blocks.shape:
-            return cls(blocks, source.voxel_size, blocks.shape)
-        axes = zip(source.voxel_size, blocks.shape, shape, strict=True)
-        size = [v * s / t for v, s, t in axes]
-        if any(v != int(v) for v in size):
-            raise InputError(
-                f"scale_factors {tuple(scale_factors)} make {shape} voxels of {blocks.shape}, of "
-                f"{tuple(round(v, 3) for v in size)} {source.unit} each; whole sizes "
-                "are expected: choose factors that the shape and the voxel size can be divided by"
-            )
-        whole = Coordinate(int(v) for v in size)
-        return cls(rescaled_blocks(blocks, shape), whole, blocks.shape)
-
-
-def check_output(output: str | os.PathLike[str], target: Target) -> None:
-    """Refuse an existing ``instances`` array that this job cannot write.
-
-    Raises
-    ------
-    InputError
-        It holds data that synpol did not write, its shape is another, or its chunks (shards) do
-        not fit the blocks, so that two workers would write one chunk.
-    """
-    blocks = target.blocks
-    path = join(output, "instances", "s0")
-    try:
-        found = open_image(path).array
-    except InputError:
-        return
-    if tuple(found.shape) != blocks.shape:
-        if target.could_replace(found):
-            return
-        raise InputError(
-            f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
-            "remove it or give another output"
-        )
-    if HASH not in found.attrs and found.nchunks_initialized:
-        raise InputError(
-            f"{path} exists with data that synpol did not write; remove it or give another output"
-        )
-    unit = found.shards or found.chunks
-    for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):
-        if block % chunk and block < size:
-            raise InputError(
-                f"{path} exists with chunks of {tuple(unit)} voxels, which do not fit blocks of "
-                f"{blocks.block}: along {'zyx'[axis]}, {block} is not a multiple of {chunk}, and "
-                "two workers would write one chunk. Choose a block_shape that is a multiple of the "
-                "chunks, or remove the output"
-            )
 
 
 @dataclass(frozen=True)
@@ -513,12 +402,3 @@ class _Job:
                 exclusive=self.options.exclusive,
                 sides=self.options.sides,
             )
-
-
-def inner_chunks(block: Sequence[int]) -> tuple[int, ...]:
-    """Chunks within a block-sized shard: the largest divisor of each side up to 128.
-
-    A side without a divisor from 32 on stays whole, so that no prime side leaves slivers.
-    """
-    largest = [max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block]
-    return tuple(d if d >= min(32, b) else b for d, b in zip(largest, block, strict=True))

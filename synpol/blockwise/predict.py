@@ -29,9 +29,9 @@ from synpol.arrays import (
     join,
     open_image,
 )
-from synpol.blockwise.decode import hash_of, identity_of, inner_chunks, work_folder
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid, index_of
+from synpol.blockwise.output import hash_of, identity_of, inner_chunks, work_folder
 from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.blockwise.windows import BlockImage, BlockPredictor, WindowGrid, read_block

@@ -24,7 +24,7 @@ from synpol.arrays import (
     open_image,
     to_world,
 )
-from synpol.blockwise.decode import hash_of
+from synpol.blockwise.output import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
 

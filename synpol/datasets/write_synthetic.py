@@ -20,9 +20,9 @@ from synpol.arrays import (
     join,
     open_image,
 )
-from synpol.blockwise.decode import hash_of
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.output import hash_of
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
