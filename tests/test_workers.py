@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import standin_schedulers
@@ -16,10 +15,8 @@ import synpol
 from synpol.arrays import open_image
 from synpol.blockwise import driver as driver_module
 from synpol.blockwise import schedulers
-from synpol.config import Workers, load_config
+from synpol.config import Workers
 from synpol.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -142,14 +139,6 @@ def test_a_reason_in_many_words_does_not_end_the_polling_of_slurm():
     )
     found = executor.parse_status_output(0, out)
     assert [found[i].state.name for i in ("12", "13", "14")] == ["QUEUED", "FAILED", "ACTIVE"]
-
-
-@pytest.mark.parametrize("name", ["slurm", "lsf"])
-def test_the_overlays_are_read(name):
-    config = load_config(
-        [str(ROOT / "configs" / "demo.yaml"), str(ROOT / "configs" / f"{name}.yaml")]
-    )
-    assert config.workers.executor == name
 
 
 @pytest.mark.parametrize(
