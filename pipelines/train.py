@@ -19,6 +19,11 @@ from synpol.errors import InputError
 from synpol.gp import (
     AddPolarityTarget,
     AddSidesKnown,
+    ElasticAugment,
+    GammaAugment,
+    Misalign,
+    MissingSections,
+    MotionBlur,
     OrderedPreCache,
     RejectSampling,
     request_batch,
@@ -34,9 +39,16 @@ SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
 
 def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.Pipeline:
     """From volumes on disk to batches; edit here to change what the network sees."""
-    augment, patch = config.augment, config.train.patch
+    augment, patch, reject = config.augment, config.train.patch, config.reject_sampling
     places = np.array([v.positions(patch) for v in volumes], dtype=float)
-    square = all(v.raw.voxel_size[1] == v.raw.voxel_size[2] for v in volumes)
+    voxel = volumes[0].raw.voxel_size
+    geometry = ElasticAugment(
+        gp.Coordinate(augment.elastic_spacing) * voxel,
+        [s * v for s, v in zip(augment.elastic_sigma, voxel, strict=True)],
+        rotate=False,
+        p=augment.elastic_p,
+    ) + Misalign(augment.misalign, augment.misalign_p, augment.misalign_slip)
+    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
     per_section = (1, -1, -1)
     return (
         tuple(
@@ -52,11 +64,12 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
             for v in volumes
         )
         + gp.RandomProvider(probabilities=list(places / places.sum()))
-        + RejectSampling(LABELS, config.reject_sampling.size_thres, config.reject_sampling.p, DRAWS)
+        + (geometry + rejection if reject.after_augmentation else rejection + geometry)
         + gp.SimpleAugment(
             mirror_probs=[0.5 if augment.flip else 0.0] * 3,
-            transpose_only=[1, 2] if augment.rotate90 and square else [],
+            transpose_only=[1, 2] if augment.rotate90 and voxel[1] == voxel[2] else [],
         )
+        + GammaAugment(RAW, augment.gamma, augment.gamma_p)
         + gp.IntensityAugment(
             RAW,
             1 - augment.section_contrast,
@@ -66,6 +79,9 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
             slab=per_section,
             clip=False,
         )
+        + gp.NoiseAugment(RAW, var=augment.noise**2, clip=False, p=augment.noise_p)
+        + MotionBlur(RAW, augment.blur, augment.blur_p, augment.blur_length)
+        + MissingSections(RAW, augment.missing, augment.missing_p, augment.missing_whole)
         + AddPolarityTarget(
             LABELS,
             TARGET,
@@ -85,7 +101,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
-    check_together(volumes, config.train.patch)
+    check_together(volumes, config.train.patch, config.augment.context)
     check_writable(config.run_dir)
     with DriverLock(config.run_dir, "training"):
         trainer = Trainer(config, [identity_of(i) for v in volumes for i in (v.raw, v.truth)])

@@ -24,6 +24,7 @@ from synpol.errors import InputError, nearest
 
 Positive = Annotated[int, Field(gt=0)]
 Triple = tuple[Positive, Positive, Positive]
+NotNegative = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
@@ -168,19 +169,60 @@ class RejectSampling(Section):
         default=1000, ge=0, description="foreground voxels that a patch should have; 0 turns it off"
     )
     p: Fraction = Field(default=0.95, description="probability that a poorer patch is rejected")
+    after_augmentation: bool = Field(
+        default=False,
+        description="count after deformation and misalignment, as the recipe does; by default "
+        "before, so that no deformation is computed for a patch that is rejected",
+    )
 
 
 class Augment(Section):
-    """Random changes of a training patch."""
+    """Random changes of a training patch, in the order in which they are made."""
 
+    elastic_p: Fraction = Field(default=0, description="probability of an elastic deformation")
+    elastic_spacing: Triple = Field(
+        default=(4, 32, 32), description="voxels between its control points, z, y, x"
+    )
+    elastic_sigma: tuple[NotNegative, NotNegative, NotNegative] = Field(
+        default=(0, 2, 2), description="voxels by which control points move, standard deviation"
+    )
+    misalign_p: Fraction = Field(default=0, description="probability of a misalignment")
+    misalign: Positive = Field(
+        default=16, description="largest shift of misaligned sections along y and x, voxels"
+    )
+    misalign_slip: Fraction = Field(
+        default=0.5, description="share of slips (one section moves); others: all from one on move"
+    )
     flip: bool = Field(default=True, description="mirror each axis with probability 0.5")
     rotate90: bool = Field(default=True, description="swap y and x with probability 0.5")
+    gamma_p: Fraction = Field(default=0, description="probability of another gamma")
+    gamma: float = Field(
+        default=1.5, ge=1, description="largest gamma; its inverse is the smallest"
+    )
     section_contrast: float = Field(
         default=0.1, ge=0, lt=1, description="largest relative change of contrast, per section"
     )
     section_brightness: float = Field(
         default=0.1, ge=0, lt=1, description="largest shift of brightness (0..1), per section"
     )
+    noise_p: Fraction = Field(default=0, description="probability of Gaussian noise")
+    noise: float = Field(default=0.1, ge=0, description="its standard deviation (0..1)")
+    blur_p: Fraction = Field(default=0, description="probability that sections are blurred")
+    blur: Positive = Field(default=3, description="blurred sections of a patch at most")
+    blur_length: Positive = Field(default=11, description="voxels over which they are blurred")
+    missing_p: Fraction = Field(default=0, description="probability that sections are missing")
+    missing: Positive = Field(default=3, description="missing sections of a patch at most")
+    missing_whole: Fraction = Field(
+        default=0.5, description="share of missing sections that are missing as a whole"
+    )
+
+    @property
+    def context(self) -> tuple[int, int, int]:
+        """Voxels beyond each end of a patch that geometric changes look at, nearly always."""
+        shift = self.misalign if self.misalign_p else 0
+        sigma = self.elastic_sigma if self.elastic_p else (0, 0, 0)
+        z, y, x = (int(-(-4 * s // 1)) for s in sigma)
+        return z, y + shift, x + shift
 
 
 class Train(Section):

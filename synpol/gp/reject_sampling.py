@@ -9,6 +9,7 @@ depends on the request's seed alone and a run can be repeated and resumed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import gunpowder as gp
 import numpy as np
@@ -35,6 +36,9 @@ class RejectSampling(gp.BatchFilter):
     draws : gp.ArrayKey, optional
         Provided: how many patches were drawn for this one, a non-spatial array of shape ``(1,)``;
         the acceptance rate is its inverse.
+    patch : 3 ints, optional
+        Voxels in the middle of the request that are counted; by default all of it. To be given
+        where nodes downstream ask for more than the patch and cut it.
     patience : int
         Draws in a row below `size_thres` after which it gives up (``p=1``) or warns once.
 
@@ -50,6 +54,7 @@ class RejectSampling(gp.BatchFilter):
         size_thres: int,
         p: float = 0.95,
         draws: gp.ArrayKey | None = None,
+        patch: Sequence[int] | None = None,
         patience: int = 5000,
     ) -> None:
         if not 0 <= p <= 1:
@@ -60,6 +65,7 @@ class RejectSampling(gp.BatchFilter):
         self.size_thres = size_thres
         self.p = p
         self.draws = draws
+        self.patch = patch
         self.patience = patience
         self.poor_in_a_row = 0
         self.largest = 0
@@ -84,7 +90,7 @@ class RejectSampling(gp.BatchFilter):
                 break
             probe = gp.BatchRequest(random_seed=int(attempt[0]))
             probe[self.labels] = request[self.labels].copy()
-            foreground = int(np.count_nonzero(upstream.request_batch(probe)[self.labels].data))
+            foreground = self._count(upstream.request_batch(probe)[self.labels].data)
             if foreground >= self.size_thres:
                 self.poor_in_a_row = 0
                 break
@@ -96,6 +102,12 @@ class RejectSampling(gp.BatchFilter):
             count = np.array([draw], dtype=np.int64)
             batch[self.draws] = gp.Array(count, gp.ArraySpec(nonspatial=True))
         return batch
+
+    def _count(self, labels: np.ndarray) -> int:
+        if self.patch is not None:
+            begins = [(n - p) // 2 for n, p in zip(labels.shape, self.patch, strict=True)]
+            labels = labels[tuple(slice(b, b + p) for b, p in zip(begins, self.patch, strict=True))]
+        return int(np.count_nonzero(labels))
 
     def _note_poor(self, foreground: int) -> None:
         self.poor_in_a_row += 1

@@ -67,8 +67,18 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
     return OpenVolume(raw, truth, volume.labels == "polarity", intensity)
 
 
-def check_together(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
+def check_together(
+    volumes: Sequence[OpenVolume], patch: Sequence[int], context: Sequence[int] = (0, 0, 0)
+) -> None:
     """Refuse volumes of different voxel sizes, and a patch that does not fit a volume.
+
+    Parameters
+    ----------
+    volumes : sequence of OpenVolume
+    patch : 3 ints
+        Voxels.
+    context : 3 ints
+        Voxels beyond each end of a patch that augmentation looks at.
 
     Raises
     ------
@@ -88,6 +98,13 @@ def check_together(volumes: Sequence[OpenVolume], patch: Sequence[int]) -> None:
             raise InputError(
                 f"train.patch {tuple(patch)} is larger than {volume.raw.path} with "
                 f"{tuple(volume.raw.shape_vx)} voxels (z, y, x); choose a smaller patch"
+            )
+        needed = [p + 2 * c for p, c in zip(patch, context, strict=True)]
+        if volume.positions(needed) == 0:
+            raise InputError(
+                f"train.patch {tuple(patch)} and what augment.elastic_sigma and augment.misalign "
+                f"look at around it, {tuple(needed)} voxels, is larger than {volume.raw.path} with "
+                f"{tuple(volume.raw.shape_vx)} voxels (z, y, x); choose less of either"
             )
 
 

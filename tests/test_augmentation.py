@@ -1,0 +1,167 @@
+"""Augmentations: image and labels move together, sides are never swapped or mixed."""
+
+from __future__ import annotations
+
+import gunpowder as gp
+import numpy as np
+import pytest
+from funlib.persistence import Array
+
+from synpol.config import Augment
+from synpol.gp import ElasticAugment, GammaAugment, Misalign, MissingSections, MotionBlur
+
+RAW, LABELS, KNOWN = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS"), gp.ArrayKey("KNOWN")
+SIZE = gp.Coordinate(8, 24, 24)
+
+
+class Known(gp.BatchFilter):
+    """Something without a place beside the arrays, as the training graph has it."""
+
+    def setup(self):
+        self.provides(KNOWN, gp.ArraySpec(nonspatial=True))
+
+    def process(self, batch, request):
+        batch[KNOWN] = gp.Array(np.ones(1), gp.ArraySpec(nonspatial=True))
+
+
+def tissue():
+    """Labels of synapses with their sides next to each other, and an image that tells them."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((24, 80, 80), np.uint64)
+    for n in range(1, 60):
+        z, y, x = (
+            int(rng.integers(0, s - d)) for s, d in zip(labels.shape, (5, 8, 12), strict=True)
+        )
+        labels[z : z + 5, y : y + 8, x : x + 6] = 2 * n - 1
+        labels[z : z + 5, y : y + 8, x + 6 : x + 12] = 2 * n
+    return labels
+
+
+def batches(node, labels, raw, count=20):
+    arrays = [
+        Array(a, (0, 0, 0), (1, 1, 1), ["z", "y", "x"], ["nm"] * 3, ["space"] * 3)
+        for a in (raw, labels)
+    ]
+    graph = (
+        (gp.ArraySource(RAW, arrays[0], True), gp.ArraySource(LABELS, arrays[1], False))
+        + gp.MergeProvider()
+        + gp.RandomLocation()
+        + Known()
+        + node
+    )
+    found = []
+    with gp.build(graph):
+        for seed in range(count):
+            request = gp.BatchRequest(random_seed=seed)
+            request.add(RAW, SIZE)
+            request.add(LABELS, SIZE)
+            request[KNOWN] = gp.ArraySpec(nonspatial=True)
+            batch = graph.request_batch(request)
+            assert batch[RAW].data.shape == batch[LABELS].data.shape == tuple(SIZE)
+            assert batch[KNOWN].data[0] == 1
+            found.append((batch[RAW].data, batch[LABELS].data))
+    return found
+
+
+GEOMETRIC = {
+    "elastic": ElasticAugment((4, 8, 8), (0, 2, 2), rotate=False),
+    "misalign": Misalign(6, 1.0),
+    "slip": Misalign(6, 1.0, slip=1.0),
+    "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_image_and_labels_move_together_and_no_side_is_swapped(name):
+    labels = tissue()
+    side = np.where(labels == 0, 0.0, np.where(labels % 2 == 1, 0.25, 1.0)).astype(np.float32)
+    moved = False
+    for raw, found in batches(GEOMETRIC[name], labels, side):
+        assert np.isin(found, labels).all()
+        # where a label is not at a border, where interpolation blends, the image says its side
+        inner = np.ones(found.shape, bool)
+        for axis in range(3):
+            for step in (-1, 1):
+                inner &= found == np.roll(found, step, axis)
+        inner[[0, -1]] = inner[:, [0, -1]] = inner[:, :, [0, -1]] = False
+        expected = np.where(found == 0, 0.0, np.where(found % 2 == 1, 0.25, 1.0))
+        if name == "elastic":
+            agree = np.abs(raw - expected)[inner] < 0.13
+            assert agree.mean() > 0.98
+        else:
+            assert np.allclose(raw, expected)
+        moved |= bool(found.any())
+    assert moved
+
+
+def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
+    ramp = np.broadcast_to(np.arange(80, dtype=np.float32), (24, 80, 80)).copy()
+    kinds = {"slip": set(), "translation": set()}
+    for kind, slip in (("slip", 1.0), ("translation", 0.0)):
+        for raw, _ in batches(Misalign(6, 1.0, slip=slip), tissue(), ramp):
+            shift = raw[:, 0, 0] - raw[0, 0, 0]
+            assert np.abs(shift).max() <= 6
+            changed = np.flatnonzero(shift)
+            kinds[kind].add(len(changed))
+            if kind == "translation" and len(changed):
+                assert changed[-1] == len(raw) - 1
+                assert (np.diff(changed) == 1).all()
+                assert len(set(shift[changed])) == 1
+    assert kinds["slip"] == {0, 1} or kinds["slip"] == {1}
+    assert max(kinds["translation"]) > 1
+
+
+def test_missing_sections_are_filled_wholly_or_to_one_side():
+    raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
+    whole = part = 0
+    for patch, _ in batches(MissingSections(RAW, 3, 1.0), tissue(), raw):
+        touched = 0
+        for section in patch:
+            _, counts = np.unique(section, return_counts=True)
+            share = counts.max() / section.size
+            touched += share > 0.1
+            whole += share == 1
+            part += 0.2 < share < 0.8
+        assert 1 <= touched <= 3
+    assert whole
+    assert part
+
+
+def test_motion_blur_blurs_some_sections_along_one_axis():
+    raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
+    for patch, _ in batches(MotionBlur(RAW, 2, 1.0, 11), tissue(), raw, 10):
+        rough = np.stack([np.abs(np.diff(patch, axis=a)).mean((1, 2)) for a in (1, 2)])
+        blurred = rough.min(0) < 0.15
+        assert 1 <= blurred.sum() <= 2
+        assert (rough.max(0)[blurred] < 0.2).all()
+
+
+def test_gamma_keeps_the_ends_and_bends_the_middle():
+    raw = np.full((24, 80, 80), 0.5, np.float32)
+    middles = [patch.mean() for patch, _ in batches(GammaAugment(RAW, 2.0, 1.0), tissue(), raw)]
+    assert 0.25 <= min(middles) < 0.45 < 0.55 < max(middles) <= 0.5**0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ElasticAugment((4, 8, 8), (0, 2, 2), rotate=False, p=0.0),
+        Misalign(6, 0.0),
+        MissingSections(RAW, 3, 0.0),
+        MotionBlur(RAW, 3, 0.0),
+        GammaAugment(RAW, 2.0, 0.0),
+    ],
+    ids=lambda node: type(node).__name__,
+)
+def test_with_probability_0_nothing_changes(node):
+    raw = np.arange(24 * 80 * 80, dtype=np.float32).reshape(24, 80, 80)
+    for patch, _ in batches(node, tissue(), raw, 5):
+        assert (np.diff(patch, axis=2) == 1).all()
+        assert (np.diff(patch, axis=0) == 80 * 80).all()
+
+
+def test_the_context_is_what_geometry_looks_at():
+    assert Augment().context == (0, 0, 0)
+    assert Augment(misalign_p=0.5).context == (0, 16, 16)
+    both = Augment(misalign_p=0.5, misalign=3, elastic_p=1, elastic_sigma=(0.5, 2, 2.1))
+    assert both.context == (2, 11, 12)
