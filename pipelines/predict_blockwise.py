@@ -15,7 +15,7 @@ from pathlib import Path
 from synpol.arrays import is_url, join, open_image
 from synpol.blockwise.decode import decode_blockwise
 from synpol.blockwise.geometry import BlockGrid
-from synpol.blockwise.output import Target, check_output
+from synpol.blockwise.output import Part, Target, check_output
 from synpol.command import record_run, run_command
 from synpol.config import Config
 
@@ -34,7 +34,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if given.only is None:  # what would stop the second half has to stop the first
         raw = open_image(config.need("predict.raw"), channels=0)
-        blocks = BlockGrid.of(raw.shape_vx, config.decode.block_shape)
+        shape = Part.of(raw, config.predict.roi).shape
+        blocks = BlockGrid.of(shape, config.decode.block_shape)
         check_output(output, Target.of(raw, blocks, config.decode.scale_factors))
     if given.dry_run:
         print(planned(config, output, given.only))

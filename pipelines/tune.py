@@ -27,10 +27,14 @@ from synpol.tuning import best, plot, sweep
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
-    if config.data.validation is None:
+    validation = config.data.validation
+    if validation is None:
         raise InputError("data.validation is not set; name a volume that was not trained on")
-    labels = config.data.validation.labels
-    volume = open_volume(config.data.validation, config.data.intensity_range)
+    # these say which part of the volume to predict is wanted, and this is another volume
+    whole = config.predict.model_copy(update={"roi": None, "mask": None})
+    config = config.model_copy(update={"predict": whole})
+    labels = validation.labels
+    volume = open_volume(validation, config.data.intensity_range)
     output = join(config.run_dir, "validation")
     polarity = predict_blockwise(config, volume.raw.path, output, find_checkpoint(config))
     truth = truth_instances(np.asarray(volume.truth.array[:]), labels, config.decode.dilate_sz)

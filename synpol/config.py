@@ -353,8 +353,10 @@ class Workers(Section):
     )
     queue: str | None = Field(default=None, description="queue or partition of the jobs")
     account: str | None = Field(default=None, description="account or project that pays")
-    options: dict[str, str | int] = Field(
-        default={}, description="more options of the scheduler, by their names without dashes"
+    options: dict[str, bool | int | str] = Field(
+        default={},
+        description="more options of the scheduler, by their names without dashes; true: an option "
+        "without a value. They replace what synpol asks for under the same name",
     )
     setup: list[str] = Field(
         default=[], description="shell lines that a job runs first, such as `module load cuda`"
@@ -378,6 +380,19 @@ class Workers(Section):
     def _can_be_submitted(self) -> Self:
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             raise ValueError(f"memory is {self.memory!r}; a number with MB, GB or TB is expected")
+        if self.memory_bytes is not None and self.memory_bytes < 2**20:
+            raise ValueError(f"memory is {self.memory!r}; at least 1 MB is expected")
+        for name in self.options:
+            if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+                raise ValueError(f"options: {name!r} is no option's name; without dashes, please")
+        if self.executor == "local":
+            unread = ("gpus", "memory", "queue", "account", "options", "host")
+            given = [name for name in unread if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is given, but executor is local, which does not read it; say "
+                    "executor: slurm, lsf or pbs, or leave it out"
+                )
         return self
 
     @property
@@ -469,6 +484,8 @@ class Config(Section):
                 "exclusive needs labels with sides, but a volume says `labels: union`; "
                 "use `exclusive: false`"
             )
+        if self.workers.gpus and self.device == "cpu":
+            raise ValueError("workers.gpus asks for GPUs, but device is cpu; change one of them")
         chunks = zip(self.predict.block_shape, self.predict.chunk_shape, strict=True)
         if any(c < 1 or b % c for b, c in chunks):
             raise ValueError(

@@ -45,7 +45,7 @@ class DriverLock:
         self._file = open(self.path, "a+", encoding="utf8")  # noqa: SIM115 held open on purpose
         os.register_at_fork(after_in_child=self._file.close)
         deadline = time.monotonic() + 1.0  # a worker may hold it for an instant to look
-        while not _try_lock(self._file.fileno(), fcntl.LOCK_EX):
+        while not self._locked():
             if time.monotonic() > deadline:
                 holder = _read(self.path)
                 self._file.close()
@@ -67,6 +67,16 @@ class DriverLock:
         self._file.write(json.dumps(me))
         self._file.flush()
 
+    def _locked(self) -> bool:
+        try:
+            return _try_lock(self._file.fileno(), fcntl.LOCK_EX)
+        except OSError as error:
+            self._file.close()
+            raise InputError(
+                f"{self.path.parent} is on a file system without locks ({error.strerror}), so two "
+                "runs could not be kept apart; give a work_dir on another one"
+            ) from None
+
     def release(self) -> None:
         self._file.close()
 
@@ -81,11 +91,12 @@ class DriverLock:
 SILENCE = 30.0
 
 
-def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
-    """End this worker process within seconds of its driver's end.
+class DriverWatch:
+    """Tells a worker whether its driver lives.
 
-    Where the file system of a cluster does not carry locks from machine to machine, it takes
-    `SILENCE` instead: the driver counts in a file while it lives.
+    The kernel's lock tells at once, on the driver's machine, and elsewhere wherever the lock has
+    been seen held: there the file system carries locks from machine to machine. Not all do; else
+    the driver's sign of life decides, which has to change within `SILENCE`.
 
     Parameters
     ----------
@@ -95,46 +106,55 @@ def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
         `DriverLock.run` of the driver.
     """
 
-    def watch() -> None:
-        last, since = None, time.monotonic()
-        while True:
+    def __init__(self, folder: str | os.PathLike[str], run: str) -> None:
+        self.folder, self.run = Path(folder), run
+        self._locks_are_carried = False
+        self._beat: str | None = None
+        self._since = time.monotonic()
+
+    def lives(self) -> bool:
+        path = self.folder / "driver.lock"
+        try:
+            holder = _read(path)
+            with open(path, encoding="utf8") as file:
+                free = _try_lock(file.fileno(), fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return self._has_beaten()  # a file system that is away for a moment
+        if holder.get("run", self.run) != self.run:
+            return False
+        self._locks_are_carried |= not free
+        if free and (self._locks_are_carried or holder.get("host") == socket.gethostname()):
+            return False
+        return not free or self._has_beaten()
+
+    def _has_beaten(self) -> bool:
+        try:
+            beat = (self.folder / "driver.beat").read_text()
+        except OSError:
+            beat = None
+        if beat is not None and beat != self._beat:
+            self._beat, self._since = beat, time.monotonic()
+        return time.monotonic() - self._since < SILENCE
+
+
+def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
+    """End this worker process within seconds of its driver's end; see `DriverWatch`."""
+    watch = DriverWatch(folder, run)
+
+    def look() -> None:
+        while watch.lives():
             time.sleep(1)
-            if not driver_lives(folder, run):
-                os._exit(70)
-            beat = _beat(folder)
-            if beat is None or beat != last:
-                last, since = beat, time.monotonic()
-            elif time.monotonic() - since > SILENCE:
-                os._exit(70)
+        os._exit(70)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def driver_lives(folder: str | os.PathLike[str], run: str) -> bool:
-    """Whether the driver of a run holds a folder."""
-    path = Path(folder) / "driver.lock"
-    try:
-        with open(path, encoding="utf8") as file:
-            if _try_lock(file.fileno(), fcntl.LOCK_SH):
-                return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # a shared file system that is away for a moment; the next look decides
-    return _read(path).get("run", run) == run
+    threading.Thread(target=look, daemon=True).start()
 
 
 def give_sign_of_life(folder: str | os.PathLike[str], count: int) -> None:
     """What a driver with workers calls every few seconds, with another number each time."""
     with contextlib.suppress(OSError):  # a full disk is no reason to count as gone
         (Path(folder) / "driver.beat").write_text(str(count))
-
-
-def _beat(folder: str | os.PathLike[str]) -> str | None:
-    try:
-        return (Path(folder) / "driver.beat").read_text()
-    except OSError:
-        return None
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -47,11 +47,11 @@ def digest(output: Path) -> str:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Pids of the worker processes of a driver; each has a shell between them."""
+    """Pids of the worker processes of a driver."""
     workers = []
     for entry in os.listdir("/proc"):
         pid = int(entry) if entry.isdigit() else 0
-        if b"synpol.blockwise.worker" in command_of(pid) and grandparent_of(pid) == driver:
+        if b"synpol.blockwise.worker" in command_of(pid) and parent_of(pid) == driver:
             workers.append(pid)
     return workers
 
@@ -61,10 +61,6 @@ def command_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def grandparent_of(pid: int) -> int:
-    return parent_of(parent_of(pid))
 
 
 def parent_of(pid: int) -> int:

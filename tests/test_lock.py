@@ -12,8 +12,9 @@ import time
 
 import pytest
 
+from synpol import lock as lock_module
 from synpol.errors import InputError
-from synpol.lock import DriverLock
+from synpol.lock import DriverLock, DriverWatch, give_sign_of_life
 
 DRIVER = """
 import sys, time
@@ -174,3 +175,39 @@ def test_a_forked_process_does_not_inherit_the_lock(tmp_path, start):
         DriverLock(tmp_path, "training").release()
     finally:
         os.kill(int(child), signal.SIGKILL)
+
+
+def test_where_locks_are_not_carried_the_sign_of_life_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "SILENCE", 1.0)
+    with DriverLock(tmp_path, "decoding") as lock:
+        about = json.loads(lock.path.read_text())
+        lock.path.write_text(json.dumps(about | {"host": "another"}))
+        monkeypatch.setattr(lock_module, "_try_lock", lambda *_: True)  # never seen as held
+        watch = DriverWatch(tmp_path, lock.run)
+        for beat in range(4):
+            give_sign_of_life(tmp_path, beat)
+            time.sleep(0.4)
+            assert watch.lives()
+        time.sleep(1.1)
+        assert not watch.lives()
+        lock.path.write_text(json.dumps(about))
+        assert not DriverWatch(tmp_path, lock.run).lives()  # on its own machine a free lock is free
+
+
+def test_where_locks_are_carried_a_free_one_is_a_dead_driver(tmp_path):
+    lock = DriverLock(tmp_path, "decoding")
+    about = json.loads(lock.path.read_text())
+    lock.path.write_text(json.dumps(about | {"host": "another"}))
+    watch = DriverWatch(tmp_path, lock.run)
+    assert watch.lives()
+    lock.release()
+    assert not watch.lives()
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock_module, "_try_lock", unsupported)
+    with pytest.raises(InputError, match="on a file system without locks"):
+        DriverLock(tmp_path, "decoding")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from recipes import run, run_refused, tiny_config, tiny_volume, write
+from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
+from test_faults import command_of
 
 from synpol.arrays import open_image
+from synpol.blockwise import driver
 from synpol.blockwise.predict import flips_of, network_of, sample_mask
 from synpol.config import load_config
 
@@ -138,10 +144,6 @@ def test_a_dry_run_tells_stages_and_jobs_and_leaves_nothing(trained, capsys):
 
 def test_ctrl_c_ends_workers_and_keeps_what_is_done(trained, tmp_path):
     """The signal that a terminal sends goes to the driver and to its workers."""
-    import os
-    import signal
-    import time
-
     shutil.copytree(trained / "data", tmp_path / "data")
     config = tiny_config(
         tmp_path,
@@ -152,19 +154,62 @@ def test_ctrl_c_ends_workers_and_keeps_what_is_done(trained, tmp_path):
         predict__flip_axes="all",
         predict__overlap=0.9,
     )
-    from recipes import ROOT
-
-    command = [sys.executable, str(ROOT / "pipelines" / "predict_blockwise.py"), str(config)]
+    code = (
+        "import sys, runpy; import synpol.blockwise.driver as driver; driver.DRIVER_VOXELS = 0; "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "pipelines" / "predict_blockwise.py")]
     process = subprocess.Popen(
-        [*command, "--only", "predict"], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [*command, str(config), "--only", "predict"],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     work = tmp_path / "result.work"
     deadline = time.monotonic() + 90
     while not list(work.rglob("*.record")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    workers = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and str(work).encode() in command_of(int(entry.name))
+    ]
+    assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert "interrupted; run the same command again to go on" in process.stderr.read()
     done = len(list(work.rglob("*.record")))
     assert done > 0
     assert json.loads((work / "status.json").read_text())["state"] == "interrupted"
+    assert not any(str(work).encode() in command_of(pid) for pid in workers)
+
+
+def test_workers_predict_what_the_driver_does(trained, monkeypatch):
+    alone = predicted(trained).array[:]
+    monkeypatch.setattr(driver, "DRIVER_VOXELS", 0)
+    shared = predicted(trained, "workers.num_predict_workers=2", "workers.cpus=1").array[:]
+    assert (trained / "out.work" / "logs" / "synpol-0.err").exists()
+    assert np.abs(alone.astype(int) - shared).max() <= 1
+
+
+def test_a_part_is_decoded_and_done_again_and_another_part_is_refused(trained, capsys):
+    shutil.rmtree(trained / "out", ignore_errors=True)
+    shutil.rmtree(trained / "out.work", ignore_errors=True)
+    config = tiny_config(trained, **PRECISE)
+    output = f"predict.output={trained}/out"
+    roi = "predict.roi={offset: [60, 160, 320], shape: [120, 480, 320]}"
+    for _ in range(2):
+        assert run("predict_blockwise", config, output, roi) == 0
+    assert open_image(trained / "out" / "instances").array.shape == (4, 30, 20)
+    before = open_image(trained / "out" / "polarity").array[:]
+    message = run_refused(capsys, "predict_blockwise", config, output)
+    assert "exists with the shape (4, 30, 20)" in message
+    assert np.array_equal(open_image(trained / "out" / "polarity").array[:], before)
+    assert run("tune", config, roi) == 0
+
+
+def test_a_mask_beside_the_image_is_refused(trained, capsys):
+    write(trained, "far", np.ones((2, 2, 2), np.uint8), offset=(0, 0, 16 * 48))
+    config = tiny_config(trained, **PRECISE)
+    message = run_refused(capsys, "predict_blockwise", config, f"predict.mask={trained}/far")
+    assert "lies beside what is predicted: along x it covers 768..800 nm" in message

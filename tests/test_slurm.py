@@ -104,6 +104,11 @@ def test_the_commands_run_on_a_cluster_as_they_do_here(cluster, tmp_path):
     for name in ("polarity", "instances"):
         chunks = Path(name) / "s0" / "c"
         assert digest(tmp_path / "cluster" / chunks) == digest(tmp_path / "result" / chunks)
+    logs = tmp_path / "cluster.work" / "logs"
+    assert len(list(logs.glob("synpol-*.err"))) == 2
+    hosts = {path.name.rsplit("-", 1)[0] for path in (logs / "predict").glob("*.times")}
+    assert hosts
+    assert hosts <= {"n1", "n2", "n3"}
 
 
 def test_a_cancelled_job_is_replaced(cluster, job):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import synpol
 from synpol.arrays import open_image
 from synpol.blockwise import driver as driver_module
 from synpol.blockwise import schedulers
+from synpol.blockwise import workers as workers_module
 from synpol.config import Workers
 from synpol.errors import InputError
 
@@ -30,6 +32,7 @@ def standins(tmp_path, monkeypatch):
 
 
 def decode(tmp_path, workers):
+    tmp_path.mkdir(exist_ok=True)
     volume = random_polarity(3, (8, 60, 60), 8, 0.05, "uint8")
     prediction = write_polarity(tmp_path, volume, (4, 20, 20))
     out = tmp_path / "out"
@@ -141,11 +144,55 @@ def test_a_reason_in_many_words_does_not_end_the_polling_of_slurm():
     assert [found[i].state.name for i in ("12", "13", "14")] == ["QUEUED", "FAILED", "ACTIVE"]
 
 
+def test_paths_with_spaces_and_quotes(tmp_path, standins):
+    decode(tmp_path / "a folder", Workers(executor="lsf", host="127.0.0.1"))
+    decode(tmp_path / "it's here", None)
+
+
+def test_options_without_a_value_are_rendered_as_such(tmp_path):
+    asked = Workers(executor="slurm", options={"exclusive": True, "requeue": False})
+    lines = schedulers.submission_of(asked, 1, 0, ["worker"], tmp_path).splitlines()
+    assert "#SBATCH --exclusive" in lines
+    assert not any("requeue" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"queue": "gpu"}, "queue is given, but executor is local"),
+        ({"executor": "slurm", "options": {"--qos": "x"}}, "'--qos' is no option's name"),
+        ({"executor": "slurm", "memory": "0GB"}, "at least 1 MB is expected"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Workers(**changes)
+
+
+def test_workers_that_all_die_between_stages_do_not_hang_the_next(tmp_path, standins, monkeypatch):
+    """Later stages find a pool that had given up, try again, and say what the workers said."""
+    by_workers = driver_module.Driver._by_workers
+
+    def disturbed(self, stage, done, progress):
+        if stage.name == "dilate":
+            self._pool._script.write_text("echo no more >&2; exit 3\n")
+            self._pool._give_up("a rehearsal")
+            for pid in standins.glob("*.pid"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(pid.read_text()), signal.SIGKILL)
+        return by_workers(self, stage, done, progress)
+
+    monkeypatch.setattr(driver_module.Driver, "_by_workers", disturbed)
+    monkeypatch.setattr(workers_module, "MOST_DEATHS", 3)
+    with pytest.raises(RuntimeError, match="workers ended and no block was finished"):
+        decode(tmp_path, Workers(executor="lsf", host="127.0.0.1"))
+
+
 @pytest.mark.parametrize(
     ("memory", "expected"), [("8GB", 8 * 2**30), ("500MB", 500 * 2**20), ("1.5 TB", 1.5 * 2**40)]
 )
 def test_memory_is_read(memory, expected):
-    assert Workers(memory=memory).memory_bytes == expected
+    assert Workers(executor="slurm", memory=memory).memory_bytes == expected
 
 
 def test_memory_without_a_unit_is_refused():

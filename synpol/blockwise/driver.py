@@ -42,7 +42,9 @@ ATTEMPTS = 3
 #: stages that take longer than this many seconds tell where the time went
 TOLD = 10.0
 #: seconds for which orphans of an earlier run are waited for
-PATIENCE = 60.0
+PATIENCE = 120.0
+#: seconds within which a shared file system shows this machine what others have written
+LISTED_WITHIN = 60.0
 
 
 class Driver:
@@ -124,12 +126,17 @@ class Driver:
         remote = self.settings is not None and self.settings.executor != "local"
         enough = DRIVER_VOXELS if self._pool is None else DRIVER_VOXELS_WITH_WORKERS
         small = todo == 1 or todo * stage.cost <= enough
+        small = small and not (remote and stage.for_workers)
         with progress:
             if small or (self.num_workers == 1 and not remote):
                 error = self._in_driver(stage, done, progress)
             else:
                 error = self._by_workers(stage, done, progress)
         missing = np.argwhere(~stage.done())
+        patience = time.monotonic() + (LISTED_WITHIN if remote and error is None else 0)
+        while len(missing) and time.monotonic() < patience:  # others may see a new file later
+            time.sleep(1)
+            missing = np.argwhere(~stage.done())
         if len(missing):
             raise self._failure(stage, missing, error)
         said = f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s"
@@ -203,7 +210,8 @@ class Driver:
             fit="shrink",
             max_workers=1,
             max_retries=ATTEMPTS - 1,
-            timeout=float("inf") if local else float(pool.settings.block_timeout),
+            # a worker has several blocks in hand, of which one is computed
+            timeout=float("inf") if local else float(LANES * pool.settings.block_timeout),
             skip_mask=done,
         )
         try:
@@ -244,6 +252,8 @@ class Driver:
         refused = stage.folder / REFUSED
         if refused.exists():
             return InputError(refused.read_text())
+        if error and "running after timeout" in error:
+            error += "\n(how long a block may take is workers.block_timeout)"
         shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
         return RuntimeError(
             f"{stage.name}: {len(missing)} of {stage.count} blocks failed (block index {shown}"
@@ -254,10 +264,12 @@ class Driver:
 
 def told_by(folder: Path) -> str:
     """Which blocks of a stage took longest, and how much of the time was spent waiting for data."""
-    parts = [np.loadtxt(path, ndmin=2) for path in sorted(folder.glob("*.times"))]
-    if not parts:
+    lines = [
+        line.split() for path in folder.glob("*.times") for line in path.read_text().split("\n")
+    ]
+    rows = np.array([line for line in lines if len(line) == 6], dtype=float)  # none that was cut
+    if not len(rows):
         return ""
-    rows = np.concatenate(parts)
     total, computing, idle = rows[:, 3:].T
     slowest = rows[np.argsort(-total, kind="stable")[:3]]
     shown = ", ".join(f"({z:.0f}, {y:.0f}, {x:.0f}) {took:.1f} s" for z, y, x, took, *_ in slowest)

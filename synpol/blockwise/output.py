@@ -8,17 +8,86 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zarr
 from funlib.geometry import Coordinate
 
 from synpol.arrays import HASH, SETTINGS, Image, check_complete, is_url, join, open_image
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.records import Index
 from synpol.blockwise.rescale import rescaled_blocks
 from synpol.decoding import rescaled_shape
 from synpol.errors import InputError
+
+if TYPE_CHECKING:
+    from synpol.config import Roi
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of an image that is predicted.
+
+    Attributes
+    ----------
+    begin : (int, int, int)
+        First voxel.
+    shape : (int, int, int)
+        Voxels.
+    """
+
+    begin: Index
+    shape: Index
+
+    @classmethod
+    def of(cls, source: Image, roi: Roi | None) -> Part:
+        """What ``predict.roi`` says, in voxels.
+
+        Raises
+        ------
+        InputError
+            It does not lie on whole voxels inside the image.
+        """
+        if roi is None:
+            return cls((0, 0, 0), index_of(source.shape_vx))
+        begin, shape = [], []
+        for axis, v in enumerate(source.voxel_size):
+            offset, extent = roi.offset[axis] - source.offset[axis], roi.shape[axis]
+            if offset % v or extent % v:
+                raise InputError(
+                    f"predict.roi does not lie on whole voxels along {'zyx'[axis]}: offset "
+                    f"{roi.offset[axis]} and shape {extent} {source.unit}, but voxels of {v} "
+                    f"that begin at {source.offset[axis]}"
+                )
+            begin.append(offset // v)
+            shape.append(extent // v)
+            if begin[-1] < 0 or begin[-1] + shape[-1] > source.shape_vx[axis]:
+                first, last = source.offset[axis], source.offset[axis]
+                last += source.shape_vx[axis] * v
+                raise InputError(
+                    f"predict.roi reaches beyond {source.path} along {'zyx'[axis]}: "
+                    f"{roi.offset[axis]}..{roi.offset[axis] + extent} {source.unit}, but the image "
+                    f"is {first}..{last}"
+                )
+        return cls(index_of(begin), index_of(shape))
+
+    def check_meets(self, mask: Image, source: Image) -> None:
+        """Refuse a mask that lies wholly beside this part of an image.
+
+        Raises
+        ------
+        InputError
+        """
+        for axis, v in enumerate(source.voxel_size):
+            first = source.offset[axis] + self.begin[axis] * v
+            last = first + self.shape[axis] * v
+            begin = mask.offset[axis]
+            end = begin + mask.shape_vx[axis] * mask.voxel_size[axis]
+            if end <= first or begin >= last:
+                raise InputError(
+                    f"predict.mask {mask.path} lies beside what is predicted: along "
+                    f"{'zyx'[axis]} it covers {begin}..{end} {mask.unit}, that is {first}..{last}"
+                )
 
 
 def identity_of(image: Image) -> dict[str, Any]:

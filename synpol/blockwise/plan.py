@@ -11,9 +11,11 @@ import numpy as np
 
 from synpol.arrays import Image
 from synpol.blockwise import driver
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.predict import PredictJob, network_of
+from synpol.blockwise.rescale import rescaled_blocks
 from synpol.config import Config, Workers
+from synpol.decoding import rescaled_shape
 
 #: nanoseconds a voxel that a worker takes (two cores, docs/decoding_measured.md); others scale
 LABEL, DILATE, RELABEL = 6.0, 3.5, 3.0
@@ -57,7 +59,8 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
         windows = job.windows.count_in(job.blocks, job.part.begin)
         seconds = windows * _seconds_a_window(job)
     read = voxels * job.source.array.dtype.itemsize
-    alone = job.workers == 1 and job.config.workers.executor == "local"
+    enough = count == 1 or count * 100 * int(np.prod(job.blocks.block)) <= driver.DRIVER_VOXELS
+    alone = (job.workers == 1 or enough) and job.config.workers.executor == "local"
     return PlannedStage("predict", count, read, 3 * voxels, seconds, 0 if alone else job.workers)
 
 
@@ -101,6 +104,12 @@ def plan_decoding(shape: tuple[int, int, int], itemsize: int, config: Config) ->
     for level, jobs in reversed(list(enumerate(groups, 1))):
         rows.append((f"resolve {level}", jobs, 0, 0, jobs * RESOLVE, 1))
     rows.append(("relabel", count, 0, 8 * voxels, voxels * RELABEL / 1e9, block_voxels // 2))
+    if set(config.decode.scale_factors) != {1}:
+        target = rescaled_shape(shape, config.decode.scale_factors)
+        out = rescaled_blocks(blocks, index_of(target))
+        made, size = int(np.prod(out.grid)), int(np.prod(target))
+        seconds = size * RELABEL / 1e9
+        rows.append(("rescale", made, 8 * voxels, 8 * size, seconds, block_voxels // 2))
     remote = config.workers.executor != "local"
     planned: list[PlannedStage] = []
     for name, jobs, read, written, seconds, cost in rows:
@@ -135,7 +144,7 @@ def job_text(settings: Workers, count: int, gpus: int) -> str:
     if settings.executor == "local":
         return f"{count} processes on this machine, each:\n\n{script}"
     with tempfile.TemporaryDirectory() as folder:
-        command = ["/bin/bash", "worker.sh"]
+        command = ["/bin/bash", "worker.sh", "synpol-0"]
         submitted = submission_of(settings, cores, gpus, command, Path(folder))
     lines = [line for line in submitted.splitlines() if line.startswith("#")]
     return "\n".join(

@@ -31,7 +31,7 @@ from synpol.arrays import (
 )
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid, index_of
-from synpol.blockwise.output import hash_of, identity_of, inner_chunks, work_folder
+from synpol.blockwise.output import Part, hash_of, identity_of, inner_chunks, work_folder
 from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.blockwise.windows import BlockImage, BlockPredictor, WindowGrid, read_block
@@ -44,55 +44,6 @@ if TYPE_CHECKING:
 
 VERSION = 2
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of an image that is predicted.
-
-    Attributes
-    ----------
-    begin : (int, int, int)
-        First voxel.
-    shape : (int, int, int)
-        Voxels.
-    """
-
-    begin: Index
-    shape: Index
-
-    @classmethod
-    def of(cls, source: Image, config: Config) -> Part:
-        """What ``predict.roi`` says, in voxels.
-
-        Raises
-        ------
-        InputError
-            It does not lie on whole voxels inside the image.
-        """
-        roi = config.predict.roi
-        if roi is None:
-            return cls((0, 0, 0), index_of(source.shape_vx))
-        begin, shape = [], []
-        for axis, v in enumerate(source.voxel_size):
-            offset, extent = roi.offset[axis] - source.offset[axis], roi.shape[axis]
-            if offset % v or extent % v:
-                raise InputError(
-                    f"predict.roi does not lie on whole voxels along {'zyx'[axis]}: offset "
-                    f"{roi.offset[axis]} and shape {extent} {source.unit}, but voxels of {v} "
-                    f"that begin at {source.offset[axis]}"
-                )
-            begin.append(offset // v)
-            shape.append(extent // v)
-            if begin[-1] < 0 or begin[-1] + shape[-1] > source.shape_vx[axis]:
-                first, last = source.offset[axis], source.offset[axis]
-                last += source.shape_vx[axis] * v
-                raise InputError(
-                    f"predict.roi reaches beyond {source.path} along {'zyx'[axis]}: "
-                    f"{roi.offset[axis]}..{roi.offset[axis] + extent} {source.unit}, but the image "
-                    f"is {first}..{last}"
-                )
-        return cls(index_of(begin), index_of(shape))
 
 
 @dataclass(frozen=True)
@@ -126,6 +77,7 @@ class PredictStage(VoxelStage):
 
     name = "predict"
     voxel_cost = 100
+    for_workers = True
 
     def start(self) -> Any:
         import torch
@@ -332,7 +284,7 @@ class PredictJob:
         source = open_image(raw, channels=0)
         intensity = intensity_of(source, config.data.intensity_range)
         check_float_range(source, intensity)
-        part = Part.of(source, config)
+        part = Part.of(source, predict.roi)
         mask = None
         if predict.mask is not None:
             mask = open_image(predict.mask, channels=0)
@@ -341,6 +293,7 @@ class PredictJob:
                     f"predict.mask {mask.path} is in {mask.unit}, but {source.path} in "
                     f"{source.unit}; give both in one unit"
                 )
+            part.check_meets(mask, source)
         digest = load_trained(checkpoint, config).digest
         blocks = BlockGrid.of(part.shape, predict.block_shape)
         remote_gpu = settings.executor != "local" and settings.gpus > 0
@@ -350,7 +303,7 @@ class PredictJob:
             device = choose_device(config.device)
             kind = str(choose_dtype(config.train.precision, device))
         work = work_folder(output, settings.work_dir)
-        options = {"overlap", "blending", "flip_axes", "roi"}
+        options = {"overlap", "blending", "flip_axes", "roi", "compile"}
         decided = hash_of(
             {
                 "source": identity_of(source),

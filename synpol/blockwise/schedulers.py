@@ -27,14 +27,37 @@ if TYPE_CHECKING:
 
 #: seconds between looks at a scheduler's queue
 POLL = 5
-_QUOTED_TWICE = re.compile(r"""^(#(?:SBATCH|BSUB|PBS) .*)"'(.*)'"$""", re.MULTILINE)
+_QUOTED_TWICE = re.compile(r"""^(#(?:SBATCH|BSUB|PBS) .*|.*>+ )"'([^']*)'(.*)"$""", re.MULTILINE)
+#: an option without a value
+_FLAG = re.compile(r"""^(#(?:SBATCH|BSUB|PBS) -\S+?)[= ]"True"$""", re.MULTILINE)
 
 
-class _Local(LocalJobExecutor):
+class _Direct(psij.Launcher):
+    """Runs a command as it is; psij's own launcher stumbles over blanks in paths."""
+
+    def get_launch_command(self, job: psij.Job) -> list[str]:
+        spec: Any = job.spec
+        return [str(spec.executable), *spec.arguments]
+
+    def is_launcher_failure(self, output: str) -> bool:
+        return False
+
+    def get_launcher_failure_message(self, output: str) -> str:
+        return output
+
+
+class _Launching:
+    """Every worker is one process on one machine, so nothing has to be launched."""
+
+    def _get_launcher(self, name: str, version_constraint: str | None = None) -> psij.Launcher:
+        return _Direct()
+
+
+class _Local(_Launching, LocalJobExecutor):
     _NAME_ = "local"
 
 
-class _Mended:
+class _Mended(_Launching):
     """Writes scripts that hold what `job_of` asks for and nothing else.
 
     psij quotes the values of options twice, which leaves quotation marks in them where they are not
@@ -46,7 +69,8 @@ class _Mended:
             job.spec.resources = None
         text = io.StringIO()
         super().generate_submit_script(job, context, text)  # type: ignore[misc]
-        file.write(_QUOTED_TWICE.sub(r'\1"\2"', text.getvalue()))
+        mended = _QUOTED_TWICE.sub(r'\1"\2\3"', text.getvalue())
+        file.write(_FLAG.sub(r"\1", mended))
 
 
 class _Slurm(_Mended, SlurmJobExecutor):
@@ -98,14 +122,12 @@ def executor_of(settings: Workers, folder: Path) -> psij.JobExecutor:
         work_directory=folder,
         queue_polling_interval=POLL,
         initial_queue_polling_delay=1,
-        queue_polling_error_threshold=60 // POLL,  # a scheduler that is away for a moment
+        queue_polling_error_threshold=10**6,  # a scheduler that is away says nothing about jobs
     )
     return _EXECUTORS[settings.executor](None, config)
 
 
-def job_of(
-    settings: Workers, cores: int, gpus: int, command: list[str], logs: Path, name: str
-) -> psij.Job:
+def job_of(settings: Workers, cores: int, gpus: int, command: list[str], name: str) -> psij.Job:
     """A job that runs a worker.
 
     Parameters
@@ -114,11 +136,10 @@ def job_of(
     cores, gpus : int
         That the job gets.
     command : list of str
-    logs : Path
-        Folder for ``<name>.out`` and ``<name>.err``.
     name : str
     """
-    options, account, resources = {k: str(v) for k, v in settings.options.items()}, None, None
+    options = {k: str(v) for k, v in settings.options.items() if v is not False}
+    account, resources = None, None
     if settings.executor == "slurm":
         options = {"job-name": name, **options}
         account = settings.account
@@ -154,11 +175,8 @@ def job_of(
         executable=command[0],
         arguments=command[1:],
         directory=Path.cwd(),
-        stdout_path=logs / f"{name}.out",
-        stderr_path=logs / f"{name}.err",
         resources=resources,
         attributes=attributes,
-        launcher="single",
     )
     return psij.Job(spec)
 
@@ -168,7 +186,7 @@ def submission_of(
 ) -> str:
     """The script that would be submitted, for people to look at."""
     executor: Any = executor_of(settings, folder)
-    job = job_of(settings, cores, gpus, command, folder, "synpol-0")
+    job = job_of(settings, cores, gpus, command, "synpol-0")
     job.executor = executor
     if settings.executor == "local":
         return " ".join(command)
@@ -182,10 +200,13 @@ def submission_of(
 
 
 def worker_script(settings: Workers, cores: int, work_dir: Path, run: str) -> str:
-    """A shell script that sets the environment up and becomes a worker."""
+    """A shell script that sets the environment up and becomes a worker; its argument is a name."""
+    logs = quote(str(work_dir / "logs"))
     seconds = settings.walltime * 60 if settings.executor != "local" else 0
     lines = [
         "#!/bin/bash",
+        f'exec >{logs}/"$1.out" 2>{logs}/"$1.err"',
+        "set -e",
         *settings.setup,
         f"export OMP_NUM_THREADS={cores} ZARR_THREADING__MAX_WORKERS={cores}",
         f"exec {quote(sys.executable)} -m synpol.blockwise.worker "

@@ -47,6 +47,8 @@ class Stage(ABC):
     name: ClassVar[str] = "stage"
     #: what a block costs, in voxels that could be labelled instead
     job_cost: ClassVar[int] = 1
+    #: whether even one block belongs on a cluster's workers, where there is a cluster
+    for_workers: ClassVar[bool] = False
 
     @property
     def cost(self) -> int:

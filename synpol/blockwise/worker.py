@@ -29,7 +29,7 @@ from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import Index, write_whole
 from synpol.blockwise.stage import LANES, BlockTime, Stage, Turn
 from synpol.errors import InputError
-from synpol.lock import driver_lives, end_with_driver
+from synpol.lock import DriverWatch, end_with_driver
 
 #: file in a stage's folder: what a worker found wrong with the input
 REFUSED = "refused.txt"
@@ -70,7 +70,7 @@ def main() -> None:
     work_dir, run, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     logging.getLogger("daisy").setLevel(logging.ERROR)  # it warns of every stage's end
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends its workers
-    if not driver_lives(work_dir, run):
+    if not DriverWatch(work_dir, run).lives():
         return  # a job that was still pending when its driver ended
     end_with_driver(work_dir, run)
     leave = time.monotonic() + seconds - 10 if seconds else float("inf")  # 10 s: it has started
@@ -99,7 +99,7 @@ class _Worker:
         while not self.board.end.exists():
             try:
                 told = json.loads(self.board.stage.read_text())
-            except FileNotFoundError:
+            except (OSError, ValueError):  # not there yet, or not wholly, on a shared file system
                 told = {"number": 0}
             if told["number"] <= last:
                 time.sleep(patience)
@@ -125,9 +125,8 @@ class _Worker:
             return
         try:
             loaded = stage.start()
-        except InputError as error:
-            write_whole(stage.folder / REFUSED, str(error).encode())
-            loaded = None  # blocks are taken and fail, so that the stage ends
+        except InputError as error:  # the driver could use it, so it is this machine that cannot
+            sys.exit(f"on {socket.gethostname()}: {error}")
         turn, errors = Turn(), []
 
         def lane() -> None:
@@ -146,23 +145,26 @@ class _Worker:
             sys.exit(1)
 
     def _lane(self, stage: Stage, number: int, loaded: Any, turn: Turn) -> None:
-        import daisy.v2 as daisy
-
         over, refused = self.board.over(number), stage.folder / REFUSED
-        client, patience, known = daisy.Client(), 0.02, False
-        deadline = time.monotonic() + REACH
+        patience, deadline = 0.02, time.monotonic() + REACH
+        client = self._client()
         while self._stays() and not over.exists():
-            if not client.connected:
-                # daisy takes no connections once every block is done or has failed for good
-                if known or stage.done().all():
+            if client is None or not client.connected:
+                # daisy takes no connections once every block is done or has failed for good; the
+                # launcher sees that too, and it is certain, where this machine may be cut off
+                if stage.done().all():
                     write_whole(over, b"")
                     return
                 if time.monotonic() > deadline:
                     raise ConnectionError(
-                        f"no driver is reached at {client.host}:{client.port}; say in workers.host "
-                        "under which address this machine sees it"
+                        f"{socket.gethostname()} cannot reach the driver; say in workers.host "
+                        f"under which address it is seen ({os.environ['DAISY_CONTEXT']})"
                     )
-            known = known or client.connected
+                time.sleep(patience)
+                patience = min(1.0, patience * 1.5)
+                client = self._client()
+                continue
+            deadline = time.monotonic() + REACH
             acquired = False
             try:
                 with client.acquire_block() as block:
@@ -179,16 +181,26 @@ class _Worker:
             # nothing to do now; a block that another worker has in hand may come back
             time.sleep(patience)
             patience = min(1.0, patience * 1.5)
-            client = daisy.Client()  # daisy answers each connection once that there is nothing
+            client = self._client()  # daisy answers each connection once that there is nothing
+
+    def _client(self) -> Any:
+        """A connection to daisy, for the thread that asks; None where there is no way."""
+        import daisy.v2 as daisy
+
+        try:
+            return daisy.Client()
+        except Exception:
+            return None
 
     def _do(self, stage: Stage, index: Index, loaded: Any, turn: Turn) -> None:
+        started = time.monotonic()
         try:
             took = turn.run(stage, index, loaded)
         except InputError as error:
             # no retry can mend it; without a record the block does not count as done
             write_whole(stage.folder / REFUSED, str(error).encode())
             return
-        self.slowest = max(self.slowest, took.total)
+        self.slowest = max(self.slowest, time.monotonic() - started)
         append_time(times_folder(self.work_dir, stage) / f"{self.name}.times", took)
 
 

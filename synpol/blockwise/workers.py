@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from synpol.config import Workers
 
-#: deaths in a row, with no block finished between them, after which a pool gives up
+#: deaths in a row that a pool forgives, however few workers it has
 MOST_DEATHS = 10
 
 
@@ -77,17 +77,25 @@ class WorkerPool:
             To be given to `finish`.
         launcher : callable
             What daisy calls instead of starting workers; it lasts until the stage is over.
+
+        Raises
+        ------
+        InputError
+            The scheduler refused a job.
         """
         import cloudpickle
 
         if self._executor is None:
             self._open()
-        self._number += 1
+        with self._lock:
+            self._number += 1
+            self._deaths, self.failure = 0, None
         content = pickle.dumps(sys.path) + cloudpickle.dumps(stage)
         write_whole(self.board.function(self._number), content)
-        with self._lock:
-            while len(self._jobs) < min(self.count, todo):
-                self._jobs.append(self._submit())
+        for _ in range(len(self._jobs), min(self.count, todo)):
+            job = self._submit()
+            with self._lock:
+                self._jobs.append(job)
         return self._number, launcher(self.board, self.work_dir, self.run, self._number)
 
     def finish(self, number: int) -> None:
@@ -105,7 +113,8 @@ class WorkerPool:
         if self._executor is None:
             return
         self._closing.set()
-        self._watcher.join()
+        for thread in self._threads:
+            thread.join()
         with contextlib.suppress(OSError):
             write_whole(self.board.end, b"")
         deadline = time.monotonic() + (2 if self.settings.executor == "local" else 0)
@@ -123,13 +132,17 @@ class WorkerPool:
         shutil.rmtree(self.board.folder.parent, ignore_errors=True)  # of earlier runs
         self.board.folder.mkdir(parents=True)
         self.logs.mkdir(exist_ok=True)
+        for old in self.logs.glob("synpol-*"):
+            old.unlink()
         give_sign_of_life(self.work_dir, 0)
         self._script = self.board.folder / "worker.sh"
         script = worker_script(self.settings, self.cores, self.work_dir, self.run)
         self._script.write_text(script)
         self._executor = executor_of(self.settings, self.board.folder / "jobs")
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+        loops = (self._watch, self._give_signs)
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in self._threads:
+            thread.start()
 
     def _submit(self) -> psij.Job:
         """
@@ -145,8 +158,8 @@ class WorkerPool:
         executor: Any = self._executor
         name = f"synpol-{self._submitted}"
         self._submitted += 1
-        command = ["/bin/bash", str(self._script)]
-        job = job_of(self.settings, self.cores, self.gpus, command, self.logs, name)
+        command = ["/bin/bash", str(self._script), name]
+        job = job_of(self.settings, self.cores, self.gpus, command, name)
         try:
             executor.submit(job)
         except (psij.SubmitException, psij.InvalidJobException, OSError) as error:
@@ -157,33 +170,41 @@ class WorkerPool:
             ) from None
         return job
 
+    def _give_signs(self) -> None:
+        """Tell workers that their driver lives, whatever else keeps it busy."""
+        count = 0
+        while not self._closing.wait(1.0):
+            count += 1
+            give_sign_of_life(self.work_dir, count)
+
     def _watch(self) -> None:
         """Replace workers that have ended, while the run goes on."""
-        beats, refused_until = 0, 0.0
+        refused_until = 0.0
         while not self._closing.wait(0.1 if self.settings.executor == "local" else 1.0):
-            beats += 1
-            give_sign_of_life(self.work_dir, beats)
             for place, job in enumerate(list(self._jobs)):
                 if not job.status.final or self.failure or time.monotonic() < refused_until:
                     continue
-                if job.status.exit_code != 0:
-                    self._deaths += 1
-                if self._deaths > max(MOST_DEATHS, 2 * self.count):
-                    self._give_up(f"{self._deaths} workers ended before any finished a block")
+                self._deaths += 1  # forgiven where a block was finished since; see note_progress
+                if self._deaths > self.most_deaths:
+                    self._give_up(f"{self._deaths} workers ended and no block was finished")
                     break
                 try:
-                    with self._lock:
-                        self._jobs[place] = self._submit()
+                    self._jobs[place] = self._submit()
                 except InputError as error:  # it was accepted before, so it may be again
-                    self._deaths += 1
                     refused_until = time.monotonic() + 10
-                    if self._deaths > MOST_DEATHS:
+                    if self._deaths == self.most_deaths:
                         self._give_up(str(error))
                         break
 
+    @property
+    def most_deaths(self) -> int:
+        """Deaths in a row, with no block finished between them, after which the pool gives up."""
+        return max(MOST_DEATHS, 2 * self.count)
+
     def _give_up(self, why: str) -> None:
-        self.failure = why
-        write_whole(self.board.over(self._number), b"")
+        with self._lock:
+            self.failure = why
+            write_whole(self.board.over(self._number), b"")
 
 
 def launcher(board: Board, work_dir: Path, run: str, number: int) -> Callable[..., None]:
@@ -198,12 +219,14 @@ def launcher(board: Board, work_dir: Path, run: str, number: int) -> Callable[..
         told = {"number": number, "context": context.to_env()}
         if not board.over(number).exists():
             write_whole(board.stage, json.dumps(told).encode())
+        here = context.copy()
+        here["hostname"] = "127.0.0.1"
         looks = 0
         while not board.over(number).exists():
             time.sleep(0.01)
             looks += 1
-            # workers see the end of a stage, unless they were killed at that moment
-            if looks % 200 == 0 and not daisy.Client(context).connected:
-                return
+            # daisy takes no connections once every block is done or has failed for good
+            if looks % 50 == 0 and not daisy.Client(here).connected:
+                write_whole(board.over(number), b"")
 
     return announce

@@ -65,8 +65,8 @@ def worker_device(config: Config) -> torch.device:
     return torch.device("cuda", _free_gpu())
 
 
-#: open lock files of GPUs, kept for the life of the process
-_taken: list[IO[str]] = []
+#: open lock files of the GPUs that this process has taken, by their index
+_taken: dict[int, IO[str]] = {}
 
 
 def _free_gpu() -> int:
@@ -77,6 +77,8 @@ def _free_gpu() -> int:
     folder = Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     count = torch.cuda.device_count()
+    for index in _taken:
+        return index
     for index in range(count):
         name = str(torch.cuda.get_device_properties(index).uuid)
         file = open(folder / name, "a")  # noqa: SIM115 held on purpose
@@ -85,7 +87,7 @@ def _free_gpu() -> int:
         except BlockingIOError:
             file.close()
             continue
-        _taken.append(file)
+        _taken[index] = file
         return index
     shared = os.getpid() % count
     logging.getLogger(__name__).warning("no GPU is free; cuda:%d is shared", shared)
