@@ -139,6 +139,12 @@ class Loss(Section):
     side_contrast: float = Field(
         default=1.0, ge=0, description="weight of side contrast; 0 gives the plain recipe"
     )
+    non_overlap: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the mean of pre * post * union, which the older recipe has (4.0); "
+        "not exclusive only",
+    )
     class_weight: tuple[float, float, float] = Field(
         default=(1.0, 10.0, 10.0),
         description="class weights of WeightedCE (background, pre, post); exclusive only",
@@ -231,11 +237,15 @@ class Train(Section):
     patch: Triple = Field(default=(18, 256, 256), description="patch in voxels, z, y, x")
     batch_size: Positive = Field(default=4, description="patches per iteration")
     iterations: Positive = Field(default=150000, description="iterations in all")
-    lr: float = Field(default=1e-3, gt=0, description="learning rate of AdamW at its highest")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        default="adamw", description="sgd is the older recipe's"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate at its highest")
     lr_min: float = Field(default=1e-5, ge=0, description="where its cosine ends")
     warmup: int = Field(default=0, ge=0, description="iterations of linear warm-up")
     weight_decay: float = Field(
-        default=0.01, ge=0, description="of AdamW; none on norms and biases"
+        default=0.01, ge=0, description="of the optimizer; none on norms and biases"
     )
     gradient_clipping: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(
@@ -244,8 +254,9 @@ class Train(Section):
     ema_warmup: int = Field(
         default=500, ge=0, description="iterations before which the average follows the weights"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto: bfloat16 where the processor has it"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="auto: bfloat16 where the processor has it; float16 is for GPUs only",
     )
     num_workers: int = Field(
         default=2, ge=0, description="processes that prepare batches; 0: in the training process"

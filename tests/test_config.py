@@ -334,7 +334,7 @@ def test_description_reaches_every_section_and_the_items_of_lists():
     rows = {key: row for key, *row in describe(Config)}
     assert rows["run_dir"][:2] == ["text", "required"]
     assert rows["train.patch"][:2] == ["3 whole numbers", "[18, 256, 256]"]
-    assert rows["train.precision"][0] == "auto or float32 or bfloat16"
+    assert rows["train.precision"][0] == "auto or float32 or bfloat16 or float16"
     assert rows["tune.thres"][0] == "list of number"
     assert rows["data.train[].labels"][:2] == ["polarity or union", "required"]
     assert rows["data.validation.raw"][1] == "required"

@@ -16,7 +16,12 @@ def build_loss(config: Config) -> PolarityLoss:
     """The loss of a config."""
     loss = config.loss
     return PolarityLoss(
-        config.exclusive, loss.bce, loss.dice, loss.side_contrast, loss.class_weight
+        config.exclusive,
+        loss.bce,
+        loss.dice,
+        loss.side_contrast,
+        loss.non_overlap,
+        loss.class_weight,
     )
 
 

@@ -17,7 +17,7 @@ from synpol.errors import InputError
 if TYPE_CHECKING:
     from synpol.config import Config
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,14 +95,27 @@ def _free_gpu() -> int:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type that convolutions compute in: bfloat16 only where the processor has it."""
+    """The type that convolutions compute in: by itself bfloat16 where the processor has it.
+
+    Raises
+    ------
+    InputError
+        float16 on a CPU.
+    """
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported()
         else:
             fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
         return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if precision == "float16" and device.type == "cpu":
+        raise InputError(
+            "train.precision is float16, but the network runs on a CPU, which has it in name only; "
+            "use auto, bfloat16 or float32"
+        )
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+        precision
+    ]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:

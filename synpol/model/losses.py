@@ -86,6 +86,21 @@ def side_contrast(
     return each / known.sum().clamp(min=1)
 
 
+def non_overlap(probability: torch.Tensor) -> torch.Tensor:
+    """How much the sides claim the same voxels: the mean of pre * post * union.
+
+    The union is a mere weight here, it gets no gradient. The older EM-R50 configs have this term
+    (``Nonoverlap`` of PyTorch Connectomics), with the weight 4.
+
+    Parameters
+    ----------
+    probability : (batch, 3, z, y, x) tensor
+        Of pre, post, union.
+    """
+    pre, post, union = probability.unbind(1)
+    return (pre * post * union.detach()).mean()
+
+
 class PolarityLoss(nn.Module):
     """The recipe's loss with side contrast beside it.
 
@@ -94,8 +109,9 @@ class PolarityLoss(nn.Module):
     exclusive : bool
         Softmax over background, pre, post (`WeightedCE`) instead of three sigmoids
         (`WeightedBCEWithLogitsLoss`).
-    bce, dice, side_contrast : float
-        Weight of the cross entropy, of Dice, and of side contrast; 0 leaves a term out.
+    bce, dice, side_contrast, non_overlap : float
+        Weight of the cross entropy, of Dice, of side contrast, and of non-overlap; 0 leaves a term
+        out. Exclusive classes cannot overlap, so that term is for the others.
     class_weight : 3 floats
         Of the exclusive cross entropy.
     """
@@ -106,11 +122,17 @@ class PolarityLoss(nn.Module):
         bce: float = 1.0,
         dice: float = 1.0,
         side_contrast: float = 1.0,
+        non_overlap: float = 0.0,
         class_weight: tuple[float, float, float] = (1.0, 10.0, 10.0),
     ) -> None:
         super().__init__()
         self.exclusive = exclusive
-        self.weights = {"bce": bce, "dice": dice, "side_contrast": side_contrast}
+        self.weights = {
+            "bce": bce,
+            "dice": dice,
+            "side_contrast": side_contrast,
+            "non_overlap": non_overlap,
+        }
         self.cross_entropy = WeightedCE(class_weight) if exclusive else WeightedBCEWithLogitsLoss()
         self.dice = DiceLoss()
 
@@ -136,6 +158,8 @@ class PolarityLoss(nn.Module):
             terms["dice"] = self.dice(probability, dice_target, known)
         if self.weights["side_contrast"]:
             terms["side_contrast"] = side_contrast(side_logit, sides[:, 0], sides[:, 1])
+        if self.weights["non_overlap"] and not self.exclusive:
+            terms["non_overlap"] = non_overlap(probability)
         total = sum(
             (self.weights[name] * term for name, term in terms.items()), logits.new_zeros(())
         )

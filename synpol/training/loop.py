@@ -38,6 +38,7 @@ COLUMNS = (
     "bce",
     "dice",
     "side_contrast",
+    "non_overlap",
     "side_right",
     "acceptance",
     "lr",
@@ -70,9 +71,9 @@ class Trainer:
         self.model = build_model(config.model).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last_3d)
         self.loss = build_loss(config).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
-        )
+        self.optimizer = build_optimizer(self.model, config.train)
+        #: keeps small gradients of float16 above zero; does nothing for the other types
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, learning_rate_factor(config.train)
         )
@@ -106,6 +107,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         if self.average is not None:
             self.average.module.load_state_dict(state["ema"])
             self.average.n_averaged.fill_(state["averaged"])
@@ -125,6 +127,7 @@ class Trainer:
                 "averaged": int(self.average.n_averaged) if self.average is not None else 0,
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
             },
         )
 
@@ -144,16 +147,18 @@ class Trainer:
                 "it is kept. Lower train.lr, or use train.precision=float32"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.train.gradient_clipping
         )
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # which skips such a step
             raise RuntimeError(
                 f"the gradient is {norm.item()} at iteration {self.iteration}; the checkpoint "
                 "before it is kept. Lower train.lr, or use train.precision=float32"
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         lr = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.iteration += 1
@@ -236,6 +241,14 @@ def learning_rate_factor(train: Train) -> Callable[[int], float]:
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
+
+
+def build_optimizer(model: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
+    """The optimizer of a config."""
+    groups = _parameter_groups(model, train.weight_decay)
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
+    return torch.optim.AdamW(groups, lr=train.lr)
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
