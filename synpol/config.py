@@ -90,11 +90,31 @@ class ImportVolume(Section):
     downsample: Positive = Field(default=1, description="in-plane factor")
 
 
+class EmR50(Section):
+    """The EM-R50 data set."""
+
+    archive: str = Field(
+        default="http://rhoana.rc.fas.harvard.edu/dataset/jwr15_synapse.zip",
+        description="URL or path of the ZIP file",
+    )
+    output: str = Field(default="data/em_r50", description="folder that gets all of it")
+    volumes: list[str] = Field(
+        default=["vol2", "vol3", "vol4"], min_length=1, description="folders in the archive"
+    )
+    image: str = Field(default="im_Yx2.h5", description="name of the image in each folder")
+    labels: str = Field(default="syn_Yx2.h5", description="name of the labels in each folder")
+    key: str = Field(default="main", description="dataset inside the HDF5 files")
+    voxel_size: tuple[float, float, float] | None = Field(
+        default=None, description="nm, z, y, x; to be confirmed, since the files do not say it"
+    )
+
+
 class Prepare(Section):
     """Data to be made or converted before anything else."""
 
     synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
     imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
+    em_r50: EmR50 = Field(default=EmR50(), description="data set")
 
 
 class Data(Section):
