@@ -12,8 +12,8 @@ corner is what synpol calls ``offset``.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -500,14 +500,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """
     if is_url(folder):
         return
-    probe = Path(folder) / f".writable-{os.getpid()}"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"synpol" * 1000)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:  # leaves nothing if killed
+            probe.write(b"synpol" * 1000)
     except OSError as error:
         raise InputError(
             f"the output folder {folder} cannot be written: {error.strerror}"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
