@@ -19,7 +19,6 @@ from synpol.errors import InputError
 from synpol.gp import (
     AddPolarityTarget,
     AddSidesKnown,
-    ElasticAugment,
     GammaAugment,
     Misalign,
     MissingSections,
@@ -42,11 +41,8 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
     augment, patch, reject = config.augment, config.train.patch, config.reject_sampling
     places = np.array([v.positions(patch) for v in volumes], dtype=float)
     voxel = volumes[0].raw.voxel_size
-    geometry = ElasticAugment(
-        gp.Coordinate(augment.elastic_spacing) * voxel,
-        [s * v for s, v in zip(augment.elastic_sigma, voxel, strict=True)],
-        rotate=False,
-        p=augment.elastic_p,
+    geometry = gp.ElasticAugment(
+        augment.elastic_spacing, augment.elastic_sigma, (0, 0), p=augment.elastic_p
     ) + Misalign(augment.misalign, augment.misalign_p, augment.misalign_slip)
     rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
     per_section = (1, -1, -1)

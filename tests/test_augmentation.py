@@ -8,7 +8,7 @@ import pytest
 from funlib.persistence import Array
 
 from synpol.config import Augment
-from synpol.gp import ElasticAugment, GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
 
 RAW, LABELS, KNOWN = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS"), gp.ArrayKey("KNOWN")
 SIZE = gp.Coordinate(8, 24, 24)
@@ -64,7 +64,7 @@ def batches(node, labels, raw, count=20):
 
 
 GEOMETRIC = {
-    "elastic": ElasticAugment((4, 8, 8), (0, 2, 2), rotate=False),
+    "elastic": gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0)),
     "misalign": Misalign(6, 1.0),
     "slip": Misalign(6, 1.0, slip=1.0),
     "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
@@ -92,6 +92,20 @@ def test_image_and_labels_move_together_and_no_side_is_swapped(name):
             assert np.allclose(raw, expected)
         moved |= bool(found.any())
     assert moved
+
+
+def test_elastic_moves_by_a_few_voxels_in_plane_and_does_not_zoom():
+    axes = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in (24, 80, 80)], indexing="ij")
+    for axis, place in enumerate(axes):
+        spread = []
+        for patch, _ in batches(gp.ElasticAugment((4, 16, 16), (0, 2, 2), (0, 0)), tissue(), place):
+            corner = np.median(patch - axes[axis][:8, :24, :24])
+            moved = patch - axes[axis][:8, :24, :24] - corner
+            spread.append(np.abs(moved).max())
+            if axis == 0:
+                assert moved.max() == moved.min() == 0
+        assert max(spread) < 10
+        assert axis == 0 or max(spread) > 1
 
 
 def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
@@ -145,7 +159,7 @@ def test_gamma_keeps_the_ends_and_bends_the_middle():
 @pytest.mark.parametrize(
     "node",
     [
-        ElasticAugment((4, 8, 8), (0, 2, 2), rotate=False, p=0.0),
+        gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), p=0.0),
         Misalign(6, 0.0),
         MissingSections(RAW, 3, 0.0),
         MotionBlur(RAW, 3, 0.0),

@@ -115,6 +115,20 @@ def test_predictions_do_not_depend_on_blocks_and_resume(tiny):
     assert np.array_equal(array[:], first)
 
 
+def test_augmentations_are_drawn(tiny, capsys):
+    config = tiny_config(tiny, augment={"elastic_p": 0.5, "misalign": 3, "misalign_p": 0.5})
+    assert run("augmentations", config) == 0
+    assert (tiny / "run" / "augmentations.png").stat().st_size > 10_000
+
+
+def test_every_augmentation_is_learned_with(tiny):
+    augment = {f"{name}_p": 0.5 for name in ("elastic", "misalign", "gamma", "noise", "blur")}
+    augment |= {"missing_p": 0.5, "misalign": 3, "elastic_sigma": [0, 1, 1]}
+    rejection = {"size_thres": 50, "p": 0.9, "after_augmentation": True}
+    config = tiny_config(tiny, augment=augment, reject_sampling=rejection)
+    assert run("train", config) == 0
+
+
 def test_decoding_alone_needs_no_checkpoint(tiny):
     volume = np.zeros((3, 8, 20, 20), np.uint8)
     volume[0, :, 4:8, 4:8] = volume[1, :, 4:8, 9:14] = volume[2, :, 4:8, 4:14] = 255

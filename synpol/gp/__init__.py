@@ -3,7 +3,6 @@
 from synpol.gp.add_polarity_target import AddPolarityTarget
 from synpol.gp.add_sides_known import AddSidesKnown
 from synpol.gp.damage_sections import MissingSections, MotionBlur
-from synpol.gp.elastic import ElasticAugment
 from synpol.gp.gamma import GammaAugment
 from synpol.gp.misalign import Misalign
 from synpol.gp.ordered_pre_cache import OrderedPreCache, request_batch
@@ -12,7 +11,6 @@ from synpol.gp.reject_sampling import RejectSampling
 __all__ = [
     "AddPolarityTarget",
     "AddSidesKnown",
-    "ElasticAugment",
     "GammaAugment",
     "Misalign",
     "MissingSections",

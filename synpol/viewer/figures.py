@@ -161,3 +161,33 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
     axes.set(xlabel="IoU", ylabel="F1", ylim=(0, 1))
     axes.legend(fontsize=8)
     return figure
+
+
+def augmentation_gallery(
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]], plain: np.ndarray
+) -> Figure:
+    """Augmented patches, a row each with the three sections around the one that changed most.
+
+    Parameters
+    ----------
+    rows : mapping of name to (image, labels)
+        (z, y, x) arrays; odd labels are pre sides.
+    plain : (z, y, x) array
+        The image before; all rows share its grey scale.
+    """
+    low, high = np.percentile(plain, [0.5, 99.5])
+    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for line, (name, (image, labels)) in zip(axes, rows.items(), strict=True):
+        change = np.abs(image - plain).mean((1, 2))
+        middle = int(np.clip(change.argmax(), 1, len(image) - 2)) if len(image) > 2 else 0
+        for plot, section in zip(line, range(middle - 1, middle + 2), strict=True):
+            at = int(np.clip(section, 0, len(image) - 1))
+            plot.imshow(image[at], cmap="gray", vmin=low, vmax=high)
+            for side, colour in ((labels[at] % 2 == 1, PRE), (labels[at] % 2 == 0, POST)):
+                mask = side & (labels[at] > 0)
+                if mask.any():
+                    plot.contour(mask, [0.5], colors=[colour], linewidths=0.8)
+            plot.set(xticks=[], yticks=[])
+            plot.set_title(f"{name}, section {at}", fontsize=9)
+    return figure

@@ -1,0 +1,120 @@
+"""Draw every augmentation of a config at its strongest on the first training volume.
+
+Writes augmentations.png into run_dir: a row an augmentation, three neighbouring sections, labels
+outlined. Of some draws the one that changes most is shown. Needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import gunpowder as gp
+import numpy as np
+
+from synpol.arrays import check_writable
+from synpol.command import run_command
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
+from synpol.viewer.figures import augmentation_gallery
+
+RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
+DRAWS = 12
+
+
+def nodes(config: Config) -> dict[str, gp.BatchFilter | None]:
+    """Every augmentation, done always, with the strength that the config gives it."""
+    a = config.augment
+    return {
+        "as it is": None,
+        "elastic": gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0)),
+        "slip": Misalign(a.misalign, 1.0, slip=1.0),
+        "translation": Misalign(a.misalign, 1.0, slip=0.0),
+        "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
+        "gamma": GammaAugment(RAW, a.gamma, 1.0),
+        "contrast and brightness": gp.IntensityAugment(
+            RAW,
+            1 - a.section_contrast,
+            1 + a.section_contrast,
+            -a.section_brightness,
+            a.section_brightness,
+            slab=(1, -1, -1),
+            clip=False,
+        ),
+        "noise": gp.NoiseAugment(RAW, var=a.noise**2, clip=False),
+        "motion blur": MotionBlur(RAW, a.blur, 1.0, a.blur_length),
+        "missing, whole": MissingSections(RAW, a.missing, 1.0, whole=1.0),
+        "missing, in part": MissingSections(RAW, a.missing, 1.0, whole=0.0),
+    }
+
+
+def drawn(
+    config: Config, volume: OpenVolume, node: gp.BatchFilter | None, seeds: range
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and labels of the patch with most labels, augmented once a seed."""
+    voxel = gp.Coordinate(volume.raw.voxel_size)
+    size = gp.Coordinate(config.train.patch) * voxel
+    context = gp.Coordinate(config.augment.context) * voxel
+    begin = best_place(config, volume) * voxel + gp.Coordinate(volume.raw.offset)
+    graph = (
+        (
+            gp.ArraySource(RAW, as_funlib(volume.raw)),
+            gp.ArraySource(LABELS, as_funlib(volume.truth), False),
+        )
+        + gp.MergeProvider()
+        + gp.Normalize(RAW, volume.intensity.scale)
+        + gp.IntensityScaleShift(RAW, 1, volume.intensity.shift)
+        + gp.Pad(RAW, context, mode="reflect")
+        + gp.Pad(LABELS, context, mode="reflect")
+    )
+    if node is not None:
+        graph += node
+    found = []
+    with gp.build(graph):
+        for seed in seeds:
+            request = gp.BatchRequest(random_seed=seed)
+            for key in (RAW, LABELS):
+                request[key] = gp.ArraySpec(roi=gp.Roi(begin, size))
+            batch = graph.request_batch(request)
+            found.append((batch[RAW].data, batch[LABELS].data))
+    return found
+
+
+def best_place(config: Config, volume: OpenVolume) -> gp.Coordinate:
+    """First voxel of the patch, on a coarse grid, that has most labels."""
+    patch = config.train.patch
+    best, where = -1, (0, 0, 0)
+    steps = [
+        range(0, n - p + 1, max(1, p // 2)) for n, p in zip(volume.raw.shape_vx, patch, strict=True)
+    ]
+    for z in steps[0]:
+        slab = np.asarray(volume.truth.array[z : z + patch[0]]) > 0
+        for y in steps[1]:
+            for x in steps[2]:
+                count = int(slab[:, y : y + patch[1], x : x + patch[2]].sum())
+                if count > best:
+                    best, where = count, (z, y, x)
+    return gp.Coordinate(where)
+
+
+def main(config: Config, given: argparse.Namespace) -> None:
+    if not config.data.train:
+        raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
+    volume = open_volume(config.data.train[0], config.data.intensity_range)
+    check_together([volume], config.train.patch)
+    check_writable(config.run_dir)
+    [(plain, _)] = drawn(config, volume, None, range(1))
+    rows = {}
+    for name, node in nodes(config).items():
+        draws = drawn(config, volume, node, range(DRAWS))
+        changes = [np.abs(raw - plain).mean() for raw, _ in draws]
+        rows[name] = draws[int(np.argmax(changes))]
+    path = Path(config.run_dir) / "augmentations.png"
+    augmentation_gallery(rows, plain).savefig(path, dpi=80)
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
