@@ -502,8 +502,9 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:  # leaves nothing if killed
+        with tempfile.TemporaryFile(dir=folder) as probe:  # leaves nothing if killed
             probe.write(b"synpol" * 1000)
+            probe.flush()
     except OSError as error:
         raise InputError(
             f"the output folder {folder} cannot be written: {error.strerror}"
