@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import write_whole
-from synpol.blockwise.stage import LANES, Stage, Turn
+from synpol.blockwise.stage import Stage, Turn
 from synpol.blockwise.worker import REFUSED, append_time, times_folder
 from synpol.errors import InputError
 from synpol.lock import DriverLock
@@ -178,7 +178,7 @@ class Driver:
                 fatal.append(error)
                 stop.set()
 
-        others = [threading.Thread(target=lane) for _ in range(LANES - 1)]
+        others = [threading.Thread(target=lane) for _ in range(stage.lanes - 1)]
         try:
             for thread in others:
                 thread.start()
@@ -211,7 +211,7 @@ class Driver:
             max_workers=1,
             max_retries=ATTEMPTS - 1,
             # a worker has several blocks in hand, of which one is computed
-            timeout=float("inf") if local else float(LANES * pool.settings.block_timeout),
+            timeout=float("inf") if local else float(stage.lanes * pool.settings.block_timeout),
             skip_mask=done,
         )
         try:

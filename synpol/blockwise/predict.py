@@ -78,6 +78,7 @@ class PredictStage(VoxelStage):
     name = "predict"
     voxel_cost = 100
     for_workers = True
+    lanes = 2
 
     def start(self) -> Any:
         import torch

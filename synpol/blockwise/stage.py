@@ -24,9 +24,6 @@ import numpy as np
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import Index, done_mask, write_record
 
-#: blocks that a process has in hand at once: one is computed while the other is read or written
-LANES = 2
-
 
 @dataclass(frozen=True)
 class Stage(ABC):
@@ -47,6 +44,8 @@ class Stage(ABC):
     name: ClassVar[str] = "stage"
     #: what a block costs, in voxels that could be labelled instead
     job_cost: ClassVar[int] = 1
+    #: blocks that a process has in hand at once: one is computed while another is read or written
+    lanes: ClassVar[int] = 1
     #: whether even one block belongs on a cluster's workers, where there is a cluster
     for_workers: ClassVar[bool] = False
 

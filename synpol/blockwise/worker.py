@@ -27,12 +27,14 @@ from typing import Any
 
 from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import Index, write_whole
-from synpol.blockwise.stage import LANES, BlockTime, Stage, Turn
+from synpol.blockwise.stage import BlockTime, Stage, Turn
 from synpol.errors import InputError
 from synpol.lock import DriverWatch, end_with_driver
 
 #: file in a stage's folder: what a worker found wrong with the input
 REFUSED = "refused.txt"
+#: blocks of a stage whose records every worker may look through at its end
+FEW = 10_000
 #: seconds for which a worker tries to reach its driver
 REACH = 60.0
 
@@ -135,7 +137,7 @@ class _Worker:
             except Exception:
                 errors.append(traceback.format_exc())
 
-        threads = [threading.Thread(target=lane, daemon=True) for _ in range(LANES)]
+        threads = [threading.Thread(target=lane, daemon=True) for _ in range(stage.lanes)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -152,7 +154,7 @@ class _Worker:
             if client is None or not client.connected:
                 # daisy takes no connections once every block is done or has failed for good; the
                 # launcher sees that too, and it is certain, where this machine may be cut off
-                if stage.done().all():
+                if stage.count <= FEW and stage.done().all():
                     write_whole(over, b"")
                     return
                 if time.monotonic() > deadline:
@@ -175,8 +177,8 @@ class _Worker:
                             self._do(stage, index_of(block.write_roi.begin), loaded, turn)
                         continue
             except Exception:
-                if not acquired:
-                    raise
+                if not acquired:  # the connection broke, perhaps since the stage is just over
+                    client = None
                 continue
             # nothing to do now; a block that another worker has in hand may come back
             time.sleep(patience)
