@@ -6,6 +6,7 @@ Called again it resumes from the newest checkpoint in run_dir. Ctrl-C saves and 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import gunpowder as gp
@@ -41,44 +42,49 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
     augment, patch, reject = config.augment, config.train.patch, config.reject_sampling
     places = np.array([v.positions(patch) for v in volumes], dtype=float)
     voxel = volumes[0].raw.voxel_size
-    geometry = gp.ElasticAugment(
-        augment.elastic_spacing, augment.elastic_sigma, (0, 0), p=augment.elastic_p
-    ) + Misalign(augment.misalign, augment.misalign_p, augment.misalign_slip)
-    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
-    per_section = (1, -1, -1)
-    return (
-        tuple(
-            (
-                gp.ArraySource(RAW, as_funlib(v.raw)),
-                gp.ArraySource(LABELS, as_funlib(v.truth), False),
-            )
-            + gp.MergeProvider()
-            + gp.Normalize(RAW, v.intensity.scale)
-            + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
-            + gp.RandomLocation()
-            + AddSidesKnown(SIDES_KNOWN, v.sides_known)
-            for v in volumes
+    graph = tuple(
+        (
+            gp.ArraySource(RAW, as_funlib(v.raw)),
+            gp.ArraySource(LABELS, as_funlib(v.truth), False),
         )
-        + gp.RandomProvider(probabilities=list(places / places.sum()))
-        + (geometry + rejection if reject.after_augmentation else rejection + geometry)
-        + gp.SimpleAugment(
+        + gp.MergeProvider()
+        + gp.Normalize(RAW, v.intensity.scale)
+        + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
+        + gp.RandomLocation()
+        + AddSidesKnown(SIDES_KNOWN, v.sides_known)
+        for v in volumes
+    ) + gp.RandomProvider(probabilities=list(places / places.sum()))
+    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
+    spacing, sigma = augment.elastic_spacing, augment.elastic_sigma
+    geometry = [
+        *active(augment.elastic_p, lambda p: gp.ElasticAugment(spacing, sigma, (0, 0), p=p)),
+        *active(augment.misalign_p, lambda p: Misalign(augment.misalign, p, augment.misalign_slip)),
+    ]
+    for node in (
+        *([*geometry, rejection] if reject.after_augmentation else [rejection, *geometry]),
+        gp.SimpleAugment(
             mirror_probs=[0.5 if augment.flip else 0.0] * 3,
             transpose_only=[1, 2] if augment.rotate90 and voxel[1] == voxel[2] else [],
-        )
-        + GammaAugment(RAW, augment.gamma, augment.gamma_p)
-        + gp.IntensityAugment(
+        ),
+        *active(augment.gamma_p, lambda p: GammaAugment(RAW, augment.gamma, p)),
+        gp.IntensityAugment(
             RAW,
             1 - augment.section_contrast,
             1 + augment.section_contrast,
             -augment.section_brightness,
             augment.section_brightness,
-            slab=per_section,
+            slab=(1, -1, -1),  # each section of its own
             clip=False,
-        )
-        + gp.NoiseAugment(RAW, var=augment.noise**2, clip=False, p=augment.noise_p)
-        + MotionBlur(RAW, augment.blur, augment.blur_p, augment.blur_length)
-        + MissingSections(RAW, augment.missing, augment.missing_p, augment.missing_whole)
-        + AddPolarityTarget(
+        ),
+        *active(
+            augment.noise_p, lambda p: gp.NoiseAugment(RAW, var=augment.noise**2, clip=False, p=p)
+        ),
+        *active(augment.blur_p, lambda p: MotionBlur(RAW, augment.blur, p, augment.blur_length)),
+        *active(
+            augment.missing_p,
+            lambda p: MissingSections(RAW, augment.missing, p, augment.missing_whole),
+        ),
+        AddPolarityTarget(
             LABELS,
             TARGET,
             WEIGHTS,
@@ -86,11 +92,18 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
             config.exclusive,
             config.loss.fraction_clip,
             config.loss.weight_max,
-        )
-        + gp.Unsqueeze([RAW])
-        + gp.Stack(config.train.batch_size)
-        + OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size)
-    )
+        ),
+        gp.Unsqueeze([RAW]),
+        gp.Stack(config.train.batch_size),
+        OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size),
+    ):
+        graph += node
+    return graph
+
+
+def active(p: float, node: Callable[[float], gp.BatchFilter]) -> list[gp.BatchFilter]:
+    """A node that acts with a probability; none where that is 0, since a node costs a seed."""
+    return [node(p)] if p else []
 
 
 def main(config: Config, given: argparse.Namespace) -> bool:
