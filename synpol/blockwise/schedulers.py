@@ -6,9 +6,12 @@ two of them, each said where it is. A scheduler's options are rendered by psij.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -54,7 +57,14 @@ class _Launching:
 
 
 class _Local(_Launching, LocalJobExecutor):
+    """This machine; psij kills from a thread a moment later, in which the driver may have ended."""
+
     _NAME_ = "local"
+
+    def cancel(self, job: psij.Job) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(job.native_id), signal.SIGKILL)  # type: ignore[arg-type]
+        super().cancel(job)
 
 
 class _Mended(_Launching):
@@ -184,19 +194,12 @@ def job_of(settings: Workers, cores: int, gpus: int, command: list[str], name: s
 def submission_of(
     settings: Workers, cores: int, gpus: int, command: list[str], folder: Path
 ) -> str:
-    """The script that would be submitted, for people to look at."""
+    """The script that would be submitted to a cluster, for people to look at."""
     executor: Any = executor_of(settings, folder)
     job = job_of(settings, cores, gpus, command, "synpol-0")
-    job.executor = executor
-    if settings.executor == "local":
-        return " ".join(command)
-    path = folder / "dry-run.job"
-    try:
-        with open(path, "w") as file:
-            executor.generate_submit_script(job, executor._create_script_context(job), file)
-        return path.read_text()
-    finally:
-        path.unlink(missing_ok=True)
+    text = io.StringIO()
+    executor.generate_submit_script(job, executor._create_script_context(job), text)
+    return text.getvalue()
 
 
 def worker_script(settings: Workers, cores: int, work_dir: Path, run: str) -> str:
