@@ -34,6 +34,7 @@ import cc3d
 import numpy as np
 import scipy.ndimage as nd
 import zarr
+from figures import tell
 from skimage.measure import label
 from skimage.morphology import dilation
 
@@ -100,19 +101,24 @@ def fast(volume: np.ndarray) -> np.ndarray:
     return result
 
 
-def synpol_run(folder: Path, workers: int) -> Callable[[], None]:
-    """A decode in a process of its own, workers started by daisy."""
+def decode_command(prediction: Path, output: Path, workers: int) -> list[str]:
+    """A process that decodes, with the table."""
     code = (
-        "import synpol; "
-        f"synpol.decode_blockwise('{folder}/polarity', '{folder}/out{workers}', "
+        f"import synpol; synpol.decode_blockwise('{prediction}', '{output}', "
         f"block_shape={BLOCK}, num_workers={workers}, thres_small={THRES_SMALL}, "
-        f"dilate_sz={DILATE}, synapses='{folder}/out{workers}/synapses.parquet')"
+        f"dilate_sz={DILATE}, synapses='{output}/synapses.parquet')"
     )
+    return [sys.executable, "-c", code]
+
+
+def synpol_run(folder: Path, workers: int) -> Callable[[], None]:
+    """A decode in a process of its own."""
+    command = decode_command(folder / "polarity", folder / f"out{workers}", workers)
 
     def run() -> None:
         for path in (f"out{workers}", f"out{workers}.work"):
             shutil.rmtree(folder / path, ignore_errors=True)
-        subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
     return run
 
@@ -287,11 +293,7 @@ def report(
     }
     if not given.no_peers:
         figures |= labeling(folder, volume[2] > 127)
-    print()
-    for name, figure in figures.items():
-        print(f"{name} {figure:.3f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, given.json)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ memory is the highest resident set of any process of the job, as the kernel keep
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from decode import BLOCK, DILATE, THRES_SMALL, make_prediction
+from decode import decode_command, make_prediction
+from figures import tell
 
 from synpol.arrays import create_image, open_image
 
@@ -74,13 +73,9 @@ def children(pid: int) -> list[int]:
 
 def decode(folder: Path, workers: int) -> tuple[float, int]:
     """Decode; returns seconds, and the peak bytes of any process."""
-    code = (
-        f"import synpol; synpol.decode_blockwise('{folder}/polarity', '{folder}/out', "
-        f"block_shape={BLOCK}, num_workers={workers}, thres_small={THRES_SMALL}, "
-        f"dilate_sz={DILATE}, synapses='{folder}/out/synapses.parquet')"
-    )
+    command = decode_command(folder / "polarity", folder / "out", workers)
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     highest: dict[int, int] = {}
     while process.poll() is None:
         highest |= peaks(process.pid)
@@ -125,11 +120,7 @@ def main() -> None:
         figures[f"peak_large_over_small_{name}"] = peak[many] / peak[few]
         figures[f"time_per_voxel_large_over_small_{name}"] = seconds[many] / seconds[few] / times
     figures["two_workers_over_one"] = seconds["large", 1] / seconds["large", 2]
-    print()
-    for name, figure in figures.items():
-        print(f"{name} {figure:.4g}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, given.json, ".4g")
 
 
 if __name__ == "__main__":

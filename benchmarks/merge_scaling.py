@@ -20,7 +20,6 @@ is flat cost a block. The memory of the top job is that of a fresh process which
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import resource
 import subprocess
@@ -32,6 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from figures import tell
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.fragments import (
@@ -336,13 +336,9 @@ def main() -> None:
     }
     if len(blocks) > 1:
         figures["time_exponent"] = float(np.polyfit(np.log(blocks), np.log(seconds), 1)[0])
-    print()
-    for name, figure in figures.items():
-        print(f"{name} {figure:.4g}")
     if given.plot:
         plot(given.plot, blocks, np.array(seconds), levels)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, given.json, ".4g")
 
 
 if __name__ == "__main__":

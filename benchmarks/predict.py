@@ -18,7 +18,6 @@ nothing to do, for 10^5 blocks.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from figures import tell
 from monai.inferers import sliding_window_inference
 
 from synpol.arrays import create_image, open_image
@@ -285,11 +285,7 @@ def main() -> None:
     figures = speed(given.config, tuple(given.shape), given.repeats) if given.repeats else {}
     figures |= memory(given.config, (64, 256, 256))
     figures |= start_up(given.config)
-    print()
-    for name, figure in figures.items():
-        print(f"{name} {figure:.3f}")
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, given.json)
 
 
 if __name__ == "__main__":

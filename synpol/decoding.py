@@ -48,12 +48,6 @@ class Threshold:
         post &= union
         return pre, post, union
 
-    def union(self, volume: np.ndarray) -> np.ndarray:
-        """The union alone."""
-        if self.exclusive:
-            return np.maximum(volume[1], volume[2]) > volume[0]
-        return volume[2] > self.level
-
 
 def threshold_of(dtype: np.dtype, thres: float, exclusive: bool, full_scale: bool) -> Threshold:
     """The threshold for arrays of a type.

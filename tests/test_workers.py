@@ -47,6 +47,11 @@ def submitted(jobs):
     return [p.read_text() for p in sorted(jobs.glob("*.script"))]
 
 
+def assert_asks_for(script, *lines):
+    for line in lines:
+        assert line in script.splitlines(), script
+
+
 def test_lsf_gets_well_formed_submissions_and_its_jobs_do_the_work(tmp_path, standins):
     workers = Workers(
         executor="lsf", cpus=2, memory="2GB", walltime=90, queue="short", account="em",
@@ -55,15 +60,15 @@ def test_lsf_gets_well_formed_submissions_and_its_jobs_do_the_work(tmp_path, sta
     decode(tmp_path, workers)
     scripts = submitted(standins)
     assert len(scripts) == 2
-    for line in (
+    assert_asks_for(
+        scripts[0],
         '#BSUB -n "2"',
         '#BSUB -M "2048MB"',
         "#BSUB -W 1:30",
         '#BSUB -q "short"',
         '#BSUB -P "em"',
         '#BSUB -R "span[hosts=1] select[ssd]"',
-    ):
-        assert line in scripts[0].splitlines(), scripts[0]
+    )
     assert "-gpu" not in scripts[0]
     assert scripts[0].count("#BSUB -n ") == 1
 
@@ -76,13 +81,13 @@ def test_pbs_gets_well_formed_submissions_and_its_jobs_do_the_work(tmp_path, sta
     decode(tmp_path, workers)
     scripts = submitted(standins)
     assert len(scripts) == 2
-    for line in (
+    assert_asks_for(
+        scripts[0],
         '#PBS -l "select=1:ncpus=2:mem=500mb"',
         "#PBS -l walltime=1:1:0",
         "#PBS -A em",
         "#PBS -q short",
-    ):
-        assert line in scripts[0].splitlines(), scripts[0]
+    )
     assert scripts[0].count("select=") == 1
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import shutil
 import sys
 import threading
@@ -24,9 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.blockwise.geometry import index_of
-from synpol.blockwise.records import write_whole
+from synpol.blockwise.progress import Progress, Status
 from synpol.blockwise.stage import Stage, Turn
-from synpol.blockwise.worker import REFUSED, append_time, times_folder
+from synpol.blockwise.times import append_time, times_folder, told_by
+from synpol.blockwise.worker import REFUSED
 from synpol.errors import InputError
 from synpol.lock import DriverLock
 
@@ -45,6 +45,37 @@ TOLD = 10.0
 PATIENCE = 120.0
 #: seconds within which a shared file system shows this machine what others have written
 LISTED_WITHIN = 60.0
+
+
+def runs_in_driver(
+    todo: int,
+    cost: int,
+    num_workers: int,
+    *,
+    remote: bool = False,
+    there: bool = False,
+    for_workers: bool = False,
+) -> bool:
+    """Whether a stage is done by the driver itself.
+
+    Parameters
+    ----------
+    todo : int
+        Blocks.
+    cost : int
+        `Stage.cost` of one.
+    num_workers : int
+    remote : bool
+        Whether workers are jobs of a cluster.
+    there : bool
+        Whether workers have been started for an earlier stage.
+    for_workers : bool
+        `Stage.for_workers`.
+    """
+    if remote and for_workers:
+        return False
+    enough = DRIVER_VOXELS_WITH_WORKERS if there else DRIVER_VOXELS
+    return todo == 1 or todo * cost <= enough or (num_workers == 1 and not remote)
 
 
 class Driver:
@@ -124,11 +155,15 @@ class Driver:
         shutil.rmtree(times_folder(self.work_dir, stage), ignore_errors=True)
         progress = Progress(stage, int(done.sum()), self.status)
         remote = self.settings is not None and self.settings.executor != "local"
-        enough = DRIVER_VOXELS if self._pool is None else DRIVER_VOXELS_WITH_WORKERS
-        small = todo == 1 or todo * stage.cost <= enough
-        small = small and not (remote and stage.for_workers)
         with progress:
-            if small or (self.num_workers == 1 and not remote):
+            if runs_in_driver(
+                todo,
+                stage.cost,
+                self.num_workers,
+                remote=remote,
+                there=self._pool is not None,
+                for_workers=stage.for_workers,
+            ):
                 error = self._in_driver(stage, done, progress)
             else:
                 error = self._by_workers(stage, done, progress)
@@ -195,8 +230,7 @@ class Driver:
 
         pool = self._workers()
         written = {path: path.stat().st_size for path in pool.logs.rglob("*.err")}
-        todo = int(done.size - done.sum())
-        number, launcher = pool.announce(stage, todo)
+        number, launcher = pool.announce(stage, int(done.size - done.sum()))
         progress.attach(pool)
         cell = daisy.Roi((0, 0, 0), (1, 1, 1))
         local = pool.settings.executor == "local"
@@ -225,13 +259,16 @@ class Driver:
                     block_tracking=False,
                 )
         except RuntimeError as error:  # daisy gave up
-            return f"{pool.failure or error}\n{_new_log(pool.logs, written) or ''}"
+            why: str | None = pool.failure or str(error)
+        else:
+            why = pool.failure
         finally:
             pool.finish(number)
+        log = _new_log(pool.logs, written)
+        if why:
+            return f"{why}\n{log or ''}"
         state = states[stage.name]
-        if pool.failure:
-            return f"{pool.failure}\n{_new_log(pool.logs, written) or ''}"
-        return state.first_worker_error or state.last_worker_error or _new_log(pool.logs, written)
+        return state.first_worker_error or state.last_worker_error or log
 
     def _workers(self) -> WorkerPool:
         from synpol.blockwise.workers import WorkerPool
@@ -260,142 +297,6 @@ class Driver:
             f"{', ...' if len(missing) > 5 else ''}); what is done is kept, run the same command "
             f"again to go on. Logs: {self.work_dir / 'logs'}. First error:\n{error or 'none seen'}"
         )
-
-
-def told_by(folder: Path) -> str:
-    """Which blocks of a stage took longest, and how much of the time was spent waiting for data."""
-    lines = [
-        line.split() for path in folder.glob("*.times") for line in path.read_text().split("\n")
-    ]
-    rows = np.array([line for line in lines if len(line) == 6], dtype=float)  # none that was cut
-    if not len(rows):
-        return ""
-    total, computing, idle = rows[:, 3:].T
-    slowest = rows[np.argsort(-total, kind="stable")[:3]]
-    shown = ", ".join(f"({z:.0f}, {y:.0f}, {x:.0f}) {took:.1f} s" for z, y, x, took, *_ in slowest)
-    waited = 100 * idle.sum() / max(idle.sum() + computing.sum(), 1e-9)
-    return f"; {waited:.0f} % of the time went by waiting for data; slowest blocks: {shown}"
-
-
-_BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
-
-
-class Status:
-    """``status.json`` of a run, for other programs; rewritten every second or two.
-
-    Keys: ``what``, ``state`` (running, done, failed, interrupted), ``started`` and ``updated``
-    (local time), ``stages`` (name, blocks, seconds of those that are over), ``stage`` (name,
-    blocks done and in all, blocks failed, voxels per second, seconds left, workers alive), and
-    ``error``.
-    """
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {
-            "what": what,
-            "state": "running",
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "updated": None,
-            "stages": [],
-            "stage": None,
-            "error": None,
-        }
-        self._written = 0.0
-
-    def tell(self, stage: dict[str, Any] | None, now: bool = False) -> None:
-        self.content["stage"] = stage
-        if now or time.monotonic() - self._written > 1:
-            self._written = time.monotonic()
-            self.content["updated"] = time.strftime("%Y-%m-%d %H:%M:%S")
-            with contextlib.suppress(OSError):  # the run itself decides what a full disk means
-                write_whole(self.path, json.dumps(self.content, indent=1).encode())
-
-    def stage_over(self, name: str, blocks: int, seconds: float) -> None:
-        self.content["stages"].append(
-            {"name": name, "blocks": blocks, "seconds": round(seconds, 1)}
-        )
-
-    def end(self, error: BaseException | None) -> None:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        state = "done" if error is None else "interrupted" if interrupted else "failed"
-        self.content["state"] = state
-        self.content["error"] = None if error is None or interrupted else str(error)
-        self.tell(None, now=True)
-
-
-class Progress:
-    """Blocks of a stage as one bar and in the status file; also what daisy tells its progress."""
-
-    def __init__(self, stage: Stage, skipped: int, status: Status) -> None:
-        self.stage, self.skipped, self.status = stage, skipped, status
-        self.started = time.monotonic()
-        self.done, self.failed = skipped, 0
-        self.pool: WorkerPool | None = None
-
-    def __enter__(self) -> Self:
-        few = self.stage.count - self.skipped < 8
-        self.bar = tqdm(
-            total=self.stage.count,
-            initial=self.skipped,
-            desc=self.stage.name,
-            unit="block",
-            disable=few,
-            **_BAR,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        self.status.stage_over(self.stage.name, self.done - self.skipped, self.seconds())
-
-    def attach(self, pool: WorkerPool) -> None:
-        """From now on workers do the blocks."""
-        self.pool = pool
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def add(self) -> None:
-        """One more block is done."""
-        self._show(self.done + 1)
-
-    def _show(self, done: int) -> None:
-        self.bar.update(done - self.done)
-        self.done = done
-        rate = (done - self.skipped) / max(self.seconds(), 1e-9)
-        voxels = rate * self.stage.block_voxels
-        alive = None if self.pool is None else self.pool.alive()
-        said = [f"{voxels / 1e6:.1f} Mvoxel/s"] if voxels else []
-        said += [f"{alive} workers"] if alive is not None else []
-        said += [f"{self.failed} failed"] if self.failed else []
-        self.bar.set_postfix_str(", ".join(said), refresh=False)
-        left = (self.stage.count - done) / rate if rate else None
-        self.status.tell(
-            {
-                "name": self.stage.name,
-                "blocks_done": done,
-                "blocks": self.stage.count,
-                "blocks_failed": self.failed,
-                "voxels_per_second": round(voxels) if voxels else None,
-                "seconds_left": None if left is None else round(left, 1),
-                "workers_alive": alive,
-            }
-        )
-
-    def on_start(self, states: Any) -> None:
-        """daisy begins."""
-
-    def on_progress(self, states: Any) -> None:
-        """daisy tells every half a second."""
-        state = states[self.stage.name]
-        self.failed = state.failed_count
-        if self.pool is not None:
-            self.pool.note_progress(state.completed_count + state.failed_count)
-        self._show(state.completed_count)
-
-    def on_finish(self, states: Any) -> None:
-        """daisy ends."""
-        self._show(states[self.stage.name].completed_count)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class MergeStage(Stage):
     lowest: bool
     thres_small: int
 
-    cost = 2**20  # a job costs about as much as labelling that many voxels
+    job_cost = 2**20  # a job costs about as much as labelling that many voxels
 
     @property
     def name(self) -> str:  # type: ignore[override]

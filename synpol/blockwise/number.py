@@ -47,7 +47,7 @@ class NumberStage(Stage):
     levels: tuple[Path, ...]
 
     name = "number"
-    cost = 2**20
+    job_cost = 2**20
 
     def compute(self, index: Index, loaded: Any, given: Any) -> Rows:
         layer = index[0]
@@ -132,7 +132,7 @@ class ResolveStage(Stage):
     merged: Path
     above: Path | None
 
-    cost = 2**18
+    job_cost = 2**18
 
     @property
     def name(self) -> str:  # type: ignore[override]

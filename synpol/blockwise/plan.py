@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from synpol.arrays import Image
-from synpol.blockwise import driver
+from synpol.blockwise.dilate import DilateStage
+from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.geometry import BlockGrid, index_of
-from synpol.blockwise.predict import PredictJob, network_of
-from synpol.blockwise.rescale import rescaled_blocks
+from synpol.blockwise.label import LabelStage
+from synpol.blockwise.merge import MergeStage
+from synpol.blockwise.number import NumberStage, ResolveStage
+from synpol.blockwise.predict import PredictJob, PredictStage, network_of
+from synpol.blockwise.relabel import RelabelStage
+from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
+from synpol.blockwise.stage import VoxelStage
 from synpol.config import Config, Workers
 from synpol.decoding import rescaled_shape
 
@@ -59,8 +65,13 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
         windows = job.windows.count_in(job.blocks, job.part.begin)
         seconds = windows * _seconds_a_window(job)
     read = voxels * job.source.array.dtype.itemsize
-    enough = count == 1 or count * 100 * int(np.prod(job.blocks.block)) <= driver.DRIVER_VOXELS
-    alone = (job.workers == 1 or enough) and job.config.workers.executor == "local"
+    alone = runs_in_driver(
+        count,
+        _cost(PredictStage, job.blocks),
+        job.workers,
+        remote=job.config.workers.executor != "local",
+        for_workers=PredictStage.for_workers,
+    )
     return PlannedStage("predict", count, read, 3 * voxels, seconds, 0 if alone else job.workers)
 
 
@@ -92,32 +103,35 @@ def plan_decoding(shape: tuple[int, int, int], itemsize: int, config: Config) ->
     blocks = BlockGrid.of(shape, config.decode.block_shape)
     voxels, count = int(np.prod(shape)), int(np.prod(blocks.grid))
     workers = config.workers.num_workers
-    block_voxels = int(np.prod(blocks.block))
-    rows = [
-        ("label", count, 3 * voxels * itemsize, 0, voxels * LABEL / 1e9, block_voxels),
-        ("dilate", count, 0, 0, voxels * DILATE / 1e9, block_voxels // 2),
-    ]
+    cost = _cost(LabelStage, blocks)
+    rows = [("label", count, 3 * voxels * itemsize, 0, voxels * LABEL / 1e9, cost)]
+    cost = _cost(DilateStage, blocks)
+    rows.append(("dilate", count, 0, 0, voxels * DILATE / 1e9, cost))
     groups = [int(np.prod(grid)) for grid in blocks.levels()[1:]]
     for level, jobs in enumerate(groups, 1):
-        rows.append((f"merge {level}", jobs, 0, 0, jobs * MERGE, 1))
-    rows.append(("number", blocks.grid[0], 0, 0, count * NUMBER, 1))
+        rows.append((f"merge {level}", jobs, 0, 0, jobs * MERGE, MergeStage.job_cost))
+    rows.append(("number", blocks.grid[0], 0, 0, count * NUMBER, NumberStage.job_cost))
     for level, jobs in reversed(list(enumerate(groups, 1))):
-        rows.append((f"resolve {level}", jobs, 0, 0, jobs * RESOLVE, 1))
-    rows.append(("relabel", count, 0, 8 * voxels, voxels * RELABEL / 1e9, block_voxels // 2))
+        rows.append((f"resolve {level}", jobs, 0, 0, jobs * RESOLVE, ResolveStage.job_cost))
+    cost = _cost(RelabelStage, blocks)
+    rows.append(("relabel", count, 0, 8 * voxels, voxels * RELABEL / 1e9, cost))
     if set(config.decode.scale_factors) != {1}:
         target = rescaled_shape(shape, config.decode.scale_factors)
         out = rescaled_blocks(blocks, index_of(target))
-        made, size = int(np.prod(out.grid)), int(np.prod(target))
-        seconds = size * RELABEL / 1e9
-        rows.append(("rescale", made, 8 * voxels, 8 * size, seconds, block_voxels // 2))
+        made, size, cost = int(np.prod(out.grid)), int(np.prod(target)), _cost(RescaleStage, out)
+        rows.append(("rescale", made, 8 * voxels, 8 * size, size * RELABEL / 1e9, cost))
     remote = config.workers.executor != "local"
     planned: list[PlannedStage] = []
     for name, jobs, read, written, seconds, cost in rows:
         there = any(stage.workers for stage in planned)
-        enough = driver.DRIVER_VOXELS_WITH_WORKERS if there else driver.DRIVER_VOXELS
-        alone = jobs == 1 or jobs * cost <= enough or (workers == 1 and not remote)
+        alone = runs_in_driver(jobs, cost, workers, remote=remote, there=there)
         planned.append(PlannedStage(name, jobs, read, written, seconds, 0 if alone else workers))
     return planned
+
+
+def _cost(stage: type[VoxelStage], blocks: BlockGrid) -> int:
+    """What a block of a stage costs; see `VoxelStage.cost`."""
+    return int(np.prod(blocks.block) * stage.voxel_cost)
 
 
 def table(stages: list[PlannedStage]) -> str:

@@ -20,14 +20,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synpol.blockwise.geometry import index_of
 from synpol.blockwise.records import Index, write_whole
-from synpol.blockwise.stage import BlockTime, Stage, Turn
+from synpol.blockwise.stage import Stage, Turn
+from synpol.blockwise.times import append_time, times_folder
 from synpol.errors import InputError
 from synpol.lock import DriverWatch, end_with_driver
 
@@ -66,6 +67,31 @@ class Board:
     def end(self) -> Path:
         """A file that is there once the run is over."""
         return self.folder / "end"
+
+
+def launcher(board: Board, work_dir: Path, run: str, number: int) -> Callable[..., None]:
+    """What daisy starts in place of a worker: it tells the pool where blocks are to be had."""
+
+    def announce(*, context: Any) -> None:
+        import daisy.v2 as daisy
+
+        end_with_driver(work_dir, run)
+        logging.getLogger("daisy").setLevel(logging.ERROR)  # it warns of every stage's end
+        context["worker_id"] = -1  # many workers share it; none is daisy's to watch
+        told = {"number": number, "context": context.to_env()}
+        if not board.over(number).exists():
+            write_whole(board.stage, json.dumps(told).encode())
+        here = context.copy()
+        here["hostname"] = "127.0.0.1"
+        looks = 0
+        while not board.over(number).exists():
+            time.sleep(0.01)
+            looks += 1
+            # daisy takes no connections once every block is done or has failed for good
+            if looks % 50 == 0 and not daisy.Client(here).connected:
+                write_whole(board.over(number), b"")
+
+    return announce
 
 
 def main() -> None:
@@ -204,19 +230,6 @@ class _Worker:
             return
         self.slowest = max(self.slowest, time.monotonic() - started)
         append_time(times_folder(self.work_dir, stage) / f"{self.name}.times", took)
-
-
-def times_folder(work_dir: Path, stage: Stage) -> Path:
-    """Where processes note how long blocks of a stage took."""
-    return work_dir / "logs" / stage.name.replace(" ", "-")
-
-
-def append_time(path: Path, took: BlockTime) -> None:
-    """Add a line: index z y x, seconds in all, computing, idle."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    z, y, x = took.index
-    with open(path, "a") as file:
-        file.write(f"{z} {y} {x} {took.total:.3f} {took.computing:.3f} {took.idle:.3f}\n")
 
 
 if __name__ == "__main__":

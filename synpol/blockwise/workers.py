@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import pickle
 import shutil
 import sys
@@ -12,17 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import cloudpickle
+import psij
 
 from synpol.blockwise.records import write_whole
+from synpol.blockwise.schedulers import executor_of, job_of, worker_script
 from synpol.blockwise.stage import Stage
-from synpol.blockwise.worker import Board
+from synpol.blockwise.worker import Board, launcher
 from synpol.errors import InputError
-from synpol.lock import end_with_driver, give_sign_of_life
+from synpol.lock import give_sign_of_life
 
 if TYPE_CHECKING:
-    import psij
-
     from synpol.config import Workers
 
 #: deaths in a row that a pool forgives, however few workers it has
@@ -30,7 +30,7 @@ MOST_DEATHS = 10
 
 
 class WorkerPool:
-    """Keeps a number of workers alive from their first use until `close`.
+    """Keeps a number of workers alive from the first stage they do until `close`.
 
     Parameters
     ----------
@@ -58,14 +58,29 @@ class WorkerPool:
         self._submitted = 0
         self._deaths = 0
         self._finished = 0
-        self._executor: psij.JobExecutor | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._prepare_folders()
+        self._executor = executor_of(settings, self.board.folder / "jobs")
+        loops = (self._watch, self._give_signs)
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in self._threads:
+            thread.start()
+
+    def _prepare_folders(self) -> None:
+        """Remove what workers of earlier runs left, and write what those of this one start with."""
+        shutil.rmtree(self.board.folder.parent, ignore_errors=True)
+        self.board.folder.mkdir(parents=True)
+        self.logs.mkdir(exist_ok=True)
+        for old in self.logs.glob("synpol-*"):
+            old.unlink()
+        give_sign_of_life(self.work_dir, 0)
+        self._script = self.board.folder / "worker.sh"
+        script = worker_script(self.settings, self.cores, self.work_dir, self.run)
+        self._script.write_text(script)
 
     def alive(self) -> int:
         """Workers that run now, as far as the scheduler has told."""
-        import psij
-
         return sum(job.status.state == psij.JobState.ACTIVE for job in list(self._jobs))
 
     def announce(self, stage: Stage, todo: int) -> tuple[int, Callable[..., None]]:
@@ -83,10 +98,6 @@ class WorkerPool:
         InputError
             The scheduler refused a job.
         """
-        import cloudpickle
-
-        if self._executor is None:
-            self._open()
         with self._lock:
             self._number += 1
             self._deaths, self.failure = 0, None
@@ -110,8 +121,6 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers."""
-        if self._executor is None:
-            return
         self._closing.set()
         for thread in self._threads:
             thread.join()
@@ -121,28 +130,9 @@ class WorkerPool:
         for job in self._jobs:
             while not job.status.final and time.monotonic() < deadline:
                 time.sleep(0.02)
-            if not job.status.final:
-                with contextlib.suppress(Exception):  # it may have ended by itself just now
-                    job.cancel()
+            with contextlib.suppress(Exception):  # it may have ended by itself just now
+                job.cancel()
         shutil.rmtree(self.board.folder, ignore_errors=True)
-
-    def _open(self) -> None:
-        from synpol.blockwise.schedulers import executor_of, worker_script
-
-        shutil.rmtree(self.board.folder.parent, ignore_errors=True)  # of earlier runs
-        self.board.folder.mkdir(parents=True)
-        self.logs.mkdir(exist_ok=True)
-        for old in self.logs.glob("synpol-*"):
-            old.unlink()
-        give_sign_of_life(self.work_dir, 0)
-        self._script = self.board.folder / "worker.sh"
-        script = worker_script(self.settings, self.cores, self.work_dir, self.run)
-        self._script.write_text(script)
-        self._executor = executor_of(self.settings, self.board.folder / "jobs")
-        loops = (self._watch, self._give_signs)
-        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
-        for thread in self._threads:
-            thread.start()
 
     def _submit(self) -> psij.Job:
         """
@@ -151,17 +141,12 @@ class WorkerPool:
         InputError
             The scheduler refused the job.
         """
-        import psij
-
-        from synpol.blockwise.schedulers import job_of
-
-        executor: Any = self._executor
         name = f"synpol-{self._submitted}"
         self._submitted += 1
         command = ["/bin/bash", str(self._script), name]
         job = job_of(self.settings, self.cores, self.gpus, command, name)
         try:
-            executor.submit(job)
+            self._executor.submit(job)
         except (psij.SubmitException, psij.InvalidJobException, OSError) as error:
             raise InputError(
                 f"{self.settings.executor} refused the job of a worker: {str(error).strip()}; "
@@ -205,28 +190,3 @@ class WorkerPool:
         with self._lock:
             self.failure = why
             write_whole(self.board.over(self._number), b"")
-
-
-def launcher(board: Board, work_dir: Path, run: str, number: int) -> Callable[..., None]:
-    """What daisy starts in place of a worker: it tells the pool where blocks are to be had."""
-
-    def announce(*, context: Any) -> None:
-        import daisy.v2 as daisy
-
-        end_with_driver(work_dir, run)
-        logging.getLogger("daisy").setLevel(logging.ERROR)  # it warns of every stage's end
-        context["worker_id"] = -1  # many workers share it; none is daisy's to watch
-        told = {"number": number, "context": context.to_env()}
-        if not board.over(number).exists():
-            write_whole(board.stage, json.dumps(told).encode())
-        here = context.copy()
-        here["hostname"] = "127.0.0.1"
-        looks = 0
-        while not board.over(number).exists():
-            time.sleep(0.01)
-            looks += 1
-            # daisy takes no connections once every block is done or has failed for good
-            if looks % 50 == 0 and not daisy.Client(here).connected:
-                write_whole(board.over(number), b"")
-
-    return announce

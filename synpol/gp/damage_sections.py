@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import gunpowder as gp
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from synpol.gp.randomness import generator, leaves_alone
+from synpol.gp.image_augment import ImageAugment
+from synpol.gp.randomness import generator
 
 
-class _Sections(gp.BatchFilter):
+class _Sections(ImageAugment, ABC):
     """Changes some sections of an image."""
 
     def __init__(self, image: gp.ArrayKey, most: int, p: float) -> None:
-        self.image, self.most, self.p = image, most, p
-
-    def setup(self) -> None:
-        self.enable_autoskip()
-        self.updates(self.image, self.spec[self.image])
-
-    def skip_node(self, request: gp.BatchRequest) -> bool:
-        return self.most == 0 or leaves_alone(self, request, self.p)
-
-    def prepare(self, request: gp.BatchRequest) -> gp.BatchRequest:
-        needed = gp.BatchRequest()
-        needed[self.image] = request[self.image].copy()
-        return needed
+        super().__init__(image, p if most else 0)
+        self.most = most
 
     def process(self, batch: gp.Batch, request: gp.BatchRequest) -> None:
         data = batch[self.image].data
@@ -34,8 +26,9 @@ class _Sections(gp.BatchFilter):
         for index in rng.choice(len(data), count, replace=False):
             data[index] = self.changed(data[index], rng)
 
+    @abstractmethod
     def changed(self, section: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        raise NotImplementedError
+        """A section as it becomes."""
 
 
 class MissingSections(_Sections):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gunpowder as gp
 import numpy as np
 
-from synpol.gp.randomness import generator, leaves_alone
+from synpol.gp.image_augment import ImageAugment
+from synpol.gp.randomness import generator
 
 
-class GammaAugment(gp.BatchFilter):
+class GammaAugment(ImageAugment):
     """Raise intensities 0..1 to a random power, the same for a patch.
 
     Parameters
@@ -22,19 +23,8 @@ class GammaAugment(gp.BatchFilter):
     """
 
     def __init__(self, image: gp.ArrayKey, largest: float, p: float) -> None:
-        self.image, self.largest, self.p = image, largest, p
-
-    def setup(self) -> None:
-        self.enable_autoskip()
-        self.updates(self.image, self.spec[self.image])
-
-    def skip_node(self, request: gp.BatchRequest) -> bool:
-        return self.largest == 1 or leaves_alone(self, request, self.p)
-
-    def prepare(self, request: gp.BatchRequest) -> gp.BatchRequest:
-        needed = gp.BatchRequest()
-        needed[self.image] = request[self.image].copy()
-        return needed
+        super().__init__(image, p if largest > 1 else 0)
+        self.largest = largest
 
     def process(self, batch: gp.Batch, request: gp.BatchRequest) -> None:
         power = self.largest ** generator(self, request, 1).uniform(-1, 1)

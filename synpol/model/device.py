@@ -76,9 +76,9 @@ def _free_gpu() -> int:
     """
     folder = Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
+    if _taken:
+        return next(iter(_taken))
     count = torch.cuda.device_count()
-    for index in _taken:
-        return index
     for index in range(count):
         name = str(torch.cuda.get_device_properties(index).uuid)
         file = open(folder / name, "a")  # noqa: SIM115 held on purpose
