@@ -10,7 +10,7 @@ venv: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "synpol needs Python 3.12 or newer; this is " + sys.version.split()[0] + ". Run: make PYTHON=/path/to/python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: venv

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -177,7 +178,10 @@ def label_with_peer(folder: Path, script: str, check: bool) -> dict[str, float]:
     command += [Path(__file__).with_name("peers") / f"{script}.py", folder / "mask", folder / "out"]
     command += ["--block", *BLOCK, "--workers", WORKERS]
     command += ["--check", folder / "check.npy"] if check else []
-    run = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=3600)
+    compiled = os.environ | {"UV_COMPILE_BYTECODE": "1"}  # as the Makefile installs synpol's
+    run = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=3600, env=compiled
+    )
     if run.returncode:
         raise RuntimeError(f"{script} failed:\n{run.stderr[-3000:]}")
     return json.loads(run.stdout.strip().splitlines()[-1])

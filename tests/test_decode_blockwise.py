@@ -39,6 +39,19 @@ def test_any_blocks_give_the_whole(tmp_path_factory, volume, block_shape, option
     shutil.rmtree(folder)
 
 
+@settings(max_examples=30)
+@given(polarity_volumes, block_shapes, options)
+def test_any_blocks_give_the_components_of_the_union(
+    tmp_path_factory, volume, block_shape, options
+):
+    folder = tmp_path_factory.mktemp("union")
+    volume = np.clip(volume, 0, 1) if volume.dtype.kind == "f" else volume
+    options |= {"sides": False, "dilate_sz": 1, "thres_small": 1, "semantic": False}
+    found = decode(folder, volume, block_shape, **options)
+    assert np.array_equal(found, polarity2instance(volume, **options))
+    shutil.rmtree(folder)
+
+
 @settings(max_examples=40)
 @given(polarity_volumes, block_shapes, options)
 def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, block_shape, options):

@@ -61,6 +61,8 @@ class DilateStage(VoxelStage):
     def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
         record = read_record(self.labelled, index)
         state = states_of(record, self.blocks.shape_of(index))
+        if self.dilate_sz == 1 and not self.sides:  # then the states are components of the union
+            return _Fragments(self, index, record, state, state, record["first.pre"]).record
         synapse, first = components_and_first(self._dilated_union(index, state > 0))
         return _Fragments(self, index, record, state, synapse, first).record
 
