@@ -20,7 +20,7 @@ def config_page() -> str:
     lines = [
         "# Config keys",
         "",
-        "Made by `python docs/generate.py` from the models in `synpol/config.py`. A config is one",
+        "Made by `python docs/generate.py` from the models in `synpol/config`. A config is one",
         "or more YAML files, later ones over earlier ones, and single keys on the command line:",
         "`python pipelines/train.py configs/demo.yaml mine.yaml train.lr=0.001`. An unknown key is",
         "an error. Shapes are in voxels, z, y, x.",

@@ -1,0 +1,45 @@
+"""What a recipe can say: typed models of the YAML.
+
+Every key has its default, unit and meaning here and nowhere else: ``--help`` and docs/config.md
+are made from these models. A key that is unknown is an error with its near misses, and
+there is no key that nothing reads. Names that the EM-R50 recipe has (`size_thres`, `p`,
+`exclusive`, `thres`, `thres_small`, `dilate_sz`, `reject_sampling`, `filters`) are kept.
+"""
+
+from synpol.config.data import (
+    Data,
+    EmR50,
+    ImportVolume,
+    Prepare,
+    SyntheticDataset,
+    TrainingVolume,
+)
+from synpol.config.inference import Decode, Evaluate, Predict, Roi, Tune, Workers
+from synpol.config.reading import describe, load_config
+from synpol.config.recipe import Config
+from synpol.config.section import Section
+from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
+
+__all__ = [
+    "Augment",
+    "Config",
+    "Data",
+    "Decode",
+    "EmR50",
+    "Evaluate",
+    "ImportVolume",
+    "Loss",
+    "Model",
+    "Predict",
+    "Prepare",
+    "RejectSampling",
+    "Roi",
+    "Section",
+    "SyntheticDataset",
+    "Train",
+    "TrainingVolume",
+    "Tune",
+    "Workers",
+    "describe",
+    "load_config",
+]

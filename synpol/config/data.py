@@ -1,0 +1,108 @@
+"""Volumes: what is made, converted, and trained on."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from synpol.config.section import Fraction, Positive, Section, Triple
+
+
+class TrainingVolume(Section):
+    """An image with its labels."""
+
+    raw: str = Field(description="path or URL of the image (z, y, x)")
+    truth: str = Field(description="path or URL of the labels on the same voxels")
+    labels: Literal["polarity", "union"] = Field(
+        description="polarity: 2n-1 pre, 2n post; union: a mask, or an id a synapse, without sides"
+    )
+
+
+class SyntheticDataset(Section):
+    """A synthetic volume to be made."""
+
+    output: str = Field(description="folder that gets raw and truth")
+    shape: Triple = Field(description="voxels, z, y, x")
+    voxel_size: Triple = Field(default=(30, 16, 16), description="nm, z, y, x")
+    seed: int = Field(default=0, ge=0, description="another seed is another piece of tissue")
+    difficulty: Fraction = Field(
+        default=0.0, description="0 clear cues .. 1 faint ones, more distractors and noise"
+    )
+    min_side_voxels: int = Field(
+        default=0,
+        ge=0,
+        description="synapses of which the volume's border leaves fewer voxels on a side are not "
+        "labelled",
+    )
+
+
+class ImportVolume(Section):
+    """A volume to be converted to OME-Zarr."""
+
+    source: str = Field(description="HDF5 file, TIFF file, or folder of PNG or TIFF sections")
+    output: str = Field(description="path of the image to write, for instance data/a/raw")
+    kind: Literal["image", "labels"] = Field(
+        default="image", description="labels are never averaged"
+    )
+    key: str | None = Field(default=None, description="dataset inside an HDF5 file")
+    voxel_size: tuple[float, float, float] = Field(
+        description="of the source, in `unit`, z, y, x; after downsampling it has to be whole"
+    )
+    offset: tuple[float, float, float] = Field(
+        default=(0, 0, 0), description="corner of the first voxel, in `unit`"
+    )
+    unit: Literal["nm", "angstrom", "pm"] = Field(
+        default="nm", description="world unit; a finer one for sizes such as 4.6 nm"
+    )
+    sections: tuple[int, int] | None = Field(
+        default=None, description="first section and one past the last; default: all"
+    )
+    downsample: Positive = Field(default=1, description="in-plane factor")
+
+
+class EmR50(Section):
+    """The EM-R50 data set."""
+
+    archive: str = Field(
+        default="http://rhoana.rc.fas.harvard.edu/dataset/jwr15_synapse.zip",
+        description="URL or path of the ZIP file",
+    )
+    output: str = Field(default="data/em_r50", description="folder that gets all of it")
+    volumes: list[str] = Field(
+        default=["vol2", "vol3", "vol4"], min_length=1, description="folders in the archive"
+    )
+    image: str = Field(default="im_Yx2.h5", description="name of the image in each folder")
+    labels: str = Field(default="syn_Yx2.h5", description="name of the labels in each folder")
+    key: str = Field(default="main", description="dataset inside the HDF5 files")
+    voxel_size: tuple[float, float, float] | None = Field(
+        default=None, description="nm, z, y, x; to be confirmed, since the files do not say it"
+    )
+
+
+class Prepare(Section):
+    """Data to be made or converted before anything else."""
+
+    synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
+    imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
+    em_r50: EmR50 = Field(default=EmR50(), description="data set")
+
+
+class Data(Section):
+    """Where training data lies and how intensities are read."""
+
+    train: list[TrainingVolume] = Field(default=[], description="volumes that are trained on")
+    validation: TrainingVolume | None = Field(
+        default=None, description="volume on which the decoding threshold is chosen"
+    )
+    intensity_range: tuple[float, float] | None = Field(
+        default=None,
+        description="intensities that become 0 and 1; default: the whole range of uint8 or "
+        "uint16, and 0..1 for floats, which have to lie in it",
+    )
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if self.intensity_range and self.intensity_range[0] >= self.intensity_range[1]:
+            raise ValueError(f"intensity_range is {self.intensity_range}; low, high is expected")
+        return self

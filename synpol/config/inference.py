@@ -1,0 +1,203 @@
+"""Prediction, decoding, who does them, and scores."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
+
+
+class Roi(Section):
+    """A part of a volume, in the image's unit (nm)."""
+
+    offset: tuple[int, int, int] = Field(description="first corner, z, y, x")
+    shape: Triple = Field(description="extent, z, y, x")
+
+
+class Predict(Section):
+    """Blockwise prediction."""
+
+    raw: str | None = Field(default=None, description="path or URL of the image to predict")
+    output: str | None = Field(
+        default=None, description="folder or URL that gets polarity, instances and the table"
+    )
+    checkpoint: str | None = Field(
+        default=None, description="checkpoint file; default: the latest of run_dir"
+    )
+    window: Triple | None = Field(
+        default=None, description="voxels (z, y, x) the network sees at once; default: train.patch"
+    )
+    overlap: float = Field(
+        default=0.5, ge=0, lt=1, description="of neighbouring windows, as a fraction of a window"
+    )
+    blending: Literal["bump", "gaussian", "constant", "crop"] = Field(
+        default="bump",
+        description="weight of a voxel within its window; crop: only the middle of a window "
+        "counts, half the overlap at each side is left out",
+    )
+    flip_axes: Literal["all"] | list[list[Literal["z", "y", "x"]]] = Field(
+        default=[],
+        description="flipped copies that are predicted too and averaged, such as [[y], [x], [y, "
+        "x]]; all: every combination, 8 times the work",
+    )
+    compile: bool = Field(default=False, description="compile the network first (torch.compile)")
+    roi: Roi | None = Field(default=None, description="part of the image to predict")
+    mask: str | None = Field(
+        default=None,
+        description="path or URL of an array (z, y, x) of any voxel size: only where it is not 0 "
+        "there is a prediction",
+    )
+    batch_size: Positive = Field(default=4, description="windows the network gets at once")
+    block_shape: Triple = Field(
+        default=(64, 256, 256), description="voxels (z, y, x) a worker predicts at once"
+    )
+    chunk_shape: Triple = Field(
+        default=(32, 128, 128), description="chunk of the polarity array; divides block_shape"
+    )
+
+
+class Decode(Section):
+    """From probabilities to instances."""
+
+    thres: Fraction = Field(default=0.5, description="probability above which a voxel counts")
+    thres_small: int = Field(
+        default=128, ge=0, description="voxels that a side has to have at least"
+    )
+    dilate_sz: Positive = Field(
+        default=5, description="side of the (1, d, d) box that joins the sides of a synapse"
+    )
+    sides: bool = Field(
+        default=True, description="false: only the union counts, synapse n carries the number n"
+    )
+    semantic: bool = Field(default=False, description="1 on pre and 2 on post, no numbers")
+    scale_factors: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        default=(1.0, 1.0, 1.0),
+        description="resize the instances by these (z, y, x), nearest neighbour; other than 1 "
+        "there is no synapse table",
+    )
+    block_shape: Triple = Field(
+        default=(64, 256, 256), description="voxels (z, y, x) a worker decodes at once"
+    )
+
+
+class Workers(Section):
+    """Who does the blocks."""
+
+    executor: Literal["local", "slurm", "lsf", "pbs"] = Field(
+        default="local", description="where workers run: on this machine, or as jobs of a cluster"
+    )
+    num_workers: Positive = Field(default=2, description="workers that decode")
+    num_predict_workers: Positive = Field(
+        default=1, description="workers that predict; on a CPU one uses every core already"
+    )
+    cpus: Positive | None = Field(
+        default=None,
+        description="cores of a worker; default: this machine's cores shared out, 1 on a cluster",
+    )
+    gpus: int = Field(
+        default=0, ge=0, le=1, description="GPUs of a job that predicts, on a cluster"
+    )
+    memory: str | None = Field(
+        default=None, description="memory of a job, such as 8GB; default: the cluster's"
+    )
+    walltime: Positive = Field(
+        default=240, le=43200, description="minutes a job may last; another one goes on after it"
+    )
+    queue: str | None = Field(default=None, description="queue or partition of the jobs")
+    account: str | None = Field(default=None, description="account or project that pays")
+    options: dict[str, bool | int | str] = Field(
+        default={},
+        description="more options of the scheduler, by their names without dashes; true: an option "
+        "without a value. They replace what synpol asks for under the same name",
+    )
+    setup: list[str] = Field(
+        default=[], description="shell lines that a job runs first, such as `module load cuda`"
+    )
+    host: str | None = Field(
+        default=None,
+        description="address at which the jobs reach this machine; default: found by daisy",
+    )
+    block_timeout: Positive = Field(
+        default=3600,
+        description="seconds after which a block is given to another worker, and its own ended; "
+        "on a cluster only, where a machine can be cut off",
+    )
+    work_dir: str | None = Field(
+        default=None,
+        description="folder for records, the lock and logs, shared by all workers; default: "
+        "<predict.output>.work, to be given where the output is remote",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_submitted(self) -> Self:
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            raise ValueError(f"memory is {self.memory!r}; a number with MB, GB or TB is expected")
+        if self.memory_bytes is not None and self.memory_bytes < 2**20:
+            raise ValueError(f"memory is {self.memory!r}; at least 1 MB is expected")
+        for name in self.options:
+            if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+                raise ValueError(f"options: {name!r} is no option's name; without dashes, please")
+        if self.executor == "local":
+            unread = ("gpus", "memory", "queue", "account", "options", "host")
+            given = [name for name in unread if getattr(self, name)]
+            if given:
+                raise ValueError(
+                    f"{given[0]} is given, but executor is local, which does not read it; say "
+                    "executor: slurm, lsf or pbs, or leave it out"
+                )
+        return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes; a GB is 2^30 here, as schedulers have it."""
+        if self.memory is None:
+            return None
+        number, unit = _MEMORY.fullmatch(self.memory).groups()  # type: ignore[union-attr]
+        return int(float(number) * 2 ** {"M": 20, "G": 30, "T": 40}[unit.upper()])
+
+    def cores_of(self, count: int) -> int:
+        """Cores of each of `count` workers."""
+        if self.cpus is not None:
+            return self.cpus
+        return max(1, len(os.sched_getaffinity(0)) // count) if self.executor == "local" else 1
+
+
+class Tune(Section):
+    """The choice of the decoding threshold on the validation volume."""
+
+    thres: list[Fraction] = Field(
+        default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="thresholds tried"
+    )
+    thres_small: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="minimum sizes tried; default: decode.thres_small alone"
+    )
+    iou: Fraction = Field(default=0.5, gt=0, description="IoU at which F1 is compared")
+
+
+class Evaluate(Section):
+    """Scores against the truth."""
+
+    truth: str | None = Field(default=None, description="path or URL of the true labels")
+    labels: Literal["polarity", "union"] = Field(
+        default="polarity", description="what the truth marks; see data.train.labels"
+    )
+    iou: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        min_length=1,
+        description="IoU thresholds at which two instances count as the same",
+    )
+    min_size: int = Field(
+        default=0,
+        ge=0,
+        description="synapses with a side below this many voxels are left out, in the truth and in "
+        "the prediction: what the volume's border cuts to slivers; labels: polarity only",
+    )
+    compare: list[str] = Field(
+        default=[], description="scores.json files of other runs, shown beside in the report"
+    )

@@ -1,0 +1,198 @@
+"""From YAML files and ``section.key=value`` to a checked `Config`, and its description."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from synpol.config.recipe import Config
+from synpol.config.section import Section
+from synpol.errors import InputError, nearest
+
+
+def load_config(sources: Sequence[str]) -> Config:
+    """Read a config: YAML files, later ones over earlier ones, then ``section.key=value``.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        At least one file; values are YAML, so ``train.patch=[12,96,96]`` works.
+
+    Raises
+    ------
+    InputError
+        A missing file, bad YAML, an unknown key (with the near misses), a bad value.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source in sources:
+        if "=" in source and not os.path.exists(source):  # Path.exists raises on long names
+            key, _, text = source.partition("=")
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise InputError(f"{source}: the value is not YAML: {error}") from None
+            layer: Any = value
+            for part in reversed(key.split(".")):
+                layer = {part: layer}
+        else:
+            layer = _read_yaml(source)
+        _merge(merged, layer, source, "", origin)
+    _check_keys(Config, merged, "", origin)
+    try:
+        return Config.model_validate(merged)
+    except pydantic.ValidationError as error:
+        raise InputError(_explain(error, origin)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand only once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    file = Path(path)
+    if not os.path.isfile(path):
+        here = file.parent if file.parent.is_dir() else Path(".")
+        known = [str(p) for p in here.glob("*.y*ml")]
+        raise InputError(
+            f"there is no config file {path}{nearest(path, known)}"
+            if path.endswith((".yaml", ".yml"))
+            else f"{path!r} is neither a YAML file nor section.key=value"
+        )
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not hold `key: value` lines")
+    return found
+
+
+def _merge(
+    into: dict[str, Any], layer: dict[str, Any], source: str, prefix: str, origin: dict[str, str]
+) -> None:
+    for key, value in layer.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value, source, f"{path}.", origin)
+        else:
+            into[key] = _copied(value)
+            origin[path] = source
+
+
+def _copied(value: Any) -> Any:
+    """A copy in which nothing is shared: YAML anchors make one object of two places."""
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def _sections(annotation: Any) -> type[Section] | None:
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _check_keys(
+    model: type[Section], values: dict[str, Any], prefix: str, origin: dict[str, str]
+) -> None:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if key not in model.model_fields:
+            known = {f"{prefix}{name}" for name in model.model_fields}
+            elsewhere = [p for p, *_ in describe(Config) if p.rsplit(".", 1)[-1] == str(key)]
+            hint = f"; did you mean {elsewhere[0]!r}?" if elsewhere else nearest(path, known)
+            raise InputError(f"{_where(path, origin)}: unknown key {path!r}{hint}")
+        inner = _sections(model.model_fields[key].annotation)
+        for each in value if isinstance(value, list) else [value]:
+            if inner and isinstance(each, dict):
+                _check_keys(inner, each, f"{path}.", origin)
+
+
+def _where(path: str, origin: dict[str, str]) -> str:
+    while path:
+        if path in origin:
+            return origin[path]
+        path = path.rpartition(".")[0]
+    return "config"
+
+
+def _explain(error: pydantic.ValidationError, origin: dict[str, str]) -> str:
+    lines = []
+    for one in error.errors():
+        path = ".".join(str(p) for p in one["loc"])
+        message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "missing":
+            message = "this key is required"
+        elif path and one["type"] != "value_error":
+            message = f"{message} (it is {one['input']!r})"
+        where = _where(path, origin) if path else ", ".join(dict.fromkeys(origin.values()))
+        lines.append(f"{where}: {path + ': ' if path else ''}{message}")
+    return "\n".join(lines)
+
+
+def describe(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every key with its type, default and meaning.
+
+    Yields
+    ------
+    (key, type, default, meaning)
+    """
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        inner = _sections(field.annotation)
+        listed = typing.get_origin(field.annotation) is list
+        if inner and not listed and field.default is not None:
+            yield from describe(inner, f"{path}.")
+            continue
+        default = "required" if field.is_required() else _plain(field.default)
+        yield path, _type_name(field.annotation), default, field.description or ""
+        if inner:
+            yield from describe(inner, f"{path}[]." if listed else f"{path}.")
+
+
+def _plain(value: Any) -> str:
+    return (
+        yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+        .removesuffix("...\n")
+        .strip()
+    )
+
+
+def _type_name(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _type_name(args[0])
+    if origin is Literal:
+        return " or ".join(str(a) for a in args)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_name(a) for a in args if a is not type(None))
+    if origin is list:
+        return f"list of {_type_name(args[0])}"
+    if origin is tuple:
+        return f"{len(args)} {_type_name(args[0])}s"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "section"
+    return {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", str(annotation)), str(annotation)
+    )

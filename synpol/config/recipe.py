@@ -1,0 +1,85 @@
+"""The whole config."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from synpol.config.data import Data, Prepare
+from synpol.config.inference import Decode, Evaluate, Predict, Tune, Workers
+from synpol.config.section import Section, Triple
+from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
+from synpol.errors import InputError
+
+
+class Config(Section):
+    """A whole recipe."""
+
+    run_dir: str = Field(description="folder of the run: checkpoints, logs, tuned settings")
+    seed: int = Field(default=0, ge=0, description="of weights, patches and augmentation")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    exclusive: bool = Field(
+        default=False, description="softmax over background, pre, post instead of three sigmoids"
+    )
+    prepare: Prepare = Field(default=Prepare(), description="data to be made or converted")
+    data: Data = Field(default=Data(), description="training data")
+    model: Model = Field(default=Model(), description="network")
+    loss: Loss = Field(default=Loss(), description="loss")
+    reject_sampling: RejectSampling = Field(
+        default=RejectSampling(), description="rejection of empty patches"
+    )
+    augment: Augment = Field(default=Augment(), description="augmentation")
+    train: Train = Field(default=Train(), description="training loop")
+    predict: Predict = Field(default=Predict(), description="prediction")
+    decode: Decode = Field(default=Decode(), description="decoding")
+    workers: Workers = Field(default=Workers(), description="workers")
+    tune: Tune = Field(default=Tune(), description="threshold")
+    evaluate: Evaluate = Field(default=Evaluate(), description="scores")
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        multiple = 2 ** (len(self.model.filters) - 1)
+        for name, window in (("train.patch", self.train.patch), ("predict.window", self.window)):
+            if min(window) < 1 or any(s % multiple for s in window[1:]):
+                raise ValueError(
+                    f"{name} is {tuple(window)}; y and x have to be multiples of {multiple} for "
+                    f"the {len(self.model.filters)} levels of model.filters"
+                )
+        volumes = [*self.data.train, *([self.data.validation] if self.data.validation else [])]
+        if self.exclusive and any(v.labels == "union" for v in volumes):
+            raise ValueError(
+                "exclusive needs labels with sides, but a volume says `labels: union`; "
+                "use `exclusive: false`"
+            )
+        if self.workers.gpus and self.device == "cpu":
+            raise ValueError("workers.gpus asks for GPUs, but device is cpu; change one of them")
+        chunks = zip(self.predict.block_shape, self.predict.chunk_shape, strict=True)
+        if any(c < 1 or b % c for b, c in chunks):
+            raise ValueError(
+                f"predict.block_shape {self.predict.block_shape} is not a multiple of "
+                f"predict.chunk_shape {self.predict.chunk_shape}; two workers would write one chunk"
+            )
+        if min(self.decode.block_shape) < 1:
+            raise ValueError(f"decode.block_shape is {self.decode.block_shape}; 1 or more each")
+        return self
+
+    @property
+    def window(self) -> Triple:
+        """Window of the prediction, voxels."""
+        return self.predict.window or self.train.patch
+
+    def need(self, key: str) -> str:
+        """A string that this command cannot do without.
+
+        Raises
+        ------
+        InputError
+            The key is not set.
+        """
+        value: Any = self
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value is None:
+            raise InputError(f"{key} is not set in the config, and this command needs it")
+        return str(value)
