@@ -138,10 +138,8 @@ def monai_result(
 
 def prepared(config: Config, folder: Path) -> tuple[PredictJob, str]:
     """A job and a new array for it."""
-    from synpol.blockwise.predict import _prepare
-
     job = PredictJob.of(config, str(folder / "raw"), str(folder / "out"), folder / "network.pt")
-    return job, _prepare(str(folder / "out"), job, fresh=True).path
+    return job, job.prepare(fresh=True).path
 
 
 def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dict[str, float]:

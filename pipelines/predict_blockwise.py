@@ -10,6 +10,7 @@ configs/slurm.yaml, as jobs of a cluster.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from synpol.arrays import is_url, join, open_image
@@ -47,11 +48,12 @@ def main(config: Config, given: argparse.Namespace) -> None:
 
 
 def predict(config: Config, output: str, fresh: bool) -> None:
-    from synpol.blockwise.predict import predict_blockwise
+    from synpol.blockwise.predict import PredictJob
     from synpol.training.checkpoint import find_checkpoint
 
-    checkpoint = find_checkpoint(config)
-    predict_blockwise(config, config.need("predict.raw"), output, checkpoint, fresh=fresh)
+    job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
+    print(f"{job.border_cost()}\nwith {job.checkpoint}", file=sys.stderr)
+    job.run(fresh)
 
 
 def planned(config: Config, output: str, only: str | None) -> str:

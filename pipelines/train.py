@@ -1,12 +1,14 @@
 """Train a network to mark the pre- and post-synaptic sides of synapses.
 
-Called again it resumes from the newest checkpoint in run_dir. Ctrl-C saves and stops.
+Called again it resumes from the newest checkpoint in run_dir. Ctrl-C and SIGTERM save and stop.
+Several GPUs or machines: torchrun --nproc-per-node N pipelines/train.py CONFIG.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import gunpowder as gp
@@ -26,10 +28,12 @@ from synpol.gp import (
     MotionBlur,
     OrderedPreCache,
     RejectSampling,
+    StackPatches,
     request_batch,
 )
 from synpol.lock import DriverLock
 from synpol.training.loop import Trainer
+from synpol.training.processes import joined
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
@@ -37,10 +41,12 @@ TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
 SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
 
 
-def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.Pipeline:
+def request_graph(
+    config: Config, volumes: list[OpenVolume], first: int, places: range
+) -> gp.Pipeline:
     """From volumes on disk to batches; edit here to change what the network sees."""
     augment, patch, reject = config.augment, config.train.patch, config.reject_sampling
-    places = np.array([v.positions(patch) for v in volumes], dtype=float)
+    fits = np.array([v.positions(patch) for v in volumes], dtype=float)
     voxel = volumes[0].raw.voxel_size
     graph = tuple(
         (
@@ -53,7 +59,7 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
         + gp.RandomLocation()
         + AddSidesKnown(SIDES_KNOWN, v.sides_known)
         for v in volumes
-    ) + gp.RandomProvider(probabilities=list(places / places.sum()))
+    ) + gp.RandomProvider(probabilities=list(fits / fits.sum()))
     rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
     spacing, sigma = augment.elastic_spacing, augment.elastic_sigma
     geometry = [
@@ -94,11 +100,21 @@ def request_graph(config: Config, volumes: list[OpenVolume], first: int) -> gp.P
             config.loss.weight_max,
         ),
         gp.Unsqueeze([RAW]),
-        gp.Stack(config.train.batch_size),
+        StackPatches(places),
         OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size),
     ):
         graph += node
     return graph
+
+
+def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
+    """What a batch has to hold."""
+    request = gp.BatchRequest()
+    for key in (RAW, TARGET, WEIGHTS):
+        request.add(key, gp.Coordinate(config.train.patch) * volume.raw.voxel_size)
+    request[LABELS] = gp.ArraySpec(roi=request[TARGET].roi)
+    request[DRAWS] = gp.ArraySpec(nonspatial=True)
+    return request
 
 
 def active(p: float, node: Callable[[float], gp.BatchFilter]) -> list[gp.BatchFilter]:
@@ -112,30 +128,38 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
     check_together(volumes, config.train.patch, config.augment.context)
     check_writable(config.run_dir)
-    with DriverLock(config.run_dir, "training"):
-        trainer = Trainer(config, [identity_of(i) for v in volumes for i in (v.raw, v.truth)])
-        if trainer.iteration >= config.train.iterations:
-            print(f"{config.run_dir} is trained: {trainer.iteration} iterations")
-            return True
-        record_run(config, config.run_dir, "train")
-        size = gp.Coordinate(config.train.patch) * volumes[0].raw.voxel_size
-        request = gp.BatchRequest()
-        for key in (RAW, TARGET, WEIGHTS):
-            request.add(key, size)
-        request[LABELS] = gp.ArraySpec(roi=request[TARGET].roi)
-        request[DRAWS] = gp.ArraySpec(nonspatial=True)
-        graph = request_graph(config, volumes, trainer.iteration)
-        with gp.build(graph):
-
-            def next_batch() -> dict[str, np.ndarray]:
-                batch = request_batch(graph, request)
-                keys = {"raw": RAW, "target": TARGET, "weights": WEIGHTS, "draws": DRAWS}
-                return {name: batch[key].data for name, key in keys.items()}
-
-            done = trainer.run(next_batch, lambda: graph.output.waited)
-    last = Path(config.run_dir) / "checkpoints"
-    print(f"{'trained' if done else 'stopped'} at iteration {trainer.iteration}; see {last}")
+    with joined(config) as processes, ExitStack() as held:
+        if processes.is_first:
+            held.enter_context(DriverLock(config.run_dir, "training"))
+        data_state = [identity_of(i) for v in volumes for i in (v.raw, v.truth)]
+        trainer = Trainer(config, data_state, processes)
+        trainer.validate()  # a run may have been killed before it was done with that
+        done = trainer.finished or train(config, volumes, trainer)
+        if processes.is_first:
+            last = Path(config.run_dir) / "checkpoints"
+            print(
+                f"{'trained' if done else 'stopped'} at iteration {trainer.iteration}; see {last}"
+            )
     return done
+
+
+def train(config: Config, volumes: list[OpenVolume], trainer: Trainer) -> bool:
+    """Train to the end, or to Ctrl-C; returns whether it was the end."""
+    processes = trainer.processes
+    if processes.is_first:
+        record_run(config, config.run_dir, "train")
+    share = config.train.batch_size // processes.size
+    places = range(share * processes.rank, share * (processes.rank + 1))
+    request = batch_request(config, volumes[0])
+    graph = request_graph(config, volumes, trainer.iteration, places)
+    with gp.build(graph):
+
+        def next_batch() -> dict[str, np.ndarray]:
+            batch = request_batch(graph, request)
+            keys = {"raw": RAW, "target": TARGET, "weights": WEIGHTS, "draws": DRAWS}
+            return {name: batch[key].data for name, key in keys.items()}
+
+        return trainer.run(next_batch, lambda: graph.output.waited)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `polarity2instance` decides what an instance is. `synpol.blockwise` computes the same, voxel for
 voxel and id for id, on volumes of any size, from the parts that are here: what counts as foreground
-(`Foreground`), how the union is dilated, how components are labelled.
+(`Threshold`), how the union is dilated, how components are labelled.
 
 The function follows the one of that name in PyTorch Connectomics (Lin et al., 2021,
 arXiv:2112.05754), without its overflow of the label type. Like it, it does not vote: each voxel is
@@ -158,6 +158,55 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, int(count)
 
 
+@dataclass(frozen=True)
+class Foreground:
+    """What lies above a threshold; the steps of `polarity2instance` from there on.
+
+    Attributes
+    ----------
+    union : (z, y, x) bool array
+    sides : tuple of ((z, y, x) array, (n + 1,) int64 array)
+        Of pre and post: labels of the components, and how many voxels each has. Empty where the
+        union alone counts.
+    """
+
+    union: np.ndarray
+    sides: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @classmethod
+    def of(cls, volume: np.ndarray, threshold: Threshold, sides: bool = True) -> Foreground:
+        """Find it in a ``(3, z, y, x)`` polarity array."""
+        pre, post, union = threshold.foreground(volume)
+        parts = []
+        for side in (pre, post) if sides else ():
+            labels, count = components(side)
+            parts.append((labels, np.bincount(labels.ravel(), minlength=count + 1)))
+        return cls(union, tuple(parts))
+
+    def synapses(self, dilate_sz: int) -> np.ndarray:
+        """Components of the dilated union, (z, y, x)."""
+        return components(dilate_in_plane(self.union, dilate_sz))[0]
+
+    def large_sides(self, thres_small: int) -> list[np.ndarray]:
+        """Pre and post voxels, (z, y, x) bool, whose component has at least so many voxels."""
+        large = []
+        for labels, voxels in self.sides:
+            kept = voxels >= thres_small
+            kept[0] = False
+            large.append(kept[labels])
+        return large
+
+    def instances(self, synapses: np.ndarray, thres_small: int) -> np.ndarray:
+        """Number the voxels by their synapse and side, (z, y, x) uint64."""
+        if self.sides:
+            pre, post = self.large_sides(thres_small)
+            synapse, two = synapses.astype(np.uint64), np.uint64(2)
+            return np.where(post, synapse * two, np.where(pre, synapse * two - pre, 0))
+        inside = np.where(self.union, synapses, 0)
+        kept = np.bincount(inside.ravel()) >= thres_small
+        return np.where(kept[inside], inside, 0).astype(np.uint64)
+
+
 def polarity2instance(
     volume: np.ndarray,
     thres: float = 0.5,
@@ -227,32 +276,17 @@ def polarity2instance(
     if highest != highest:
         raise InputError("the polarity array holds NaN; probabilities are expected")
     threshold = threshold_of(volume.dtype, thres, exclusive, full_scale=bool(highest > 1))
-    pre, post, union = threshold.foreground(volume)
-    if sides:
-        pre, post = (_drop_small(side, thres_small) for side in (pre, post))
+    foreground = Foreground.of(volume, threshold, sides)
     if semantic and sides:
+        pre, post = foreground.large_sides(thres_small)
         instances = np.where(post, 2, pre).astype(np.uint64)
     else:
-        synapse, _ = components(dilate_in_plane(union, dilate_sz))
-        synapse = synapse.astype(np.uint64)
-        if sides:
-            two = np.uint64(2)
-            instances = np.where(post, synapse * two, np.where(pre, synapse * two - pre, 0))
-        else:
-            sizes = np.bincount(
-                synapse[union].astype(np.int64), minlength=int(synapse.max(initial=0)) + 1
-            )
-            kept = union & (sizes >= thres_small)[synapse.astype(np.int64)]
-            instances = np.where(kept, 1 if semantic else synapse, 0)
+        instances = foreground.instances(foreground.synapses(dilate_sz), thres_small)
+        if semantic:
+            instances = (instances > 0).astype(np.uint64)
     if any(factor != 1 for factor in scale_factors):
         instances = _rescale(instances, scale_factors)
     return instances.astype(np.min_scalar_type(instances.max(initial=0)))
-
-
-def _drop_small(mask: np.ndarray, thres_small: int) -> np.ndarray:
-    labels, count = components(mask)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    return mask & (sizes >= thres_small)[labels]
 
 
 def rescaled_shape(shape: tuple[int, ...], scale_factors: Sequence[float]) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
-"""The choice of the decoding threshold, on a volume of the training side.
+"""The choice of the decoder's options, on a volume of the training side.
 
-The volume is predicted once; every setting decodes the same probabilities.
+The volume is predicted once; every setting decodes the same probabilities, and settings share what
+they have in common: the sides' components of a threshold, the dilated union of a threshold and box.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.config import Config
-from synpol.decoding import polarity2instance
+from synpol.decoding import Foreground, threshold_of
 from synpol.evaluation import Evaluation, Labels
 
 
@@ -25,13 +25,14 @@ class Setting:
     Attributes
     ----------
     thres : float
-    thres_small : int
+    dilate_sz, thres_small : int
     f1 : float
         At the IoU of the sweep: polarity-correct, or of whole synapses where sides are unknown.
     precision, recall : float
     """
 
     thres: float
+    dilate_sz: int
     thres_small: int
     f1: float
     precision: float
@@ -43,7 +44,7 @@ def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Label
 
     Parameters
     ----------
-    polarity : (3, z, y, x) array
+    polarity : (3, z, y, x) uint8 array
     truth : (z, y, x) array
         Instances: 2n-1 / 2n, or n where `labels` is "union".
     config : Config
@@ -56,21 +57,31 @@ def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Label
     """
     options, tune = config.decode, config.tune
     name = "polarity_correct" if labels == "polarity" else "synapse"
+    boxes, smalls = choices(config)
+    thresholds = [options.thres] if config.exclusive else tune.thres
     found = []
-    settings = list(itertools.product(tune.thres, tune.thres_small or [options.thres_small]))
-    for thres, small in tqdm(settings, desc="tune", unit="setting", leave=False):
-        instances = polarity2instance(
-            polarity,
-            thres=thres,
-            thres_small=small,
-            dilate_sz=options.dilate_sz,
-            exclusive=config.exclusive,
-            sides=labels == "polarity",
-        )
-        evaluation = Evaluation.of([(instances, truth)], labels, config.evaluate.min_size)
-        match = evaluation.score(tune.iou)[name]
-        found.append(Setting(thres, small, match.f1, match.precision, match.recall))
+    total = len(thresholds) * len(boxes) * len(smalls)
+    with tqdm(total=total, desc="tune", unit="setting", leave=False) as bar:
+        for thres in thresholds:
+            threshold = threshold_of(polarity.dtype, thres, config.exclusive, full_scale=True)
+            foreground = Foreground.of(polarity, threshold, labels == "polarity")
+            for dilate_sz in boxes:
+                synapses = foreground.synapses(dilate_sz)
+                for small in smalls:
+                    instances = foreground.instances(synapses, small)
+                    parts = [(instances, truth)]
+                    evaluation = Evaluation.of(parts, labels, config.evaluate.min_size)
+                    match = evaluation.score(tune.iou)[name]
+                    scores = match.f1, match.precision, match.recall
+                    found.append(Setting(thres, dilate_sz, small, *scores))
+                    bar.update()
     return found
+
+
+def choices(config: Config) -> tuple[list[int], list[int]]:
+    """The boxes of the dilation and the minimum sizes that are tried."""
+    tune, options = config.tune, config.decode
+    return tune.dilate_sz or [options.dilate_sz], tune.thres_small or [options.thres_small]
 
 
 def best(settings: Sequence[Setting]) -> Setting:
@@ -79,17 +90,19 @@ def best(settings: Sequence[Setting]) -> Setting:
 
 
 def plot(settings: Sequence[Setting], path: Path, iou: float) -> None:
-    """F1, precision and recall over the threshold, a line for each minimum size."""
+    """F1 over the threshold, a line for each box and minimum size; precision and recall of one."""
     from synpol.viewer.figures import new_figure
 
     figure, axes = new_figure(6, 4)
-    for small in sorted({s.thres_small for s in settings}):
-        here = [s for s in settings if s.thres_small == small]
+    lines = sorted({(s.dilate_sz, s.thres_small) for s in settings})
+    for line in lines:
+        here = [s for s in settings if (s.dilate_sz, s.thres_small) == line]
         thres = [s.thres for s in here]
-        axes.plot(thres, [s.f1 for s in here], "o-", label=f"F1, thres_small {small}")
-        if len(here) == len(settings):
+        label = "F1, dilate_sz {}, thres_small {}".format(*line)
+        axes.plot(thres, [s.f1 for s in here], "o-", label=label)
+        if len(lines) == 1:
             axes.plot(thres, [s.precision for s in here], "--", label="precision")
             axes.plot(thres, [s.recall for s in here], ":", label="recall")
     axes.set(xlabel="thres", ylabel=f"validation, IoU {iou:g}", ylim=(0, 1))
-    axes.legend()
+    axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)

@@ -11,6 +11,7 @@ from synpol.gp import (
     AddSidesKnown,
     OrderedPreCache,
     RejectSampling,
+    StackPatches,
     request_batch,
 )
 from synpol.gp.add_polarity_target import polarity_target
@@ -46,6 +47,28 @@ def request(*keys: gp.ArrayKey, seed: int | None = None) -> gp.BatchRequest:
     for key in keys:
         wanted.add(key, SIZE)
     return wanted
+
+
+def test_parts_of_a_batch_are_those_of_the_whole():
+    raw, labels = volume()
+
+    def batch(places):
+        graph = (
+            source(raw, labels)
+            + RejectSampling(LABELS, 3, 0.5)
+            + gp.SimpleAugment()
+            + gp.NoiseAugment(RAW, var=4, clip=False)
+            + StackPatches(places)
+        )
+        with gp.build(graph):
+            got = request_batch(graph, request(RAW, LABELS, seed=11))
+        return got[RAW].data, got[LABELS].data
+
+    whole, parts = batch(range(5)), [batch(range(2)), batch(range(2, 5))]
+    assert whole[0].shape == (5, *SIZE)
+    assert len({patch.tobytes() for patch in whole[0]}) == 5
+    for array, first, second in zip(whole, *parts, strict=True):
+        assert np.array_equal(array, np.concatenate([first, second]))
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.2, 0.5, 0.7])
@@ -154,7 +177,7 @@ def batches(num_workers: int, first: int, count: int) -> list[np.ndarray]:
         source(raw, labels)
         + RejectSampling(LABELS, 4, 0.9)
         + gp.SimpleAugment(transpose_only=[1, 2])
-        + gp.Stack(2)
+        + StackPatches(range(2))
         + OrderedPreCache(5, first, num_workers, cache_size=4)
     )
     with gp.build(graph):

@@ -39,7 +39,9 @@ DRIVER_VOXELS = 2**27
 #: the same once workers are there
 DRIVER_VOXELS_WITH_WORKERS = 2**25
 ATTEMPTS = 3
-#: stages that take longer than this many seconds tell where the time went
+#: stages that take longer than this many seconds are told of
+WORTH_TELLING = 0.5
+#: those that take longer than this tell where the time went
 TOLD = 10.0
 #: seconds for which orphans of an earlier run are waited for
 PATIENCE = 120.0
@@ -177,7 +179,8 @@ class Driver:
         said = f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s"
         if progress.seconds() > TOLD:
             said += told_by(times_folder(self.work_dir, stage))
-        tqdm.write(said, file=sys.stderr)
+        if progress.seconds() > WORTH_TELLING:
+            tqdm.write(said, file=sys.stderr)
         return todo
 
     def _in_driver(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from synpol.arrays import (
     COMPLETE,
@@ -215,17 +213,7 @@ def predict_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    job = PredictJob.of(config, raw, output, checkpoint, num_workers)
-    check_writable(output)
-    check_writable(job.work)
-    tqdm.write(job.border_cost(), file=sys.stderr)
-    with Driver(
-        job.work, f"prediction of {job.source.path}", job.workers, config.workers, job.gpus
-    ) as driver:
-        polarity = _prepare(output, job, fresh)
-        driver.run(job.stage(polarity.path))
-        polarity.array.update_attributes({COMPLETE: True})
-    return polarity
+    return PredictJob.of(config, raw, output, checkpoint, num_workers).run(fresh)
 
 
 @dataclass(frozen=True)
@@ -357,6 +345,56 @@ class PredictJob:
             cores,
         )
 
+    def run(self, fresh: bool = False) -> Image:
+        """Do what is left of it; see `predict_blockwise`."""
+        check_writable(self.output)
+        check_writable(self.work)
+        what = f"prediction of {self.source.path}"
+        with Driver(self.work, what, self.workers, self.config.workers, self.gpus) as driver:
+            polarity = self.prepare(fresh)
+            driver.run(self.stage(polarity.path))
+            polarity.array.update_attributes({COMPLETE: True})
+        return polarity
+
+    def prepare(self, fresh: bool = False) -> Image:
+        """The array to write: the one that is there, if it is of this job, or a new one."""
+        path = join(self.output, "polarity", "s0")
+        blocks, source, config = self.blocks, self.source, self.config
+        try:
+            found = open_image(path, channels=3, mode="r+")
+        except InputError:
+            found = None
+        if found is not None:
+            if found.array.attrs.get(HASH) == self.digest and not fresh:
+                return found
+            if HASH not in found.array.attrs:
+                raise InputError(
+                    f"{path} exists and was not written by synpol; remove it or give another "
+                    "predict.output"
+                )
+        wanted = config.predict.chunk_shape
+        chunks = [
+            c if b % c == 0 else d
+            for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
+        ]
+        # what is done was done to an array that is not there any more
+        shutil.rmtree(self.folder, ignore_errors=True)
+        begin = zip(source.offset, self.part.begin, source.voxel_size, strict=True)
+        exclusive = {"exclusive": config.exclusive}
+        return create_image(
+            self.output,
+            "polarity",
+            shape=(3, *blocks.shape),
+            dtype=np.uint8,
+            voxel_size=source.voxel_size,
+            offset=[o + b * v for o, b, v in begin],
+            unit=source.unit,
+            chunk_shape=(1, *chunks),
+            shard_shape=(3, *blocks.block),
+            attributes={HASH: self.digest, COMPLETE: False, SETTINGS: exclusive},
+            overwrite=found is not None,
+        )
+
     def border_cost(self) -> str:
         """What it costs that neighbouring blocks share windows, and which blocks would halve it."""
         once = self.windows.count_in(BlockGrid(self.part.shape, self.part.shape), self.part.begin)
@@ -396,41 +434,3 @@ def check_float_range(source: Image, intensity: Intensity, samples: int = 64) ->
             for i, c in zip(corner, source.array.chunks, strict=True)
         )
         intensity.apply(np.asarray(source.array[where]), source.path)
-
-
-def _prepare(output: str, job: PredictJob, fresh: bool) -> Image:
-    path = join(output, "polarity", "s0")
-    blocks, source, config = job.blocks, job.source, job.config
-    try:
-        found = open_image(path, channels=3, mode="r+")
-    except InputError:
-        found = None
-    if found is not None:
-        if found.array.attrs.get(HASH) == job.digest and not fresh:
-            return found
-        if HASH not in found.array.attrs:
-            raise InputError(
-                f"{path} exists and was not written by synpol; remove it or give another "
-                "predict.output"
-            )
-    wanted = config.predict.chunk_shape
-    chunks = [
-        c if b % c == 0 else d
-        for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
-    ]
-    # what is done was done to an array that is not there any more
-    shutil.rmtree(job.folder, ignore_errors=True)
-    begin = zip(source.offset, job.part.begin, source.voxel_size, strict=True)
-    return create_image(
-        output,
-        "polarity",
-        shape=(3, *blocks.shape),
-        dtype=np.uint8,
-        voxel_size=source.voxel_size,
-        offset=[o + b * v for o, b, v in begin],
-        unit=source.unit,
-        chunk_shape=(1, *chunks),
-        shard_shape=(3, *blocks.block),
-        attributes={HASH: job.digest, COMPLETE: False, SETTINGS: {"exclusive": config.exclusive}},
-        overwrite=found is not None,
-    )

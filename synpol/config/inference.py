@@ -172,10 +172,15 @@ class Tune(Section):
     """The choice of the decoding threshold on the validation volume."""
 
     thres: list[Fraction] = Field(
-        default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="thresholds tried"
+        default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        min_length=1,
+        description="thresholds tried; exclusive has none",
     )
     thres_small: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="minimum sizes tried; default: decode.thres_small alone"
+    )
+    dilate_sz: list[Positive] | None = Field(
+        default=None, description="boxes tried; default: decode.dilate_sz alone"
     )
     iou: Fraction = Field(default=0.5, gt=0, description="IoU at which F1 is compared")
 

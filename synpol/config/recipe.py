@@ -54,6 +54,11 @@ class Config(Section):
             )
         if self.workers.gpus and self.device == "cpu":
             raise ValueError("workers.gpus asks for GPUs, but device is cpu; change one of them")
+        if self.train.patience and not self.train.validate_every:
+            raise ValueError(
+                "train.patience stops a run that validation finds no better, but "
+                "train.validate_every is 0; say how often to validate"
+            )
         chunks = zip(self.predict.block_shape, self.predict.chunk_shape, strict=True)
         if any(c < 1 or b % c for b, c in chunks):
             raise ValueError(

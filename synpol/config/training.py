@@ -155,4 +155,15 @@ class Train(Section):
     )
     cache_size: Positive = Field(default=8, description="batches kept ready")
     checkpoint_every: Positive = Field(default=1000, description="iterations between checkpoints")
+    validate_every: int = Field(
+        default=0,
+        ge=0,
+        description="iterations between validations (data.validation is predicted, decoded and "
+        "scored, and the best checkpoint is kept for prediction); 0: never",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="validations without a better F1 after which training stops; 0: never",
+    )
     image_every: Positive = Field(default=500, description="iterations between TensorBoard images")

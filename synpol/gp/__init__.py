@@ -7,6 +7,7 @@ from synpol.gp.gamma import GammaAugment
 from synpol.gp.misalign import Misalign
 from synpol.gp.ordered_pre_cache import OrderedPreCache, request_batch
 from synpol.gp.reject_sampling import RejectSampling
+from synpol.gp.stack_patches import StackPatches
 
 __all__ = [
     "AddPolarityTarget",
@@ -17,5 +18,6 @@ __all__ = [
     "MotionBlur",
     "OrderedPreCache",
     "RejectSampling",
+    "StackPatches",
     "request_batch",
 ]

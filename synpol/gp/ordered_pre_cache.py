@@ -90,7 +90,7 @@ class OrderedPreCache(gp.BatchFilter):
 
     def teardown(self) -> None:
         for worker in self.workers:
-            worker.terminate()
+            worker.kill()
         for worker in self.workers:
             worker.join()
         for each in self.queues:
@@ -120,7 +120,8 @@ class OrderedPreCache(gp.BatchFilter):
 
         import dask
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training loop's
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the training loop ends first, and this with it
         dask.config.set(scheduler="synchronous")  # the parent's threads did not survive the fork
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         try:

@@ -6,13 +6,25 @@ background and no class imbalance drowns the question and the tie has a gradient
 
 All of them take logits, targets and voxel weights ``(batch, 3, z, y, x)`` (exclusive: classes
 ``(batch, z, y, x)``) and return a scalar. A voxel whose weight is zero has no say.
+
+Of several processes that train together each gets its part of the batch. Means over voxels are then
+averaged with the gradients; where a term is a ratio of sums, these are of the whole batch.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def of_whole_batch(sums: torch.Tensor) -> torch.Tensor:
+    """Add up over the processes that train together; gradients flow back to all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return sums
+    return all_reduce(sums)
 
 
 class WeightedBCEWithLogitsLoss(nn.Module):
@@ -59,8 +71,8 @@ class DiceLoss(nn.Module):
     ) -> torch.Tensor:
         axes = (0, 2, 3, 4)
         p, t = probability * known, target * known
-        overlap = (p * t).sum(axes)
-        total = (p * p).sum(axes) + (t * t).sum(axes)
+        overlap = of_whole_batch((p * t).sum(axes))
+        total = of_whole_batch((p * p).sum(axes) + (t * t).sum(axes))
         return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
@@ -83,7 +95,7 @@ def side_contrast(
     """
     known = is_pre + is_post
     each = F.binary_cross_entropy_with_logits(side_logit, is_pre, known, reduction="sum")
-    return each / known.sum().clamp(min=1)
+    return of_whole_batch(each) / of_whole_batch(known.sum()).clamp(min=1)
 
 
 def non_overlap(probability: torch.Tensor) -> torch.Tensor:

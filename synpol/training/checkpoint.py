@@ -16,7 +16,14 @@ from synpol.errors import InputError
 from synpol.model import RSUNet, build_model
 
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
-_FREE = {"num_workers", "cache_size", "checkpoint_every", "image_every"}
+_FREE = {
+    "num_workers",
+    "cache_size",
+    "checkpoint_every",
+    "image_every",
+    "validate_every",
+    "patience",
+}
 
 
 def training_identity(config: Config) -> dict[str, Any]:
@@ -31,6 +38,11 @@ def training_identity(config: Config) -> dict[str, Any]:
 
 def checkpoint_path(run_dir: str, iteration: int) -> Path:
     return Path(run_dir) / "checkpoints" / f"{iteration:07d}.pt"
+
+
+def best_checkpoint(run_dir: str) -> Path:
+    """The checkpoint that validation during training found best, where it has found any."""
+    return Path(run_dir) / "checkpoints" / "best.pt"
 
 
 def latest_checkpoint(run_dir: str) -> Path | None:
@@ -98,6 +110,8 @@ class Trained:
 def find_checkpoint(config: Config) -> Path:
     """The checkpoint that a config predicts with.
 
+    The one that it names; else the best where the run validates; else the latest.
+
     Raises
     ------
     InputError
@@ -105,6 +119,9 @@ def find_checkpoint(config: Config) -> Path:
     """
     if config.predict.checkpoint is not None:
         return Path(config.predict.checkpoint)
+    best = best_checkpoint(config.run_dir)
+    if config.train.validate_every and best.exists():
+        return best
     found = latest_checkpoint(config.run_dir)
     if found is None:
         raise InputError(

@@ -6,10 +6,12 @@ goes on with the very batches it would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +33,11 @@ from synpol.training.checkpoint import (
     save_checkpoint,
     training_identity,
 )
+from synpol.training.processes import Processes
+from synpol.training.validation import Validated, Validation, validates_at
 
+#: a larger share of the time that is waited for batches is worth a word
+WAITING_TOLD = 0.05
 COLUMNS = (
     "iteration",
     "loss",
@@ -43,6 +49,7 @@ COLUMNS = (
     "acceptance",
     "lr",
     "waited",
+    "seconds",
 )
 
 
@@ -55,21 +62,32 @@ class Trainer:
         Checked; `Trainer` resumes from the newest checkpoint in its `run_dir`.
     data_state : list of dict
         What tells the state of the training data, so that a run does not resume on other data.
+    processes : Processes, optional
+        Those that train together; by default this one is alone.
 
     Raises
     ------
     InputError
-        The run in `run_dir` was started with other settings.
+        The run in `run_dir` was started with other settings, or the validation volume cannot be
+        used.
     """
 
-    def __init__(self, config: Config, data_state: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data_state: Sequence[dict[str, Any]] = (),
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.data_state = list(data_state)
-        self.device = choose_device(config.device)
+        self.processes = processes or Processes(choose_device(config.device))
+        self.device = self.processes.device
         self.dtype = choose_dtype(config.train.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last_3d)
+        if self.processes.size > 1:  # batch norm, where there is any, is of the whole batch
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.loss = build_loss(config).to(self.device)
         self.optimizer = build_optimizer(self.model, config.train)
         #: keeps small gradients of float16 above zero; does nothing for the other types
@@ -85,6 +103,20 @@ class Trainer:
         newest = latest_checkpoint(config.run_dir)
         if newest is not None:
             self._resume(load_checkpoint(newest), newest)
+        self.network = self.processes.together(self.model)
+        self.validation: Validation | None = None
+        if config.train.validate_every and self.processes.is_first:
+            self.validation = Validation(config, self.iteration)
+        #: whether validation has ended the run early
+        self.stopped = self._stops()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.stopped or self.iteration >= self.config.train.iterations
+
+    def _stops(self) -> bool:
+        return self.processes.any(self.validation is not None and self.validation.stops)
 
     def _resume(self, state: dict[str, Any], path: Path) -> None:
         if state.get("data_state", []) != self.data_state:
@@ -114,7 +146,9 @@ class Trainer:
         self.iteration = state["iteration"]
 
     def save(self) -> None:
-        """Write a checkpoint of this iteration."""
+        """Write a checkpoint of this iteration; one process does."""
+        if not self.processes.is_first:
+            return
         averaged = self.average.module.state_dict() if self.average is not None else None
         save_checkpoint(
             checkpoint_path(self.config.run_dir, self.iteration),
@@ -139,7 +173,7 @@ class Trainer:
         )
         self.model.train()
         with autocast(self.device, self.dtype):
-            logits = self.model(raw.contiguous(memory_format=torch.channels_last_3d))
+            logits = self.network(raw.contiguous(memory_format=torch.channels_last_3d))
         total, terms = self.loss(logits, target, weights)
         if not torch.isfinite(total):
             raise RuntimeError(
@@ -159,17 +193,48 @@ class Trainer:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        lr = self.schedule.get_last_lr()[0]
+        lr = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         self.iteration += 1
         if self.average is not None:
             if self.iteration <= self.config.train.ema_warmup:
                 self.average.n_averaged.zero_()
             self.average.update_parameters(self.model)
-        measures = {name: term.item() for name, term in terms.items()}
-        measures |= {"loss": total.item(), "lr": lr}
-        measures["side_right"] = side_right(logits.detach(), target, self.config.exclusive)
-        return measures, logits.detach()
+        shown: torch.Tensor = logits.detach()
+        return self._measures({"loss": total, **terms}, shown, target) | {"lr": lr}, shown
+
+    def _measures(
+        self, terms: dict[str, torch.Tensor], logits: torch.Tensor, target: torch.Tensor
+    ) -> dict[str, float]:
+        """Loss terms as means over the processes, and the fraction of voxels of the right side."""
+        sides = side_right(logits, target, self.config.exclusive)
+        own = [*(term.item() for term in terms.values()), *sides]
+        *means, right, known = self.processes.sums(own)
+        measures = {k: v / self.processes.size for k, v in zip(terms, means, strict=True)}
+        return measures | {"side_right": right / known if known else math.nan}
+
+    def _log(self) -> contextlib.AbstractContextManager[TrainingLog | None]:
+        if not self.processes.is_first:
+            return contextlib.nullcontext()
+        return TrainingLog(self.config, self.iteration)
+
+    def validate(self, log: TrainingLog | None = None) -> None:
+        """Validate where it is due and has not been done; the other processes wait."""
+        if self.validation is not None and self.validation.due(self.iteration):
+            row, best = self.validation.run(self.iteration)
+            if log is not None:
+                log.validated(row)
+            tqdm.write(
+                f"iteration {row.iteration}: validation F1 {row.f1:.3f}"
+                + (
+                    ", the best so far"
+                    if row is best
+                    else f" (best: {best.f1:.3f} at {best.iteration})"
+                ),
+                file=sys.stderr,
+            )
+        self.processes.wait()
+        self.stopped = self._stops()
 
     def run(
         self,
@@ -194,7 +259,9 @@ class Trainer:
         batch = next_batch()  # before anything is kept: data that cannot be used shows here
         if self.iteration == 0:
             self.save()
-        with _Interrupt() as interrupt, TrainingLog(self.config, self.iteration) as log:
+        interrupted, begun = False, self.iteration
+        started, before = time.perf_counter(), waited()
+        with _Interrupt() as interrupt, self._log() as log:
             bar = tqdm(
                 total=train.iterations,
                 initial=self.iteration,
@@ -202,17 +269,19 @@ class Trainer:
                 desc="train",
                 smoothing=0.1,
                 mininterval=0.5 if sys.stderr.isatty() else 15,
+                disable=not self.processes.is_first,
             )
             draws, patches = 0, 0
-            while self.iteration < train.iterations and not interrupt.seen:
+            while not self.finished and not interrupted:
                 measures, logits = self.step(batch)
                 drawn = int(batch["draws"].sum())
                 draws, patches = draws + drawn, patches + batch["draws"].size
                 measures["acceptance"] = batch["draws"].size / drawn
-                measures["waited"] = waited()
-                log.write(self.iteration, measures)
-                if self.iteration % train.image_every == 0:
-                    log.images(self.iteration, batch, logits, self.config.exclusive)
+                measures |= {"waited": waited() - before, "seconds": time.perf_counter() - started}
+                if log is not None:
+                    log.write(self.iteration, measures)
+                    if self.iteration % train.image_every == 0:
+                        log.images(self.iteration, batch, logits, self.config.exclusive)
                 bar.update()
                 bar.set_postfix(
                     loss=f"{measures['loss']:.3f}",
@@ -220,14 +289,26 @@ class Trainer:
                     accepted=f"{patches / draws:.2f}",
                     refresh=False,
                 )
-                if self.iteration % train.checkpoint_every == 0:
+                validates = validates_at(train, self.iteration)
+                if self.iteration % train.checkpoint_every == 0 or validates:
                     self.save()
-                if self.iteration < train.iterations:
+                if validates:
+                    self.validate(log)
+                interrupted = self.processes.any(interrupt.seen)
+                if not self.finished and not interrupted:
                     batch = next_batch()
             bar.close()
+        if self.processes.is_first and self.iteration > begun:
+            seconds, share = measures["seconds"], measures["waited"] / measures["seconds"]
+            tqdm.write(
+                f"{self.iteration - begun} iterations in {seconds:.0f} s; {share:.1%} of that went "
+                "by waiting for batches"
+                + (" (more train.num_workers may help)" if share > WAITING_TOLD else ""),
+                file=sys.stderr,
+            )
         if self.iteration % train.checkpoint_every:
             self.save()
-        return self.iteration >= train.iterations
+        return self.finished
 
 
 def learning_rate_factor(train: Train) -> Callable[[int], float]:
@@ -260,39 +341,46 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
-def side_right(logits: torch.Tensor, target: torch.Tensor, exclusive: bool) -> float:
-    """Fraction of the voxels of known side that get the right one; NaN when there are none."""
+def side_right(logits: torch.Tensor, target: torch.Tensor, exclusive: bool) -> tuple[int, int]:
+    """Voxels of known side that get the right one, and all voxels of known side."""
     if exclusive:
         pre, post = target == 1, target == 2
         says_pre = logits[:, 1] > logits[:, 2]
     else:
         pre, post = target[:, 0] > 0, target[:, 1] > 0
         says_pre = logits[:, 0] > logits[:, 1]
-    known = int(pre.sum() + post.sum())
     right = int((says_pre & pre).sum() + (~says_pre & post).sum())
-    return right / known if known else math.nan
+    return right, int(pre.sum() + post.sum())
 
 
 class _Interrupt:
-    """Notes the first Ctrl-C so that the iteration can end and be saved; a second one kills."""
+    """Notes Ctrl-C and a scheduler's SIGTERM, so that the iteration can end and be saved.
+
+    A second one kills.
+    """
 
     seen = False
 
     def __enter__(self) -> Self:
-        def note(*_: object) -> None:
+        def note(number: int, frame: object) -> None:
             self.seen = True
-            signal.signal(signal.SIGINT, self._before)
+            signal.signal(number, self._before[number])
 
-        self._before = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, note)
+        self._before: dict[int, Any] = {
+            int(n): signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
 
 class TrainingLog:
-    """``log.csv``, a row an iteration, and TensorBoard beside it in ``tensorboard/``."""
+    """``log.csv``, a row an iteration, and TensorBoard beside it in ``tensorboard/``.
+
+    Of several processes the first writes; loss and sides are those of the whole batch.
+    """
 
     def __init__(self, config: Config, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -313,6 +401,11 @@ class TrainingLog:
             self._file.flush()
             for name, value in measures.items():
                 self._board.add_scalar(name, value, iteration)
+
+    def validated(self, row: Validated) -> None:
+        """Show a validation in TensorBoard; ``validation.csv`` has it already."""
+        for name in ("f1", "precision", "recall"):
+            self._board.add_scalar(f"validation/{name}", getattr(row, name), row.iteration)
 
     def images(
         self, iteration: int, batch: dict[str, np.ndarray], logits: torch.Tensor, exclusive: bool

@@ -1,0 +1,240 @@
+"""Training: validation beside it, what a kill leaves, and several processes."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from recipes import ROOT, run, run_refused, tiny_config, tiny_volume
+
+from synpol.config import Train, load_config
+from synpol.training.checkpoint import best_checkpoint, find_checkpoint, latest_checkpoint
+from synpol.training.validation import Validated, read_validation, validates_at
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    tiny_volume(tmp_path / "data")
+    return tmp_path
+
+
+def state_of(path):
+    state = torch.load(path, weights_only=True)
+    return [*state["model"].values(), *state["ema"].values()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def losses(run_dir):
+    with open(run_dir / "log.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def start(config, *arguments, command=(), **options):
+    """Train in a process of its own."""
+    script = [*(command or [sys.executable]), str(ROOT / "pipelines" / "train.py")]
+    return subprocess.Popen(
+        [*script, str(config), *arguments], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_validation_scores_as_the_commands_do_and_disturbs_nothing(tiny):
+    assert run("train", tiny_config(tiny, train__iterations=6)) == 0
+    alone = state_of(latest_checkpoint(str(tiny / "run")))
+    shutil.rmtree(tiny / "run")
+    config = tiny_config(tiny, train__iterations=6, train__validate_every=2)
+    assert run("train", config) == 0
+    assert same(alone, state_of(latest_checkpoint(str(tiny / "run"))))
+    rows = read_validation(tiny / "run" / "validation.csv")
+    assert [row.iteration for row in rows] == [2, 4, 6]
+    for row in rows:
+        checkpoint = f"predict.checkpoint={tiny}/run/checkpoints/{row.iteration:07d}.pt"
+        assert run("predict_blockwise", config, checkpoint) == 0
+        assert run("evaluate", config, checkpoint) == 0
+        scores = json.loads((tiny / "result" / "scores.json").read_text())["iou"]["0.5"]
+        assert scores["polarity_correct"]["f1"] == row.f1
+        assert scores["polarity_correct"]["predicted"] == row.predicted
+
+
+def test_the_best_checkpoint_is_kept_and_predicted_with(tiny):
+    config = tiny_config(
+        tiny,
+        train__iterations=60,
+        train__validate_every=10,
+        train__checkpoint_every=7,
+        tune={"iou": 0.1},
+    )
+    # sides take longer to learn than a test can wait: every side is to be found as a thing
+    sides = "data.validation.labels=union"
+    assert run("train", config, sides) == 0
+    rows = read_validation(tiny / "run" / "validation.csv")
+    best = max(rows, key=lambda row: row.f1)
+    assert best.f1 > 0  # otherwise this test would say nothing
+    kept = torch.load(best_checkpoint(str(tiny / "run")), weights_only=True)
+    assert kept["iteration"] == best.iteration
+    assert find_checkpoint(load_config([str(config), sides])) == best_checkpoint(str(tiny / "run"))
+    never = load_config([str(config), "train.validate_every=0"])
+    assert find_checkpoint(never) == latest_checkpoint(str(tiny / "run"))
+
+
+def test_training_stops_where_validation_brings_nothing_better(tiny, capsys):
+    config = tiny_config(
+        tiny,
+        train__iterations=50,
+        train__validate_every=2,
+        train__patience=2,
+        train__lr=1e-9,
+        train__lr_min=0,
+    )
+    assert run("train", config) == 0
+    rows = read_validation(tiny / "run" / "validation.csv")
+    assert [row.iteration for row in rows] == [2, 4, 6]
+    assert len({row.f1 for row in rows}) == 1
+    before = state_of(latest_checkpoint(str(tiny / "run")))
+    capsys.readouterr()
+    assert run("train", config) == 0
+    assert "trained at iteration 6" in capsys.readouterr().out
+    assert same(before, state_of(latest_checkpoint(str(tiny / "run"))))
+    assert run("train", config, "train.patience=0", "train.validate_every=0") == 0
+    assert len(losses(tiny / "run")) == 50
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(tiny):
+    config = tiny_config(tiny, train__iterations=4, train__validate_every=2)
+    assert run("train", config) == 0
+    table = tiny / "run" / "validation.csv"
+    whole = table.read_bytes()
+    table.write_bytes(b"\n".join(whole.splitlines()[:2]) + b"\n")
+    best_checkpoint(str(tiny / "run")).unlink()
+    assert run("train", config) == 0
+    assert [row.iteration for row in read_validation(table)] == [2, 4]
+    assert table.read_bytes().splitlines() == whole.splitlines()
+
+
+def test_validation_is_due_at_its_iterations_and_at_the_end():
+    train = Train(iterations=25, validate_every=10)
+    assert [i for i in range(26) if validates_at(train, i)] == [10, 20, 25]
+    assert not any(validates_at(Train(iterations=25), i) for i in range(26))
+
+
+def test_validation_needs_a_volume(tiny, capsys):
+    data = {"raw": f"{tiny}/data/raw", "truth": f"{tiny}/data/truth", "labels": "polarity"}
+    config = tiny_config(tiny, train__validate_every=2, data={"train": [data]})
+    assert "data.validation" in run_refused(capsys, "train", config)
+    assert "patience" in run_refused(
+        capsys, "train", tiny_config(tiny, train__patience=2, train__validate_every=0)
+    )
+
+
+def test_rows_of_a_validation_read_back(tmp_path):
+    assert read_validation(tmp_path / "none.csv") == []
+    (tmp_path / "a.csv").write_text(
+        "iteration,f1,precision,recall,matched,predicted,truth\n10,0.5,0.25,1.0,3,12,3\n"
+    )
+    assert read_validation(tmp_path / "a.csv") == [Validated(10, 0.5, 0.25, 1.0, 3, 12, 3)]
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_killed(tiny):
+    settings = {"iterations": 60, "checkpoint_every": 5, "num_workers": 1, "validate_every": 20}
+    settings = {f"train__{key}": value for key, value in settings.items()}
+    config = tiny_config(tiny, **settings)
+    assert run("train", config) == 0
+    whole = state_of(latest_checkpoint(str(tiny / "run")))
+    shutil.move(tiny / "run", tiny / "whole")
+    after = random.Random(5)
+    kills, log = 0, tiny / "run" / "log.csv"
+    while kills < 3:
+        process = start(config, start_new_session=True)
+        enough = after.randint(1, 18) + (len(losses(tiny / "run")) if log.exists() else 0)
+        deadline = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) > enough:
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        kills += process.wait(timeout=100) == -signal.SIGKILL
+        process.stderr.close()
+        if process.returncode == 0:
+            break
+    assert kills
+    print(f"killed {kills} times, the last time with {len(losses(tiny / 'run'))} iterations")
+    assert run("train", config) == 0
+    assert same(whole, state_of(latest_checkpoint(str(tiny / "run"))))
+    assert losses(tiny / "run") == losses(tiny / "whole")
+    assert [r.iteration for r in read_validation(tiny / "run" / "validation.csv")] == [20, 40, 60]
+
+
+def test_sigterm_saves_and_stops(tiny):
+    config = tiny_config(tiny, train__iterations=5000, train__num_workers=1)
+    process = start(config)
+    log = tiny / "run" / "log.csv"
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 20):
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    process.stderr.close()
+    assert 20 <= int(latest_checkpoint(str(tiny / "run")).stem) < 5000
+
+
+def torchrun(count):
+    """Processes that see each other on the loopback of a network of their own."""
+    return [
+        *("unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"'),
+        *("sh", sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"),
+    ]
+
+
+TOGETHER = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(tiny, exclusive):
+    settings = {
+        "exclusive": exclusive,
+        "model": {"filters": [4, 6], "norm": "group"},
+        "train__batch_size": 4,
+        "train__iterations": 12,
+        "train__validate_every": 6,
+        "train__precision": "float32",
+        "train__lr": 0.003,
+    }
+    config = tiny_config(tiny, **settings)
+    assert run("train", config) == 0
+    shutil.move(tiny / "run", tiny / "one")
+    process = start(config, command=torchrun(2), env=TOGETHER)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    one, two = losses(tiny / "one"), losses(tiny / "run")
+    assert len(two) == 12
+    assert np.allclose(one, two, rtol=2e-3)
+    assert abs(one[-1] - one[0]) > 0.05  # something was learned, and the same
+    for a, b in zip(
+        state_of(tiny / "one/checkpoints/0000012.pt"),
+        state_of(tiny / "run/checkpoints/0000012.pt"),
+        strict=True,
+    ):
+        assert torch.allclose(a.float(), b.float(), atol=2e-3)
+    rows = [read_validation(tiny / name / "validation.csv") for name in ("one", "run")]
+    assert [r.iteration for r in rows[1]] == [6, 12]
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(tiny):
+    for more, why in (
+        ("train.batch_size=3", "train.batch_size is 3, which 2 processes cannot share evenly"),
+        ("model.norm=batch", "model.norm is batch"),
+    ):
+        process = start(tiny_config(tiny), more, command=torchrun(2), env=TOGETHER)
+        _, told = process.communicate(timeout=100)
+        assert process.returncode
+        assert why in told
