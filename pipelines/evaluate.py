@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 
 from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image
+from synpol.blockwise.compare import evaluate_blockwise
+from synpol.blockwise.output import work_folder
 from synpol.command import run_command, write_json
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.evaluation import evaluate_images
 from synpol.viewer.report import write_report
 
 
@@ -32,12 +33,16 @@ def main(config: Config, given: argparse.Namespace) -> None:
     for image in (instances, true):
         check_complete(image)
     check_settings(config, instances)
-    evaluation = evaluate_images(
+    evaluation = evaluate_blockwise(
         instances,
         true,
         config.evaluate.labels,
         config.evaluate.min_size,
         config.decode.dilate_sz,
+        block_shape=config.decode.block_shape,
+        work_dir=work_folder(output, config.workers.work_dir),
+        num_workers=config.workers.num_workers,
+        workers=config.workers,
     )
     scores = evaluation.to_json(config.evaluate.iou)
     write_report(config, output, scores, Path(output) / "report.html")

@@ -6,8 +6,7 @@ gathered part by part, so that volumes need not fit in memory.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from synpol.arrays import Image
 from synpol.decoding import components, dilate_in_plane
 from synpol.errors import InputError
 
@@ -60,8 +58,14 @@ class Matching:
         return {k: v for k, v in asdict(self).items() if k != "pairs"}
 
 
-def _meetings(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Which labels meet in each part, (k, 2) uint64, and on how many voxels; 0 meets others too."""
+def meetings(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels meet in each part, (k, 2) uint64, and on how many voxels; 0 meets others too.
+
+    Raises
+    ------
+    InputError
+        Labels that are not whole numbers, or below 0.
+    """
     meets = [np.zeros((0, 2), np.uint64)]
     counts = [np.zeros(0, np.int64)]
     for predicted, truth in parts:
@@ -109,7 +113,7 @@ class Contingency:
     @classmethod
     def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Contingency:
         """Gather from parts of the two arrays."""
-        return cls.of_meetings(*_meetings(parts))
+        return cls.of_meetings(*meetings(parts))
 
     @classmethod
     def of_meetings(cls, pairs: np.ndarray, counts: np.ndarray) -> Contingency:
@@ -280,9 +284,15 @@ class Evaluation:
         InputError
             Labels that are not whole numbers, or below 0.
         """
+        return cls.of_meetings(*meetings(parts), labels, min_size)
+
+    @classmethod
+    def of_meetings(
+        cls, pairs: np.ndarray, counts: np.ndarray, labels: Labels, min_size: int
+    ) -> Evaluation:
+        """The same from what `meetings` found in all parts."""
         if labels == "union":
-            return cls(Contingency.of(parts), None, None, min_size)
-        pairs, counts = _meetings(parts)
+            return cls(Contingency.of_meetings(pairs, counts), None, None, min_size)
         odd = (pairs & np.uint64(1)).astype(bool)
         number = (pairs >> np.uint64(1)) + odd  # label + 1 could be too large
         none = np.uint64(0)
@@ -370,38 +380,6 @@ def restricted(table: Contingency, predicted: np.ndarray, truth: np.ndarray) -> 
     )
 
 
-def evaluate_images(
-    predicted: Image,
-    truth: Image,
-    labels: Labels = "polarity",
-    min_size: int = 0,
-    dilate_sz: int = 5,
-) -> Evaluation:
-    """Compare two label volumes on disk.
-
-    Parameters
-    ----------
-    predicted, truth : Image
-        On the same voxels.
-    labels : {"polarity", "union"}
-        What both mark; see `truth_instances`.
-    min_size : int
-        As in `Evaluation.of`.
-    dilate_sz : int
-        Of the decoder, for a truth that is a mask.
-
-    Raises
-    ------
-    InputError
-        Different voxels, or values that are not labels.
-    """
-    predicted.same_grid(truth, "the truth")
-    if labels == "union":
-        whole = truth_instances(np.asarray(truth.array[:]), labels, dilate_sz)
-        return Evaluation.of([(np.asarray(predicted.array[:]), whole)], labels, min_size)
-    return Evaluation.of(_parts(predicted, truth), labels, min_size)
-
-
 def truth_instances(truth: np.ndarray, labels: Labels, dilate_sz: int = 5) -> np.ndarray:
     """The instances that a label volume stands for.
 
@@ -418,12 +396,3 @@ def truth_instances(truth: np.ndarray, labels: Labels, dilate_sz: int = 5) -> np
         mask = truth != 0
         return np.where(mask, components(dilate_in_plane(mask, dilate_sz))[0], 0)
     return truth
-
-
-def _parts(predicted: Image, truth: Image) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    steps = predicted.array.shards or predicted.array.chunks
-    for corner in itertools.product(
-        *(range(0, s, step) for s, step in zip(predicted.shape_vx, steps, strict=True))
-    ):
-        where = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
-        yield np.asarray(predicted.array[where]), np.asarray(truth.array[where])

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import tracemalloc
 from fractions import Fraction
 
@@ -13,7 +14,9 @@ from hypothesis import example, given, settings
 
 from synpol import InputError, match_instances
 from synpol.arrays import create_image
-from synpol.evaluation import Evaluation, Matching, best_pairs, evaluate_images, truth_instances
+from synpol.blockwise import driver
+from synpol.blockwise.compare import evaluate_blockwise
+from synpol.evaluation import Evaluation, Matching, best_pairs, truth_instances
 
 SCORES = ("polarity_correct", "synapse", "pre", "post")
 IOUS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -545,6 +548,41 @@ def volumes_on_disk(folder, arrays, chunks, **placement):
     return images
 
 
+def compared(folder, images, *arguments, block=(3, 4, 5), **options):
+    return evaluate_blockwise(
+        *images, *arguments, block_shape=block, work_dir=folder / "work", **options
+    )
+
+
+@settings(max_examples=40)
+@given(
+    polarity_pairs,
+    st.sampled_from(["polarity", "union"]),
+    st.integers(0, 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+)
+def test_any_blocks_give_what_the_whole_gives(tmp_path_factory, pair, labels, min_size, block):
+    folder = tmp_path_factory.mktemp("compare")
+    pair = [np.atleast_3d(a).astype(np.uint64) for a in pair]
+    expected = Evaluation.of([(pair[0], truth_instances(pair[1], labels))], labels, min_size)
+    images = volumes_on_disk(folder, pair, [pair[0].shape] * 2)
+    found = compared(folder, images, labels, min_size, block=block)
+    assert same(found, expected)
+    shutil.rmtree(folder)
+
+
+def test_workers_compare_too_and_nothing_stale_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "DRIVER_VOXELS", 0)
+    predicted, truth = label_pair(6, (7, 9, 13), 8, 0.3)
+    predicted, truth = predicted.astype(np.uint64), truth.astype(np.uint64)
+    images = volumes_on_disk(tmp_path, (predicted, truth), [(7, 9, 13)] * 2)
+    found = compared(tmp_path, images, num_workers=2)
+    assert same(found, Evaluation.of([(predicted, truth)]))
+    corrected = np.where(truth == truth.max(), 0, truth)
+    images[1].array[:] = corrected
+    assert same(compared(tmp_path, images), Evaluation.of([(predicted, corrected)]))
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
@@ -559,7 +597,7 @@ def test_images_are_compared_as_their_arrays_are(tmp_path, chunks):
         tmp_path, (predicted.astype(np.uint64), truth.astype(np.uint16)), chunks
     )
     for labels in ("polarity", "union"):
-        found = evaluate_images(*images, labels, min_size=2)
+        found = compared(tmp_path, images, labels, min_size=2)
         assert same(found, Evaluation.of([(predicted, truth)], labels, 2))
         assert found.to_json(IOUS) == Evaluation.of([(predicted, truth)], labels, 2).to_json(IOUS)
 
@@ -568,9 +606,9 @@ def test_an_image_that_is_a_mask_is_compared_by_its_components(tmp_path):
     mask = mask_of_three()
     predicted = truth_instances(mask, "union", 3).astype(np.uint64) * np.uint64(2**54 + 1)
     images = volumes_on_disk(tmp_path, (predicted, mask), [(1, 2, 5)] * 2)
-    found = evaluate_images(*images, "union", dilate_sz=3).score(1)["synapse"]
+    found = compared(tmp_path, images, "union", dilate_sz=3).score(1)["synapse"]
     assert found.pairs == tuple((n * (2**54 + 1), n, 1.0) for n in (1, 2, 3))
-    assert evaluate_images(*images, "union", dilate_sz=1).score(1)["synapse"].truth == 4
+    assert compared(tmp_path, images, "union", dilate_sz=1).score(1)["synapse"].truth == 4
 
 
 def test_images_on_other_voxels_are_refused(tmp_path):
@@ -578,7 +616,7 @@ def test_images_on_other_voxels_are_refused(tmp_path):
     image, _ = volumes_on_disk(tmp_path / "a", [labels] * 2, [(2, 2, 2)] * 2)
     _, truth = volumes_on_disk(tmp_path / "b", [labels] * 2, [(2, 2, 2)] * 2, offset=(30, 0, 0))
     with pytest.raises(InputError, match=r"the truth .*b/truth/s0 has the offset \(30, 0, 0\)"):
-        evaluate_images(image, truth)
+        compared(tmp_path, (image, truth))
 
 
 def test_an_image_of_floats_is_not_a_truth(tmp_path):
@@ -586,7 +624,7 @@ def test_an_image_of_floats_is_not_a_truth(tmp_path):
     images = volumes_on_disk(tmp_path, (labels.astype(np.uint64), labels), [(2, 2, 2)] * 2)
     for kind in ("polarity", "union"):
         with pytest.raises(InputError, match="float64"):
-            evaluate_images(*images, kind)
+            compared(tmp_path, images, kind)
 
 
 # ---------------------------------------------------------------- scores.json

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from synpol.arrays import Image, join, open_image
+from synpol.blockwise.compare import evaluate_blockwise
 from synpol.blockwise.decode import decode_blockwise
+from synpol.blockwise.output import work_folder
 from synpol.blockwise.predict import predict_blockwise
 from synpol.blockwise.records import write_whole
 from synpol.config import Config, Train, Workers
 from synpol.errors import InputError
-from synpol.evaluation import Labels, Matching, evaluate_images, truth_instances
+from synpol.evaluation import Labels, Matching, truth_instances
 from synpol.training.checkpoint import best_checkpoint, checkpoint_path
 from synpol.training.volumes import OpenVolume, open_volume
 
@@ -158,12 +160,14 @@ class Validation:
             exclusive=self.config.exclusive,
             sides=place.labels == "polarity",
         )
-        evaluation = evaluate_images(
+        evaluation = evaluate_blockwise(
             open_image(join(place.output, "instances"), channels=0),
             place.volume.truth,
             place.labels,
             self.config.evaluate.min_size,
             decode.dilate_sz,
+            block_shape=decode.block_shape,
+            work_dir=work_folder(place.output, None),
         )
         return evaluation.score(self.config.tune.iou)[
             "polarity_correct" if place.labels == "polarity" else "synapse"
