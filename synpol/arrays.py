@@ -121,6 +121,52 @@ class Image:
                     f"{self.path} has {tuple(mine)} {unit}; both must cover the same voxels"
                 )
 
+    def place_of(self, part: Image, what: str) -> tuple[int, int, int]:
+        """Where another image begins within this one, in voxels.
+
+        Parameters
+        ----------
+        part : Image
+            Has to lie inside this image on the same voxel grid.
+        what : str
+            What this image is, for the message.
+
+        Raises
+        ------
+        InputError
+            Naming both images and what differs.
+        """
+        size, theirs = self.voxel_size_nm, part.voxel_size_nm
+        if size != theirs:
+            raise InputError(
+                f"{what} {self.path} has the voxel size {size} nm, but {part.path} has {theirs} "
+                "nm; both must have the same voxels"
+            )
+        place = []
+        for axis, begins in enumerate(zip(part.offset_nm, self.offset_nm, strict=True)):
+            begin = (begins[0] - begins[1]) / size[axis]
+            end = begin + part.shape_vx[axis]
+            if (
+                abs(begin - round(begin)) > 1e-6
+                or begin < -1e-6
+                or end > self.shape_vx[axis] + 1e-6
+            ):
+                covered = [
+                    f"{o:g}..{o + n * size[axis]:g}"
+                    for o, n in zip(begins, (part.shape_vx[axis], self.shape_vx[axis]), strict=True)
+                ]
+                raise InputError(
+                    f"{what} {self.path} does not cover {part.path} on whole voxels along "
+                    f"{'zyx'[axis]}: it is {covered[1]} nm, that is {covered[0]} nm"
+                )
+            place.append(round(begin))
+        return place[0], place[1], place[2]
+
+
+def shifted(where: Sequence[slice], begin: Sequence[int]) -> tuple[slice, ...]:
+    """The same voxels in an image that begins earlier."""
+    return tuple(slice(w.start + b, w.stop + b) for w, b in zip(where, begin, strict=True))
+
 
 def _in_nm(value: int, unit: str) -> float:
     return value if unit == "nm" else round(value * NANOMETERS[unit], 6)

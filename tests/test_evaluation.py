@@ -611,11 +611,35 @@ def test_an_image_that_is_a_mask_is_compared_by_its_components(tmp_path):
     assert compared(tmp_path, images, "union", dilate_sz=1).score(1)["synapse"].truth == 4
 
 
-def test_images_on_other_voxels_are_refused(tmp_path):
+def test_a_part_is_compared_with_that_part_of_the_truth(tmp_path):
+    predicted, truth = (a.astype(np.uint64) for a in label_pair(5, (7, 9, 13), 8, 0.3))
+    part = slice(2, 6), slice(1, 9), slice(0, 11)
+    place = {"offset": (60 + 90, 16 + 16, -32)}
+    image, _ = volumes_on_disk(tmp_path / "a", [predicted[part]] * 2, [(2, 3, 4)] * 2, **place)
+    whole = {"offset": (90, 16, -32)}
+    _, true = volumes_on_disk(tmp_path / "b", [truth] * 2, [(3, 2, 4)] * 2, **whole)
+    for labels in ("polarity", "union"):
+        found = compared(tmp_path, (image, true), labels)
+        assert same(found, Evaluation.of([(predicted[part], truth[part])], labels))
+    mask = (truth > 4).astype(np.uint8)
+    _, true = volumes_on_disk(tmp_path / "c", [mask] * 2, [(3, 2, 4)] * 2, **whole)
+    expected = Evaluation.of([(predicted[part], truth_instances(mask, "union")[part])], "union")
+    assert same(compared(tmp_path, (image, true), "union"), expected)
+
+
+@pytest.mark.parametrize(
+    ("placement", "why"),
+    [
+        ({"offset": (30, 0, 0)}, r"along z: it is 30..90 nm, that is 0..60 nm"),
+        ({"offset": (0, -8, 0)}, r"along y: it is -8..40 nm, that is 0..48 nm"),
+        ({"voxel_size": (30, 16, 8)}, r"has the voxel size \(30, 16, 8\) nm"),
+    ],
+)
+def test_images_on_other_voxels_are_refused(tmp_path, placement, why):
     labels = np.ones((2, 3, 4), np.uint8)
     image, _ = volumes_on_disk(tmp_path / "a", [labels] * 2, [(2, 2, 2)] * 2)
-    _, truth = volumes_on_disk(tmp_path / "b", [labels] * 2, [(2, 2, 2)] * 2, offset=(30, 0, 0))
-    with pytest.raises(InputError, match=r"the truth .*b/truth/s0 has the offset \(30, 0, 0\)"):
+    _, truth = volumes_on_disk(tmp_path / "b", [labels] * 2, [(2, 2, 2)] * 2, **placement)
+    with pytest.raises(InputError, match=rf"the truth .*b/truth/s0 .*{why}"):
         compared(tmp_path, (image, truth))
 
 

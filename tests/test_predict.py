@@ -206,6 +206,10 @@ def test_a_part_is_decoded_and_done_again_and_another_part_is_refused(trained, c
     assert "exists with the shape (4, 30, 20)" in message
     assert np.array_equal(open_image(trained / "out" / "polarity").array[:], before)
     assert run("tune", config, roi) == 0
+    assert run("evaluate", config, output, roi) == 0
+    truth = open_image(trained / "data" / "truth").array[2:6, 10:40, 20:40]
+    scores = json.loads((trained / "out" / "scores.json").read_text())["iou"]["0.5"]
+    assert scores["synapse"]["truth"] == len(set(np.unique((truth + 1) // 2)) - {0}) > 0
 
 
 def test_a_mask_beside_the_image_is_refused(trained, capsys):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.arrays import Image, open_image
+from synpol.arrays import Image, open_image, shifted
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.output import hash_of, identity_of, work_folder
@@ -37,11 +37,15 @@ class CompareStage(VoxelStage):
     ----------
     predicted, truth : str
         Paths or URLs of the label arrays.
+    begin : (int, int, int)
+        Voxel of the truth at which the prediction begins.
     blocks : BlockGrid
+        Of the prediction.
     """
 
     predicted: str
     truth: str
+    begin: Index
     blocks: BlockGrid
 
     name = "compare"
@@ -50,7 +54,9 @@ class CompareStage(VoxelStage):
         return [open_image(path, channels=0).array for path in (self.predicted, self.truth)]
 
     def read(self, index: Index, loaded: Any) -> Any:
-        return [np.asarray(array[self.blocks.slices(index)]) for array in loaded]
+        where = self.blocks.slices(index)
+        predicted, truth = loaded
+        return [np.asarray(predicted[where]), np.asarray(truth[shifted(where, self.begin)])]
 
     def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
         pairs, counts = meetings([tuple(given)])
@@ -77,7 +83,7 @@ def evaluate_blockwise(
     Parameters
     ----------
     predicted, truth : Image
-        On the same voxels.
+        The truth covers the prediction, on the same voxel grid; what lies beside does not count.
     labels : {"polarity", "union"}
         What both mark; see `synpol.evaluation.truth_instances`. A truth that is a mask without ids
         is labelled in memory.
@@ -103,12 +109,13 @@ def evaluate_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    predicted.same_grid(truth, "the truth")
+    begin = truth.place_of(predicted, "the truth")
     for image in (predicted, truth):
         if image.array.dtype.kind not in "uib":
             raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
     if labels == "union" and is_mask(truth):
         whole = truth_instances(np.asarray(truth.array[:]), labels, dilate_sz)
+        whole = whole[shifted([slice(0, n) for n in predicted.shape_vx], begin)]
         return Evaluation.of([(np.asarray(predicted.array[:]), whole)], labels, min_size)
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
     sources = [identity_of(image) for image in (predicted, truth)]
@@ -117,7 +124,7 @@ def evaluate_blockwise(
     what = f"comparison of {predicted.path} with {truth.path}"
     with Driver(work, what, num_workers, workers) as driver:
         folder = work / f"compare-{digest[:16]}"
-        stage = CompareStage(folder, blocks.grid, predicted.path, truth.path, blocks)
+        stage = CompareStage(folder, blocks.grid, predicted.path, truth.path, begin, blocks)
         driver.run(stage)
         records = [read_record(folder, index) for index in blocks_of(blocks.grid)]
         shutil.rmtree(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from synpol.arrays import Image, join, open_image
+from synpol.arrays import Image, join, open_image, shifted
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.viewer import figures
@@ -97,10 +97,12 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
     raw = open_image(config.need("predict.raw"), channels=0)
     instances = open_image(join(output, "instances"), channels=0)
     polarity = open_image(join(output, "polarity"), channels=3)
+    before = raw.place_of(instances, "the image")
     truth = open_image(config.evaluate.truth, channels=0) if config.evaluate.truth else None
+    true_before = (0, 0, 0) if truth is None else truth.place_of(instances, "the truth")
     chosen = []
-    for z, where in busiest_sections(truth or instances, 3):
-        section = np.asarray(raw.array[z, *where])
+    for z, where in busiest_sections(truth or instances, 3, true_before, instances.shape_vx):
+        section = np.asarray(raw.array[shifted((slice(z, z + 1), *where), before)])[0]
         labels = np.asarray(instances.array[z, *where])
         probability = np.asarray(polarity.array[:, z, *where])
         if probability.dtype.kind == "f":
@@ -114,33 +116,52 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
             ("instances", figures.with_instances(section, labels, sides)),
         ]
         if truth is not None:
-            real = np.asarray(truth.array[z, *where]).astype(np.uint64)
+            real = np.asarray(truth.array[shifted((slice(z, z + 1), *where), true_before)])[0]
+            real = real.astype(np.uint64)
             columns.append(("truth", figures.with_instances(section, real, sides)))
         figure = figures.panel(columns, {2: labels} if sides else None)
         chosen.append({"title": f"section {z}", "image": figures.data_uri(figure)})
     return chosen
 
 
-def busiest_sections(labels: Image, count: int) -> list[tuple[int, tuple[slice, slice]]]:
+def busiest_sections(
+    labels: Image,
+    count: int,
+    begin: Sequence[int] = (0, 0, 0),
+    shape: Sequence[int] | None = None,
+) -> list[tuple[int, tuple[slice, slice]]]:
     """Sections with much foreground, spread over the volume, and where to look at them.
+
+    Parameters
+    ----------
+    labels : Image
+    count : int
+        Of sections.
+    begin, shape : 3 ints
+        The part of the labels that is looked at, voxels; places are told from there. By default
+        all of it.
 
     Returns
     -------
     list of (z, (slice in y, slice in x))
         Ascending in z.
     """
-    depth, height, width = labels.shape_vx
+    depth, height, width = shape or labels.shape_vx
     found = []
     for part in np.array_split(np.arange(depth), min(count, depth)):
         looked_at = part[:: max(1, len(part) // 16)]
         y, x = (slice(0, min(n, 4 * CROP)) for n in (height, width))
-        amount = [int(np.count_nonzero(labels.array[int(z), y, x])) for z in looked_at]
-        z = int(looked_at[int(np.argmax(amount))])
-        there = np.argwhere(np.asarray(labels.array[z, y, x]) != 0)
+        sections = [
+            np.asarray(labels.array[shifted((slice(int(z), int(z) + 1), y, x), begin)])[0]
+            for z in looked_at
+        ]
+        fullest = int(np.argmax([np.count_nonzero(section) for section in sections]))
+        z = int(looked_at[fullest])
+        there = np.argwhere(sections[fullest] != 0)
         centre = np.median(there, axis=0).astype(int) if len(there) else np.array([0, 0])
         where = []
         for middle, size in zip(centre, (height, width), strict=True):
-            begin = int(np.clip(middle - CROP // 2, 0, max(0, size - CROP)))
-            where.append(slice(begin, min(size, begin + CROP)))
+            first = int(np.clip(middle - CROP // 2, 0, max(0, size - CROP)))
+            where.append(slice(first, min(size, first + CROP)))
         found.append((z, (where[0], where[1])))
     return found
