@@ -7,9 +7,13 @@ Reads predict.output/instances and evaluate.truth; writes scores.json (for progr
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image
+import numpy as np
+
+from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image, shifted
 from synpol.blockwise.compare import evaluate_blockwise
 from synpol.blockwise.output import work_folder
 from synpol.command import run_command, write_json
@@ -45,13 +49,48 @@ def main(config: Config, given: argparse.Namespace) -> None:
         workers=config.workers,
     )
     scores = evaluation.to_json(config.evaluate.iou)
-    write_report(config, output, scores, Path(output) / "report.html")
+    protocols = protocol_scores(config, instances, true)
+    if protocols:
+        scores["protocols"] = protocols
+    write_report(config, output, scores, Path(output) / "report.html", evaluation.correct())
     write_json(Path(output) / "scores.json", scores)
-    print(f"{'IoU':>5}  {'score':<17} precision  recall     F1")
+    print(f"{'IoU':>5}  {'score':<17} precision  recall     F1  (95 %)")
     for iou, kinds in scores["iou"].items():
         for name, s in kinds.items():
-            print(f"{iou:>5}  {name:<17} {s['precision']:9.3f} {s['recall']:7.3f} {s['f1']:6.3f}")
+            low, high = scores["f1_interval"][iou][name]
+            print(
+                f"{iou:>5}  {name:<17} {s['precision']:9.3f} {s['recall']:7.3f} {s['f1']:6.3f}  "
+                f"{low:.2f}..{high:.2f}"
+            )
+    for name, counts in protocols.items():
+        said = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in counts.items())
+        print(f"{name}: {', '.join(said)}")
     print(f"{join(output, 'scores.json')}\n{join(output, 'report.html')}")
+
+
+def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str, dict[str, Any]]:
+    """Scores by the protocols of others, which look at whole volumes."""
+    wanted = config.evaluate.protocols
+    if not wanted:
+        return {}
+    from synpol.protocols import cremi_partners, lin2020
+
+    def part_of(image: Image, what: str) -> np.ndarray:
+        begin = image.place_of(instances, what)
+        where = shifted([slice(0, n) for n in instances.shape_vx], begin)
+        return np.asarray(image.array[where])
+
+    predicted, true = np.asarray(instances.array[:]), part_of(truth, "the truth")
+    scores: dict[str, dict[str, Any]] = {}
+    if "lin2020" in wanted:
+        margin = config.evaluate.lin2020_margin
+        scores["lin2020"] = asdict(lin2020(predicted, true, margin=margin))
+    if "cremi-partners" in wanted:
+        neurons = open_image(config.need("evaluate.segmentation"), channels=0)
+        segments = part_of(neurons, "evaluate.segmentation")
+        found = cremi_partners(predicted, true, segments, instances.voxel_size_nm)
+        scores["cremi-partners"] = found.scores()
+    return scores
 
 
 def check_settings(config: Config, instances: Image) -> None:

@@ -57,6 +57,28 @@ class Matching:
         """Everything but the pairs."""
         return {k: v for k, v in asdict(self).items() if k != "pairs"}
 
+    def f1_interval(self, level: float = 0.95, draws: int = 10_000) -> tuple[float, float]:
+        """Where F1 lies with a probability, had other synapses of the same kind been looked at.
+
+        A percentile bootstrap over pairs, misses and false positives: so many of them are drawn
+        anew, with replacement.
+
+        Parameters
+        ----------
+        level : float
+            Probability.
+        draws : int
+            The draws are the same at every call.
+        """
+        counts = np.array([self.matched, self.predicted - self.matched, self.truth - self.matched])
+        total = int(counts.sum())
+        if not total:
+            return self.f1, self.f1
+        found = np.random.default_rng(0).multinomial(total, counts / total, draws)
+        f1 = 2 * found[:, 0] / (total + found[:, 0])
+        low, high = np.quantile(f1, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
 
 def meetings(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Which labels meet in each part, (k, 2) uint64, and on how many voxels; 0 meets others too.
@@ -354,13 +376,26 @@ class Evaluation:
         pairs = [(*both[k], float(value[k])) for k in chosen]
         return Matching.of(pairs, len(kept_predicted), len(kept_truth))
 
+    def correct(self, iou: float = 0.5) -> dict[int, bool]:
+        """Whether each predicted synapse that is scored is polarity-correct; none without sides."""
+        if self.pre is None:
+            return {}
+        found = {pair[0] for pair in self.score(iou)["polarity_correct"].pairs}
+        kept, _ = self._kept(iou)
+        return {int(number): int(number) in found for number in kept}
+
     def to_json(self, ious: Sequence[float]) -> dict[str, Any]:
         """The content of ``scores.json``."""
+        found = {f"{iou:g}": self.score(iou) for iou in ious}
         return {
             "iou": {
-                f"{iou:g}": {name: match.scores() for name, match in self.score(iou).items()}
-                for iou in ious
-            }
+                iou: {name: match.scores() for name, match in kinds.items()}
+                for iou, kinds in found.items()
+            },
+            "f1_interval": {
+                iou: {name: list(match.f1_interval()) for name, match in kinds.items()}
+                for iou, kinds in found.items()
+            },
         }
 
 

@@ -651,6 +651,36 @@ def test_an_image_of_floats_is_not_a_truth(tmp_path):
             compared(tmp_path, images, kind)
 
 
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize("counts", [(30, 41, 38), (5, 5, 9), (0, 3, 4)])
+def test_the_interval_of_f1_is_that_of_a_bootstrap(counts):
+    matched, predicted, truth = counts
+    pairs = [(n, n, 1.0) for n in range(1, matched + 1)]
+    low, high = Matching.of(pairs, predicted, truth).f1_interval()
+    # a pair counts for 2 in both halves of F1; a miss or a false positive for 1 below
+    outcome = np.array([2] * matched + [0] * (predicted + truth - 2 * matched))
+    weight = np.where(outcome > 0, 2, 1)
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(0, len(outcome), (20_000, len(outcome)))
+    f1 = outcome[drawn].sum(1) / weight[drawn].sum(1)
+    assert np.allclose([low, high], np.quantile(f1, [0.025, 0.975]), atol=0.02)
+    assert low <= Matching.of(pairs, predicted, truth).f1 <= high
+
+
+def test_the_interval_of_what_is_certain_is_a_point():
+    assert Matching.of([], 0, 0).f1_interval() == (1.0, 1.0)
+    assert Matching.of([(1, 1, 1.0)] * 4, 4, 4).f1_interval() == (1.0, 1.0)
+
+
+def test_which_predictions_are_correct():
+    truth = polarity_labels((1, (0, 10), (10, 20)), (2, (30, 40), (40, 50)))
+    predicted = polarity_labels((5, (0, 10), (10, 18)), (6, (40, 50), (30, 40)))
+    assert Evaluation.of([(predicted, truth)]).correct() == {5: True, 6: False}
+    assert Evaluation.of([(predicted, truth)], "union").correct() == {}
+
+
 # ---------------------------------------------------------------- scores.json
 
 
@@ -660,11 +690,15 @@ def test_scores_json_has_the_structure_of_the_contract():
     evaluation = Evaluation.of([(predicted, truth)])
     found = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "matched": 1, "predicted": 1, "truth": 2}
     lost = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "matched": 0, "predicted": 1, "truth": 2}
-    assert evaluation.to_json([0.5, 0.9]) == {
-        "iou": {
-            "0.5": {"polarity_correct": found, "synapse": found, "pre": found, "post": found},
-            "0.9": {"polarity_correct": lost, "synapse": found, "pre": found, "post": lost},
-        }
+    content = evaluation.to_json([0.5, 0.9])
+    assert content["iou"] == {
+        "0.5": {"polarity_correct": found, "synapse": found, "pre": found, "post": found},
+        "0.9": {"polarity_correct": lost, "synapse": found, "pre": found, "post": lost},
+    }
+    matchings = {iou: evaluation.score(float(iou)) for iou in content["iou"]}
+    assert content["f1_interval"] == {
+        iou: {name: list(match.f1_interval()) for name, match in kinds.items()}
+        for iou, kinds in matchings.items()
     }
     assert list(evaluation.to_json([0.5])["iou"]["0.5"]) == list(SCORES)
 

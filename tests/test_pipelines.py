@@ -40,7 +40,9 @@ def test_the_whole_job(tiny, exclusive, capsys):
     assert run("tune", config, "tune.thres=[0.4,0.5]") == 0
     tuned = tiny / "run" / "tuned.yaml"
     assert run("predict_blockwise", config, tuned) == 0
-    assert run("evaluate", config, tuned) == 0
+    protocols = ["evaluate.protocols=[lin2020,cremi-partners]", "evaluate.lin2020_margin=1"]
+    protocols.append(f"evaluate.segmentation={tiny}/data/truth")
+    assert run("evaluate", config, tuned, *protocols) == 0
     result = tiny / "result"
     polarity = open_image(result / "polarity", channels=3).array[:]
     instances = open_image(result / "instances", channels=0).array[:]
@@ -53,6 +55,7 @@ def test_the_whole_job(tiny, exclusive, capsys):
     assert set(table.synapse_id) == set(np.unique((instances + 1) // 2)) - {0}
     scores = json.loads((result / "scores.json").read_text())
     assert set(scores["iou"]["0.5"]) == {"polarity_correct", "synapse", "pre", "post"}
+    assert set(scores["protocols"]) == {"lin2020", "cremi-partners"}
     page = (result / "report.html").read_text()
     assert "data:image/png" in page
     assert "http" not in page.replace("http-equiv", "")

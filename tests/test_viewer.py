@@ -9,6 +9,8 @@ import re
 import hypothesis.strategies as st
 import imageio.v3 as iio
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
@@ -441,3 +443,27 @@ def test_a_result_of_which_images_are_missing_is_named(tmp_path):
     (tmp_path / "result/polarity").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="result/polarity"):
         write_report(config, config.predict.output, scores, tmp_path / "report.html")
+
+
+def test_calibration_is_drawn_where_there_are_scores_enough(tmp_path):
+    config, scores = small_result(tmp_path)
+    output = tmp_path / "result"
+    number = np.arange(1, 101)
+    pq.write_table(
+        pa.table({"synapse_id": number, "pre_score": number / 100, "post_score": [1.0] * 100}),
+        output / "synapses.parquet",
+    )
+    pages = []
+    for count in (100, 19):
+        correct = {int(n): bool(n > 50) for n in number[:count]}
+        write_report(config, config.predict.output, scores, tmp_path / "report.html", correct)
+        pages.append(Page((tmp_path / "report.html").read_text()).text)
+    assert "Is the score to be trusted?" in pages[0]
+    assert "Is the score to be trusted?" not in pages[1]
+
+
+def test_the_calibration_shows_the_share_of_each_bin():
+    score = np.linspace(0, 1, 100)
+    figure = figures.calibration(score, score > 0.5)
+    shares = [container[0].get_ydata()[0] for container in figure.axes[0].containers]
+    assert shares == [0.0] * 5 + [1.0] * 5

@@ -203,6 +203,17 @@ class Evaluate(Section):
         description="synapses with a side below this many voxels are left out, in the truth and in "
         "the prediction: what the volume's border cuts to slivers; labels: polarity only",
     )
+    protocols: list[Literal["lin2020", "cremi-partners"]] = Field(
+        default=[],
+        description="scores by other protocols beside ours, of volumes that fit in memory; "
+        "labels: polarity only",
+    )
+    lin2020_margin: int = Field(
+        default=14, ge=0, description="sections that lin2020 leaves out at each end"
+    )
+    segmentation: str | None = Field(
+        default=None, description="path or URL of the neurons (z, y, x), for cremi-partners"
+    )
     compare: list[str] = Field(
         default=[], description="scores.json files of other runs, shown beside in the report"
     )

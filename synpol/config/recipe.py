@@ -59,6 +59,15 @@ class Config(Section):
                 "train.patience stops a run that validation finds no better, but "
                 "train.validate_every is 0; say how often to validate"
             )
+        if "cremi-partners" in self.evaluate.protocols and self.evaluate.segmentation is None:
+            raise ValueError(
+                "evaluate.protocols has cremi-partners, which needs the neurons: name them in "
+                "evaluate.segmentation"
+            )
+        if self.evaluate.protocols and self.evaluate.labels == "union":
+            raise ValueError(
+                "evaluate.protocols are about sides, but evaluate.labels is union; leave them out"
+            )
         chunks = zip(self.predict.block_shape, self.predict.chunk_shape, strict=True)
         if any(c < 1 or b % c for b, c in chunks):
             raise ValueError(

@@ -163,6 +163,28 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def calibration(score: np.ndarray, correct: np.ndarray) -> Figure:
+    """Share of correct synapses over their score, in bins of equal count.
+
+    Parameters
+    ----------
+    score : (n,) float array
+        0..1.
+    correct : (n,) bool array
+    """
+    from scipy.stats import binomtest
+
+    figure, axes = new_figure(5, 3.2)
+    order = np.argsort(score, kind="stable")
+    for part in np.array_split(order, max(1, min(10, len(order) // 10))):
+        found = int(correct[part].sum())
+        share, where = found / len(part), score[part].mean()
+        low, high = binomtest(found, len(part)).proportion_ci(0.95, "wilson")
+        axes.errorbar(where, share, [[share - low], [high - share]], fmt="o", color="tab:blue")
+    axes.set(xlabel="score", ylabel="share that is correct", ylim=(0, 1))
+    return figure
+
+
 def augmentation_gallery(
     rows: Mapping[str, tuple[np.ndarray, np.ndarray]], plain: np.ndarray
 ) -> Figure:

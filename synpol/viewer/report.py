@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow.parquet as pq
 
 from synpol.arrays import Image, join, open_image, shifted
 from synpol.config import Config
@@ -20,9 +21,17 @@ from synpol.viewer import figures
 
 #: largest side of a picture of a section, voxels
 CROP = 640
+#: with fewer synapses than this nothing can be said about their scores
+FEW = 20
 
 
-def write_report(config: Config, output: str, scores: Mapping[str, Any], path: Path) -> None:
+def write_report(
+    config: Config,
+    output: str,
+    scores: Mapping[str, Any],
+    path: Path,
+    correct: Mapping[int, bool] | None = None,
+) -> None:
     """Write the report of a result.
 
     Parameters
@@ -34,6 +43,8 @@ def write_report(config: Config, output: str, scores: Mapping[str, Any], path: P
         Content of ``scores.json``.
     path : Path
         Of the HTML file.
+    correct : mapping of int to bool, optional
+        Predicted synapses that were scored: whether each is polarity-correct at IoU 0.5.
     """
     from synpol.training.loop import read_log
 
@@ -53,6 +64,9 @@ def write_report(config: Config, output: str, scores: Mapping[str, Any], path: P
         sections=_sections(config, output, sides),
         sides=sides,
         scores=scores["iou"],
+        intervals=scores["f1_interval"],
+        protocols=scores.get("protocols", {}),
+        calibration_figure=_calibration(join(output, "synapses.parquet"), correct or {}),
         score_names=names,
         compared=compared,
         score_figure=figures.data_uri(figures.score_curves(scores)),
@@ -67,6 +81,22 @@ def write_report(config: Config, output: str, scores: Mapping[str, Any], path: P
         },
     )
     path.write_text(page)
+
+
+def _calibration(table: str, correct: Mapping[int, bool]) -> str | None:
+    """Share of correct synapses over the score in the table; None where there is too little."""
+    if not Path(table).exists():
+        return None
+    rows = pq.read_table(table, columns=["synapse_id", "pre_score", "post_score"]).to_pydict()
+    scored = [
+        (min(pre, post), correct[number])
+        for number, pre, post in zip(*rows.values(), strict=True)
+        if number in correct and pre is not None and post is not None
+    ]
+    if len(scored) < FEW:
+        return None
+    score, good = np.array(scored).T
+    return figures.data_uri(figures.calibration(score, good > 0))
 
 
 def _compared(path: str, score: str) -> dict[str, Any]:
