@@ -27,10 +27,10 @@ test: lint
 test-full: lint
 	$(BIN)/python -m pytest
 
-# Programs that come from the system (Debian, root): the tests run a SLURM cluster.
+# Programs that come from the system (Debian, root): the tests run a SLURM cluster and PostgreSQL.
 system-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

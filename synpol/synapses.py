@@ -19,23 +19,40 @@ from synpol.arrays import Image, is_url
 from synpol.blockwise.fragments import Rows, Stats
 
 
-def _schema(sides: bool) -> pa.Schema:
-    number, count, score = pa.uint64(), pa.int64(), pa.float64()
+def schema_of(sides: bool) -> pa.Schema:
+    """Columns of the table; each has its unit and its meaning in its metadata."""
     parts = ["pre", "post"] if sides else ["pre", "post", "union"]
-    return pa.schema(
-        [
-            pa.field("synapse_id", number, nullable=False),
-            *(pa.field(f"{p}_{a}", score) for p in parts for a in "zyx"),
-            *(pa.field(f"{p}_voxels", count, nullable=False) for p in parts),
-            *(pa.field(f"{p}_score", score) for p in parts),
-            *(
-                pa.field(f"bbox_{a}_{end}", score, nullable=False)
-                for a in "zyx"
-                for end in ("min", "max")
-            ),
-        ],
-        metadata={"unit": "nm", "synpol": "synapse table 1"},
-    )
+
+    def field(name: str, kind: pa.DataType, unit: str, meaning: str, null: bool = True) -> pa.Field:
+        return pa.field(name, kind, null, {"unit": unit, "meaning": meaning})
+
+    number, real, flag = pa.int64(), pa.float64(), pa.bool_()
+    columns = [field("synapse_id", pa.uint64(), "", "n, of the labels 2n-1 and 2n", False)]
+    columns += [field(a, real, "nm", f"centroid along {a}", False) for a in "zyx"]
+    for p in parts:
+        columns += [field(f"{p}_{a}", real, "nm", f"centroid along {a}") for a in "zyx"]
+    columns += [
+        field(f"direction_{a}", real, "1", f"{a} of the unit vector from pre to post")
+        for a in "zyx"
+    ]
+    for p in parts:
+        columns += [
+            field(
+                f"{p}_{a}_vx", real, "voxels", f"centroid along {a}, from the centre of the first"
+            )
+            for a in "zyx"
+        ]
+    columns += [field(f"{p}_voxels", number, "voxels", "size", False) for p in parts]
+    columns += [field(f"{p}_volume", real, "nm^3", "size", False) for p in parts]
+    columns += [field(f"{p}_score", real, "1", "mean probability of its channel") for p in parts]
+    columns += [
+        field(f"bbox_{a}_{end}", real, "nm", "outer edge of the voxels", False)
+        for a in "zyx"
+        for end in ("min", "max")
+    ]
+    columns.append(field("one_sided", flag, "", "pre or post has no voxel", False))
+    columns.append(field("touches_border", flag, "", "reaches the border of the volume", False))
+    return pa.schema(columns, metadata={"unit": "nm", "synpol": "synapse table 2"})
 
 
 def synapse_rows(
@@ -71,42 +88,60 @@ def synapse_rows(
     there = np.flatnonzero((rows.pre.sums[:, 0] > 0) | (rows.post.sums[:, 0] > 0))
     number, pre, post = number[there], rows.pre[there], rows.post[there]
     channel = {"pre": 1, "post": 2} if exclusive else {"pre": 0, "post": 1, "union": 2}
-    schema = _schema(sides)
+    schema = schema_of(sides)
+    columns: dict[str, pa.Array] = {}
 
     def column(name: str, values: np.ndarray, missing: np.ndarray | None = None) -> None:
         columns[name] = _array(values, schema.field(name).type, missing)
 
-    columns: dict[str, pa.Array] = {}
+    size, origin = np.array(grid.voxel_size_nm, float), np.array(grid.offset_nm, float)
     column("synapse_id", number)
+    whole = pre.sums[:, :4] + post.sums[:, :4]
+    for axis, letter in enumerate("zyx"):
+        middle = whole[:, 1 + axis] / whole[:, 0] + 0.5
+        column(letter, origin[axis] + middle * size[axis])
     parts = {"pre": pre, "post": post}
     if not sides:
         nothing = Stats.empty(len(there))
         parts = {"pre": nothing, "post": nothing, "union": pre}
+    centres = {}
     for name, stats in parts.items():
         voxels = stats.sums[:, 0]
         missing = voxels == 0
         some = np.maximum(voxels, 1)
+        centre = stats.sums[:, 1:4] / some[:, None]
+        centres[name] = origin + (centre + 0.5) * size
         for axis, letter in enumerate("zyx"):
-            centre = stats.sums[:, 1 + axis] / some + 0.5
-            world = grid.offset_nm[axis] + centre * grid.voxel_size_nm[axis]
-            column(f"{name}_{letter}", world, missing)
+            column(f"{name}_{letter}", centres[name][:, axis], missing)
+            column(f"{name}_{letter}_vx", centre[:, axis], missing)
         column(f"{name}_voxels", voxels)
+        column(f"{name}_volume", voxels * size.prod())
         if name == "union" and exclusive:
             total = stats.sums[:, 5] + stats.sums[:, 6]
         else:
             total = stats.sums[:, 4 + channel[name]]
         column(f"{name}_score", total / some / scale, missing)
+    one_sided = (parts["pre"].sums[:, 0] == 0) | (parts["post"].sums[:, 0] == 0)
+    way = centres["post"] - centres["pre"]
+    length = np.linalg.norm(way, axis=1)
+    nowhere = one_sided | (length == 0)
+    for axis, letter in enumerate("zyx"):
+        column(f"direction_{letter}", way[:, axis] / np.where(nowhere, 1, length), nowhere)
     low = np.minimum(pre.low, post.low)
     high = np.maximum(pre.high, post.high) + 1
     for axis, letter in enumerate("zyx"):
-        size, origin = grid.voxel_size_nm[axis], grid.offset_nm[axis]
-        column(f"bbox_{letter}_min", origin + low[:, axis] * float(size))
-        column(f"bbox_{letter}_max", origin + high[:, axis] * float(size))
+        column(f"bbox_{letter}_min", origin[axis] + low[:, axis] * size[axis])
+        column(f"bbox_{letter}_max", origin[axis] + high[:, axis] * size[axis])
+    column("one_sided", one_sided)
+    column("touches_border", ((low == 0) | (high == np.array(grid.shape_vx))).any(axis=1))
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) -> pa.Array:
     """A column without `pyarrow.array`, which imports pandas where there is one: a second."""
+    if kind == pa.bool_():
+        content = np.packbits(values, bitorder="little")
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(content)])
     content = np.ascontiguousarray(values, kind.to_pandas_dtype())
     valid = None if missing is None else np.packbits(~missing, bitorder="little")
     buffers = [None if valid is None else pa.py_buffer(valid), pa.py_buffer(content)]
@@ -132,7 +167,7 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
     """
     from pyarrow import fs
 
-    schema = _schema(sides)
+    schema = schema_of(sides)
     filesystem: fs.FileSystem
     if is_url(path):
         from fsspec.core import url_to_fs

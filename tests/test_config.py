@@ -227,6 +227,12 @@ def test_bad_values_name_the_file_that_set_them_last(base, write):
         ({"predict": {"window": [20, 60, 64]}}, ["predict.window", "(20, 60, 64)", "16"]),
         ({"predict": {"block_shape": [10, 9, 9]}}, ["predict.block_shape", "(10, 9, 9)", "128"]),
         ({"decode": {"block_shape": [0, 9, 9]}}, ["decode.block_shape", "0"]),
+        ({"train": {"patience": 3}}, ["train.patience", "train.validate_every is 0"]),
+        (
+            {"evaluate": {"protocols": ["cremi-partners"]}},
+            ["cremi-partners", "evaluate.segmentation"],
+        ),
+        ({"evaluate": {"protocols": ["lin2020"], "labels": "union"}}, ["protocols", "union"]),
         (
             {"exclusive": True, "data": {"train": [{**VOLUME, "labels": "union"}]}},
             ["exclusive", "union"],

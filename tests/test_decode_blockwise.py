@@ -73,12 +73,26 @@ def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, bl
             assert getattr(row, f"{side}_voxels") == len(where)
             place = [getattr(row, f"{side}_{axis}") for axis in "zyx"]
             score = getattr(row, f"{side}_score")
+            assert getattr(row, f"{side}_volume") == len(where) * 50 * 7 * 9
+            in_voxels = [getattr(row, f"{side}_{axis}_vx") for axis in "zyx"]
             if len(where):
+                assert np.allclose(in_voxels, where.mean(axis=0))
                 assert np.allclose(place, offset + (where.mean(axis=0) + 0.5) * size)
                 assert np.isclose(score, probability[channel[side]][instances == label].mean())
             else:
-                assert np.isnan([*place, score]).all()
+                assert np.isnan([*place, *in_voxels, score]).all()
         where = np.argwhere(number == row.synapse_id)
+        middle = offset + (where.mean(axis=0) + 0.5) * size
+        assert np.allclose([row.z, row.y, row.x], middle)
+        assert row.one_sided == (0 in (row.pre_voxels, row.post_voxels))
+        edge = (where == 0) | (where == np.array(instances.shape) - 1)
+        assert row.touches_border == edge.any()
+        direction = np.array([row.direction_z, row.direction_y, row.direction_x])
+        way = np.array([row.post_z - row.pre_z, row.post_y - row.pre_y, row.post_x - row.pre_x])
+        if row.one_sided or not way.any():
+            assert np.isnan(direction).all()
+        else:
+            assert np.allclose(direction, way / np.linalg.norm(way))
         low, high = where.min(axis=0) * size + offset, (where.max(axis=0) + 1) * size + offset
         for k, axis in enumerate("zyx"):
             assert getattr(row, f"bbox_{axis}_min") == low[k]

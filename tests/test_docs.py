@@ -17,6 +17,8 @@ def test_the_page_of_config_keys_is_up_to_date():
     spec.loader.exec_module(generate)
     page = (ROOT / "docs" / "config.md").read_text()
     assert page == generate.config_page(), "run: python docs/generate.py"
+    table = (ROOT / "docs" / "table.md").read_text()
+    assert table == generate.table_page(), "run: python docs/generate.py"
 
 
 MODULES = [m.name for m in pkgutil.walk_packages(synpol.__path__, "synpol.")]

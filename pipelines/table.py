@@ -1,0 +1,69 @@
+"""Write the synapse table in a form that other programs read.
+
+  --csv FILE              all columns
+  --cave FILE             Parquet with the columns of CAVE's synapse tables
+  --synful FILE           Parquet with the columns of synful's tables
+  --sqlite FILE           a graph database of funlib.persistence: synapses as nodes
+  --postgres HOST/DB      the same in PostgreSQL (user and password as psql takes them)
+
+Reads predict.output/synapses.parquet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from funlib.geometry import Coordinate, Roi
+
+from synpol.arrays import check_writable, is_url, join, open_image
+from synpol.command import run_command
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.table_forms import (
+    cave_rows,
+    fill_graph,
+    open_graph,
+    synful_rows,
+    write_csv,
+    write_parquet_form,
+)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    for form in ("csv", "cave", "synful", "sqlite"):
+        parser.add_argument(f"--{form}", type=Path, metavar="FILE")
+    parser.add_argument("--postgres", metavar="HOST/DATABASE")
+
+
+def main(config: Config, given: argparse.Namespace) -> None:
+    output = config.need("predict.output")
+    if is_url(output):
+        raise InputError("predict.output is remote; copy its synapses.parquet first")
+    files = (given.csv, given.cave, given.synful, given.sqlite)
+    if given.postgres is None and not any(files):
+        raise InputError("say what to write: --csv, --cave, --synful, --sqlite or --postgres")
+    for file in filter(None, files):
+        check_writable(file.parent)
+    table = Path(output) / "synapses.parquet"
+    grid = open_image(join(output, "instances"), channels=0)
+    if given.csv:
+        print(f"{write_csv(table, given.csv)} synapses in {given.csv}")
+    for path, form in ((given.cave, cave_rows), (given.synful, synful_rows)):
+        if path:
+            count, left_out = write_parquet_form(table, path, form, grid)
+            print(f"{count} synapses in {path}; {left_out} with a single side are left out")
+    low = np.array(grid.offset_nm)
+    high = low + np.array(grid.voxel_size_nm) * np.array(grid.shape_vx)
+    begin, end = (Coordinate(f(c).astype(int)) for f, c in ((np.floor, low), (np.ceil, high)))
+    roi = Roi(begin, end - begin)
+    for place in ({"sqlite": given.sqlite}, {"postgres": given.postgres}):
+        [where] = place.values()
+        if where:
+            graph = open_graph(table, roi, **place)
+            print(f"{fill_graph(table, graph)} synapses in {where}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, options=options)

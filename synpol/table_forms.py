@@ -1,0 +1,253 @@
+"""The synapse table in the forms that other programs read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from funlib.geometry import Roi
+
+from synpol.arrays import Image
+from synpol.errors import InputError
+
+if TYPE_CHECKING:
+    from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
+
+#: rows that are in memory at once
+ROWS = 50_000
+#: position of a node; the other columns of the table are its attributes
+POSITION = "position"
+
+
+def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
+    """The table in parts of at most `ROWS` rows.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is no synapse table.
+    """
+    if not Path(table).is_file():
+        raise InputError(
+            f"there is no synapse table {table}; pipelines/predict_blockwise.py makes it"
+        )
+    try:
+        file = pq.ParquetFile(table)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{table} is not a Parquet file: {error}") from None
+    if "synapse_id" not in file.schema_arrow.names:
+        raise InputError(f"{table} is not a synapse table: it has no column synapse_id")
+    for batch in file.iter_batches(ROWS):
+        yield pa.Table.from_batches([batch])
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name for what becomes `path` when it is finished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(table: str | os.PathLike[str], path: Path) -> int:
+    """All columns as comma-separated values; returns the rows."""
+    count = 0
+    with _whole(path) as temporary, contextlib.ExitStack() as held:
+        writer: pyarrow.csv.CSVWriter | None = None
+        for part in parts_of(table):
+            if writer is None:
+                writer = held.enter_context(pyarrow.csv.CSVWriter(temporary, part.schema))
+            writer.write_table(part)
+            count += part.num_rows
+        if writer is None:  # no synapse: the names of the columns alone
+            schema = pq.read_schema(table)
+            held.enter_context(pyarrow.csv.CSVWriter(temporary, schema))
+    return count
+
+
+def cave_rows(part: pa.Table, grid: Image) -> pa.Table:
+    """Rows with the columns of CAVE's synapse tables; synapses with a single side have none.
+
+    ``pre_pt_position``, ``post_pt_position`` and ``ctr_pt_position`` (half-way between both) are
+    x, y, z in voxels of the ``voxel_resolution`` that the metadata say, counted from the world's
+    origin; ``size`` is in voxels.
+    """
+    part = _with_both_sides(part)
+    resolution = np.array(grid.voxel_size_nm, float)
+    ends = [_columns(part, [f"{side}_{a}" for a in "zyx"]) for side in ("pre", "post")]
+    columns: dict[str, pa.Array] = {"id": part["synapse_id"].cast(pa.int64())}
+    points = zip(("pre", "post", "ctr"), (*ends, (ends[0] + ends[1]) / 2), strict=True)
+    for name, nm in points:
+        voxel = np.floor(nm / resolution)[:, ::-1].astype(np.int64)
+        values = pa.array(voxel.ravel())
+        columns[f"{name}_pt_position"] = pa.FixedSizeListArray.from_arrays(values, 3)
+    columns["size"] = pa.array(
+        _columns(part, ["pre_voxels", "post_voxels"]).sum(1).astype(np.int64)
+    )
+    said = ", ".join(f"{size:g}" for size in resolution[::-1])
+    return pa.table(columns).replace_schema_metadata({"voxel_resolution": f"[{said}]"})
+
+
+def synful_rows(part: pa.Table, grid: Image) -> pa.Table:
+    """Rows with the columns of synful's tables (nm); synapses with a single side have none.
+
+    ``scores`` is the smaller mean probability of the two sides.
+    """
+    part = _with_both_sides(part)
+    names = [f"{side}_{a}" for side in ("pre", "post") for a in "xyz"]
+    columns: dict[str, Any] = {"id": part["synapse_id"]} | {name: part[name] for name in names}
+    columns["scores"] = pa.array(_columns(part, ["pre_score", "post_score"]).min(axis=1))
+    return pa.table(columns)
+
+
+def write_parquet_form(
+    table: str | os.PathLike[str], path: Path, form: Any, grid: Image
+) -> tuple[int, int]:
+    """Write what `cave_rows` or `synful_rows` makes; returns the rows, and those left out."""
+    count = left_out = 0
+    with _whole(path) as temporary, contextlib.ExitStack() as held:
+        writer: pq.ParquetWriter | None = None
+        for part in parts_of(table):
+            rows = form(part, grid)
+            if writer is None:
+                opened = pq.ParquetWriter(temporary, rows.schema, compression="zstd")
+                writer = held.enter_context(opened)
+            writer.write_table(rows)
+            count += rows.num_rows
+            left_out += part.num_rows - rows.num_rows
+        if writer is None:
+            empty = form(pq.read_schema(table).empty_table(), grid)
+            held.enter_context(pq.ParquetWriter(temporary, empty.schema))
+    return count, left_out
+
+
+def _with_both_sides(part: pa.Table) -> pa.Table:
+    return part.filter((_columns(part, ["pre_voxels", "post_voxels"]) > 0).all(axis=1))
+
+
+def _columns(part: pa.Table, names: list[str]) -> np.ndarray:
+    return np.stack([part[name].to_numpy() for name in names], axis=1).reshape(-1, len(names))
+
+
+def open_graph(
+    table: str | os.PathLike[str],
+    roi: Roi,
+    *,
+    sqlite: Path | None = None,
+    postgres: str | None = None,
+) -> SQLiteGraphDataBase | PgSQLGraphDatabase:
+    """An empty graph database of funlib.persistence with the columns of the table.
+
+    Parameters
+    ----------
+    table : path
+    roi : Roi
+        What the volume covers, nm.
+    sqlite : path, optional
+        File to write; one that is there is replaced.
+    postgres : str, optional
+        ``HOST/DATABASE`` or ``HOST:PORT/DATABASE``; user and password are taken from the
+        environment as PostgreSQL's own programs do (``PGUSER``, ``PGPASSWORD``, ``~/.pgpass``).
+
+    Raises
+    ------
+    InputError
+        There is no such server, or it refuses.
+    """
+    from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
+    from funlib.persistence.types import Vec
+
+    kinds = {"bool": int, "int64": int, "uint64": int, "double": float}
+    fields = [f for f in pq.read_schema(table) if f.name not in ("synapse_id", *"zyx")]
+    attributes = {POSITION: Vec(float, 3)} | {f.name: kinds[str(f.type)] for f in fields}
+    about: dict[str, Any] = {
+        "position_attribute": POSITION,
+        "mode": "w",
+        "total_roi": roi,
+        "node_attrs": attributes,
+    }
+    if sqlite is not None:
+        sqlite.parent.mkdir(parents=True, exist_ok=True)
+        if sqlite.exists():
+            _refuse_foreign(SQLiteGraphDataBase, str(sqlite), {"db_file": sqlite})
+        return SQLiteGraphDataBase(sqlite, **about)
+    import psycopg2
+
+    address, slash, name = str(postgres).partition("/")
+    host, _, port = address.partition(":")
+    if not slash or not name.isidentifier() or (port and not port.isdigit()):
+        raise InputError(
+            f"{postgres!r} is no PostgreSQL database; HOST/DATABASE or HOST:PORT/DATABASE is "
+            "expected, the database a plain name"
+        )
+    where: dict[str, Any] = {
+        "db_name": name,
+        "db_host": host,
+        "db_port": int(port) if port else None,
+        "db_user": os.environ.get("PGUSER"),
+    }
+    try:
+        _refuse_foreign(PgSQLGraphDatabase, str(postgres), where)
+        return PgSQLGraphDatabase(**where, **about)
+    except psycopg2.Error as error:
+        raise InputError(f"PostgreSQL at {address} refuses: {str(error).strip()}") from None
+
+
+def _refuse_foreign(kind: Any, name: str, where: dict[str, Any]) -> None:
+    """Refuse a database that holds another graph: writing removes what is there.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        there = kind(**where, position_attribute=POSITION, mode="r")
+    except RuntimeError:  # it knows of no graph there
+        if kind.__name__.startswith("SQLite"):
+            raise InputError(
+                f"{name} exists and holds no synapses of synpol's; remove it or give another name"
+            ) from None
+        return
+    except AssertionError:  # a graph with other positions
+        attributes: Any = {}
+    else:
+        attributes = there.node_attrs
+        there.close() if hasattr(there, "close") else there.connection.close()
+    if "touches_border" not in attributes:
+        raise InputError(f"{name} holds another graph; give another database")
+
+
+def fill_graph(
+    table: str | os.PathLike[str], graph: SQLiteGraphDataBase | PgSQLGraphDatabase
+) -> int:
+    """Write the synapses as nodes: id, position (centroid; z, y, x in nm), and the other columns.
+
+    Returns
+    -------
+    int
+        Nodes.
+    """
+    count = 0
+    with graph.bulk_write_mode():
+        for part in parts_of(table):
+            rows = part.to_pylist()
+            nodes = {}
+            for row in rows:
+                position = row.pop("z"), row.pop("y"), row.pop("x")
+                nodes[row.pop("synapse_id")] = {POSITION: position} | {
+                    k: int(v) if isinstance(v, bool) else v for k, v in row.items()
+                }
+            graph.bulk_write_nodes(nodes)
+            count += len(nodes)
+    return count

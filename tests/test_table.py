@@ -1,0 +1,194 @@
+"""The synapse table in other forms, read back by the programs they are for."""
+
+import json
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from funlib.geometry import Roi
+from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
+from funlib.persistence.types import Vec
+from postgres_server import postgres_server
+from recipes import ROOT, run, run_refused, tiny_config, write
+
+from synpol import table_forms
+
+
+@pytest.fixture
+def decoded(tmp_path, monkeypatch):
+    """Three synapses in voxels of 30 x 16 x 8 nm that begin at (60, 32, -80); one has no post."""
+    monkeypatch.setattr(table_forms, "ROWS", 2)  # so that there are parts
+    volume = np.zeros((3, 8, 40, 40), np.uint8)
+    for n, (z, y, x) in enumerate([(1, 4, 4), (2, 14, 20), (3, 30, 8)]):
+        volume[0, z : z + 3, y : y + 4, x : x + 4] = 200 + n
+        if n < 2:
+            volume[1, z : z + 3, y : y + 4, x + 4 : x + 8] = 150 + n
+        volume[2, z : z + 3, y : y + 4, x : x + 8] = 255
+    place = {"voxel_size": (30, 16, 8), "offset": (60, 32, -80)}
+    write(tmp_path / "result", "polarity", volume, **place)
+    config = tiny_config(tmp_path)
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    return config
+
+
+def test_csv_has_what_the_table_has(decoded, tmp_path, capsys):
+    assert run("table", decoded, "--csv", tmp_path / "new" / "s.csv") == 0
+    assert "3 synapses in" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "new" / "s.csv")
+    expected = pd.read_parquet(tmp_path / "result" / "synapses.parquet")
+    assert len(found) == 3
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert expected.one_sided.tolist() == [False, False, True]
+
+
+def test_every_column_says_its_unit(decoded, tmp_path):
+    schema = pq.read_schema(tmp_path / "result" / "synapses.parquet")
+    assert schema.field("pre_x").metadata[b"unit"] == b"nm"
+    assert schema.field("pre_volume").metadata[b"unit"] == b"nm^3"
+    assert all(field.metadata[b"meaning"] for field in schema)
+
+
+def test_cave_columns_are_voxels_x_first(decoded, tmp_path, capsys):
+    path = tmp_path / "cave.parquet"
+    assert run("table", decoded, "--cave", path) == 0
+    assert "2 synapses in" in (said := capsys.readouterr().out) and "1 with a single side" in said
+    rows = pq.read_table(path)
+    assert rows.schema.metadata[b"voxel_resolution"] == b"[8, 16, 30]"
+    first = rows.to_pylist()[0]
+    assert first["id"] == 1 and first["size"] == 2 * 3 * 4 * 4
+    # the offset is (2, 2, -10) voxels; the middles of pre are (2.5, 6, 6), of post (2.5, 6, 10)
+    assert first["pre_pt_position"] == [6 - 10, 6 + 2, 2 + 2]
+    assert first["post_pt_position"] == [10 - 10, 6 + 2, 2 + 2]
+    assert first["ctr_pt_position"] == [8 - 10, 6 + 2, 2 + 2]
+
+
+def test_synful_columns_are_nm(decoded, tmp_path):
+    path = tmp_path / "synful.parquet"
+    assert run("table", decoded, "--synful", path) == 0
+    rows = pd.read_parquet(path)
+    assert " ".join(rows) == "id pre_x pre_y pre_z post_x post_y post_z scores"
+    assert rows.pre_x.tolist() == [6 * 8 - 80, 22 * 8 - 80]
+    assert rows.post_z.tolist() == [60 + 2.5 * 30, 60 + 3.5 * 30]
+    assert np.allclose(rows.scores, [150 / 255, 151 / 255])
+
+
+def nodes_in(graph, offset, shape):
+    return sorted(graph.read_graph(Roi(offset, shape)).nodes(data=True))
+
+
+def check_graph(graph):
+    whole = nodes_in(graph, (60, 32, -80), (240, 640, 320))
+    assert [n for n, _ in whole] == [1, 2, 3]
+    about = dict(whole)[2]
+    assert np.allclose(about["position"], (60 + 3.5 * 30, 32 + 16 * 16, 24 * 8 - 80))
+    assert about["pre_voxels"] == 48 and about["one_sided"] == 0
+    assert dict(whole)[3]["post_x"] is None and dict(whole)[3]["one_sided"] == 1
+    # x of the middles: -16, 112, 0 nm
+    assert [n for n, _ in nodes_in(graph, (0, 0, -20), (1000, 1000, 30))] == [1, 3]
+    assert [n for n, _ in nodes_in(graph, (0, 0, -20), (1000, 400, 30))] == [1]
+
+
+def test_synapses_are_nodes_in_sqlite(decoded, tmp_path):
+    path = tmp_path / "db" / "synapses.db"
+    for _ in range(2):  # a second time replaces the first
+        assert run("table", decoded, "--sqlite", path) == 0
+    check_graph(SQLiteGraphDataBase(path, "position", mode="r"))
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("select count(*) from nodes").fetchone() == (3,)
+    about = json.loads((tmp_path / "db" / "synapses-meta.json").read_text())
+    assert about["position_attribute"] == "position"
+
+
+def test_what_the_page_says_of_reading_works(decoded, tmp_path, monkeypatch, capsys):
+    assert run("table", decoded, "--sqlite", tmp_path / "synapses.db") == 0
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    code = (ROOT / "docs" / "table.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(code, {})
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["2", "3"]  # x of the first is -16 nm
+
+
+def test_a_database_of_somebody_else_is_left_alone(decoded, tmp_path, capsys):
+    path = tmp_path / "mine.db"
+    with sqlite3.connect(path) as plain:
+        plain.execute("create table nodes (id integer)")
+    assert "holds no synapses" in run_refused(capsys, "table", decoded, "--sqlite", path)
+    SQLiteGraphDataBase(
+        tmp_path / "other.db", "position", mode="w", node_attrs={"position": Vec(float, 3)}
+    ).close()
+    message = run_refused(capsys, "table", decoded, "--sqlite", tmp_path / "other.db")
+    assert "holds another graph" in message
+
+
+def test_synapses_are_nodes_in_postgres(decoded, monkeypatch, capsys):
+    monkeypatch.setenv("PGUSER", "tester")
+    try:
+        server = postgres_server()
+        address = server.__enter__()
+    except FileNotFoundError as error:
+        pytest.skip(f"not installed: {error}")
+    try:
+        for _ in range(2):
+            assert run("table", decoded, "--postgres", f"{address}/synapses") == 0
+        host, _, port = address.partition(":")
+        graph = PgSQLGraphDatabase(
+            "position",
+            "synapses",
+            host,
+            "tester",
+            db_port=int(port),
+            mode="r",
+        )
+        check_graph(graph)
+        graph.connection.close()
+        theirs = {"position": Vec(float, 3)}
+        other = PgSQLGraphDatabase(
+            "position", "other", host, "tester", db_port=int(port), mode="w", node_attrs=theirs
+        )
+        other.connection.close()
+        message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/other")
+        assert "holds another graph" in message
+        monkeypatch.setenv("PGUSER", "nobody")
+        message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/synapses")
+        assert "refuses" in message and "nobody" in message
+    finally:
+        server.__exit__(None, None, None)
+    message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/synapses")
+    assert "refuses" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), "say what to write"),
+        (("--postgres", "somewhere"), "HOST/DATABASE"),
+        (("--postgres", "host:x/db"), "HOST/DATABASE"),
+        (("--postgres", "host/d-b"), "HOST/DATABASE"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(decoded, capsys, arguments, why):
+    assert why in run_refused(capsys, "table", decoded, *arguments)
+
+
+def test_a_missing_or_foreign_table_is_refused(decoded, tmp_path, capsys):
+    table = tmp_path / "result" / "synapses.parquet"
+    table.write_text("id,x\n")
+    assert "not a Parquet file" in run_refused(capsys, "table", decoded, "--csv", tmp_path / "a")
+    pd.DataFrame({"id": [1]}).to_parquet(table)
+    assert "no column synapse_id" in run_refused(capsys, "table", decoded, "--csv", tmp_path / "a")
+    table.unlink()
+    assert "no synapse table" in run_refused(capsys, "table", decoded, "--csv", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_empty_table_has_columns(tmp_path):
+    write(tmp_path / "result", "polarity", np.zeros((3, 4, 8, 8), np.uint8))
+    config = tiny_config(tmp_path)
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    forms = ["--csv", tmp_path / "a.csv", "--cave", tmp_path / "a.parquet"]
+    assert run("table", config, *forms, "--sqlite", tmp_path / "a.db") == 0
+    assert "synapse_id" in pd.read_csv(tmp_path / "a.csv")
+    assert "pre_pt_position" in pd.read_parquet(tmp_path / "a.parquet")
