@@ -38,6 +38,7 @@ from synpol.blockwise.fragments import (
     KEPT,
     KINDS,
     NONE,
+    Contacts,
     Node,
     Rows,
     Sides,
@@ -120,7 +121,8 @@ def simulated_rows(index: Index, grid: Index) -> Rows:
     """The synapses of a block that touch no face."""
     rng = np.random.default_rng((3, *index))
     name = names(index, grid, np.arange(INSIDE) * 4096 + 2048)
-    return Rows(name, some_stats(rng, index, INSIDE), some_stats(rng, index, INSIDE))
+    pre, post = (some_stats(rng, index, INSIDE) for _ in range(2))
+    return Rows(name, pre, post, rng.integers(0, 100, (INSIDE, 3)))
 
 
 def simulated_node(index: Index, grid: Index) -> Node:
@@ -168,7 +170,8 @@ def simulated_node(index: Index, grid: Index) -> Node:
         np.concatenate([nothing, claims["post"]]),
         some_stats(rng, index, 2 * count),
     )
-    return Node(touching, open_synapse, sides, states, simulated_rows(index, grid))
+    rows = simulated_rows(index, grid)
+    return Node(touching, open_synapse, sides, states, Contacts.empty(), rows)
 
 
 class SimulatedMerge(MergeStage):

@@ -45,6 +45,9 @@ def schema_of(sides: bool) -> pa.Schema:
     columns += [field(f"{p}_voxels", number, "voxels", "size", False) for p in parts]
     columns += [field(f"{p}_volume", real, "nm^3", "size", False) for p in parts]
     columns += [field(f"{p}_score", real, "1", "mean probability of its channel") for p in parts]
+    columns += [field(f"{p}_score_max", real, "1", "its largest probability") for p in parts]
+    area = "of the voxel faces between pre and post"
+    columns.append(field("contact_area", real, "nm^2", area, False))
     columns += [
         field(f"bbox_{a}_{end}", real, "nm", "outer edge of the voxels", False)
         for a in "zyx"
@@ -87,6 +90,7 @@ def synapse_rows(
     """
     there = np.flatnonzero((rows.pre.sums[:, 0] > 0) | (rows.post.sums[:, 0] > 0))
     number, pre, post = number[there], rows.pre[there], rows.post[there]
+    contact = rows.contact[there]
     channel = {"pre": 1, "post": 2} if exclusive else {"pre": 0, "post": 1, "union": 2}
     schema = schema_of(sides)
     columns: dict[str, pa.Array] = {}
@@ -116,11 +120,13 @@ def synapse_rows(
             column(f"{name}_{letter}_vx", centre[:, axis], missing)
         column(f"{name}_voxels", voxels)
         column(f"{name}_volume", voxels * size.prod())
-        if name == "union" and exclusive:
-            total = stats.sums[:, 5] + stats.sums[:, 6]
+        if name == "union" and exclusive:  # pre and post share a voxel: their sum is not known
+            total, peak = stats.sums[:, 5] + stats.sums[:, 6], stats.peak[:, 1:].max(axis=1)
         else:
-            total = stats.sums[:, 4 + channel[name]]
+            total, peak = stats.sums[:, 4 + channel[name]], stats.peak[:, channel[name]]
         column(f"{name}_score", total / some / scale, missing)
+        column(f"{name}_score_max", peak / scale, missing)
+    column("contact_area", contact @ (size.prod() / size))
     one_sided = (parts["pre"].sums[:, 0] == 0) | (parts["post"].sums[:, 0] == 0)
     way = centres["post"] - centres["pre"]
     length = np.linalg.norm(way, axis=1)

@@ -16,7 +16,7 @@ from volumes import block_shapes, polarity_volumes, random_polarity, write_polar
 import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.arrays import create_image, open_image
-from synpol.blockwise import driver, fragments
+from synpol.blockwise import driver, joining
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import record_path
 
@@ -73,18 +73,30 @@ def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, bl
             assert getattr(row, f"{side}_voxels") == len(where)
             place = [getattr(row, f"{side}_{axis}") for axis in "zyx"]
             score = getattr(row, f"{side}_score")
+            highest = getattr(row, f"{side}_score_max")
             assert getattr(row, f"{side}_volume") == len(where) * 50 * 7 * 9
             in_voxels = [getattr(row, f"{side}_{axis}_vx") for axis in "zyx"]
             if len(where):
                 assert np.allclose(in_voxels, where.mean(axis=0))
                 assert np.allclose(place, offset + (where.mean(axis=0) + 0.5) * size)
-                assert np.isclose(score, probability[channel[side]][instances == label].mean())
+                values = probability[channel[side]][instances == label]
+                assert np.allclose([score, highest], [values.mean(), values.max()])
             else:
-                assert np.isnan([*place, *in_voxels, score]).all()
+                assert np.isnan([*place, *in_voxels, score, highest]).all()
         where = np.argwhere(number == row.synapse_id)
         middle = offset + (where.mean(axis=0) + 0.5) * size
         assert np.allclose([row.z, row.y, row.x], middle)
         assert row.one_sided == (0 in (row.pre_voxels, row.post_voxels))
+        area = 0
+        for axis, face in enumerate((7 * 9, 50 * 9, 50 * 7)):
+            first, second = (
+                np.take(instances, part, axis=axis)
+                for part in (range(instances.shape[axis] - 1), range(1, instances.shape[axis]))
+            )
+            pre, post = 2 * row.synapse_id - 1, 2 * row.synapse_id
+            met = ((first == pre) & (second == post)) | ((first == post) & (second == pre))
+            area += face * met.sum()
+        assert row.contact_area == area
         edge = (where == 0) | (where == np.array(instances.shape) - 1)
         assert row.touches_border == edge.any()
         direction = np.array([row.direction_z, row.direction_y, row.direction_x])
@@ -98,6 +110,25 @@ def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, bl
             assert getattr(row, f"bbox_{axis}_min") == low[k]
             assert getattr(row, f"bbox_{axis}_max") == high[k]
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("block", [(4, 8, 8), (2, 3, 5), (1, 1, 1)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sides_touch_across_blocks_too(tmp_path, axis, block):
+    volume = np.zeros((3, 4, 8, 8), np.uint8)
+    halves = [slice(1, 3), slice(2, 6), slice(1, 7)]
+    middle = (halves[axis].start + halves[axis].stop) // 2
+    pre, post = list(halves), list(halves)
+    pre[axis], post[axis] = slice(halves[axis].start, middle), slice(middle, halves[axis].stop)
+    volume[0, *pre], volume[1, *post], volume[2, *halves] = 200, 180, 255
+    prediction = write_polarity(tmp_path, volume, voxel_size=(50, 7, 9))
+    table = tmp_path / "synapses.parquet"
+    decode_blockwise(
+        prediction, tmp_path, block_shape=block, synapses=table, thres_small=1, dilate_sz=3
+    )
+    [row] = pd.read_parquet(table).itertuples()
+    assert row.contact_area == [4 * 6 * 7 * 9, 2 * 6 * 50 * 9, 2 * 4 * 50 * 7][axis]
+    assert (row.pre_score_max, row.post_score_max) == (200 / 255, 180 / 255)
 
 
 factors = st.sampled_from([0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.1])
@@ -196,7 +227,7 @@ def test_real_workers_give_the_same(tmp_path, monkeypatch):
 
 
 def test_scipy_and_networkx_join_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(fragments, "_NETWORKX_EDGES", 0)
+    monkeypatch.setattr(joining, "_NETWORKX_EDGES", 0)
     volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")
     found = decode(tmp_path, volume, (2, 9, 9), thres_small=9)
     assert np.array_equal(found, polarity2instance(volume, thres_small=9))

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from synpol.blockwise.fragments import (
+    INSIDE,
     KEPT,
     KINDS,
     NONE,
+    Contacts,
     Node,
     Rows,
     Sides,
@@ -33,7 +35,7 @@ from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding import components, dilate_in_plane, reach
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class _Fragments:
         synapse: np.ndarray,
         first: np.ndarray,
     ) -> None:
-        self.stage, self.index = stage, index
+        self.stage, self.index, self.labelled = stage, index, labelled
         self.state, self.synapse = state, synapse
         flat = synapse.ravel()
         stats = stats_from_arrays(labelled, "state")
@@ -180,22 +182,31 @@ class _Fragments:
             fate["post"][local["post"]],
             stats,
         )
-        settled = mine.settled()
+        settled, contacts = mine.settled(), self._contacts(mine).settled()
         open_synapse = names["synapse"][is_open["synapse"]]
-        goes_on = np.isin(settled.synapse, open_synapse)
+        goes_on, stays = (np.isin(x.synapse, open_synapse) for x in (settled, contacts))
         finished = names["synapse"][1:][~is_open["synapse"][1:]]
         node = Node(
             touching,
             open_synapse,
             open_sides,
             settled[np.flatnonzero(goes_on)],
-            Rows.of(finished, settled[np.flatnonzero(~goes_on)]),
+            contacts[np.flatnonzero(stays)],
+            Rows.of(finished, settled[np.flatnonzero(~goes_on)], contacts[np.flatnonzero(~stays)]),
         )
         record = to_arrays(node)
         record |= {f"face.{face}": table for face, table in faces.items()}
         record |= {f"names.{kind}": names[kind] for kind in KINDS}
         record |= {"state.synapse": mine.synapse, "state.pre": mine.pre, "state.post": mine.post}
         return record
+
+    def _contacts(self, states: States) -> Contacts:
+        """Where voxels of different states lie side by side."""
+        ends = self.labelled["contact.states"]
+        axis = np.full(len(ends), INSIDE, np.uint8)
+        synapse = states.synapse[ends[:, 0]]
+        faces = self.labelled["contact.faces"]
+        return Contacts(synapse, states.pre[ends], states.post[ends], axis, faces)
 
     def _faces(self) -> dict[int, np.ndarray]:
         """Labels on the faces shared with other blocks: position, synapse, pre, post; (4, n)."""

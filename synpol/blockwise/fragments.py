@@ -15,12 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
-    import networkx as nx
 
 KINDS = ("synapse", "pre", "post")
 #: in place of a side component's name: it is finished and large enough
@@ -29,12 +25,8 @@ KEPT = np.uint64(2**64 - 1)
 NONE = np.uint64(0)
 #: columns of `States.sums`: voxels, sums of their z, y, x indices, sums of the three channels
 SUMS = ("voxels", "z", "y", "x", "channel_0", "channel_1", "channel_2")
-#: above this many contacts a group's components are computed by scipy over the same graph
-_NETWORKX_EDGES = 20_000
-
-
-def _ids(count: int = 0) -> np.ndarray:
-    return np.zeros(count, np.uint64)
+#: in place of an axis: both voxels of a contact lie in the node
+INSIDE = 255
 
 
 @dataclass
@@ -47,11 +39,14 @@ class Stats:
         See `SUMS`.
     low, high : (n, 3) int64
         Smallest and largest voxel index, z, y, x. Rows without voxels hold the largest and -1.
+    peak : (n, 3) int64
+        Largest value of the three channels; -1 without voxels.
     """
 
     sums: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    peak: np.ndarray
 
     @classmethod
     def empty(cls, count: int = 0) -> Stats:
@@ -59,10 +54,11 @@ class Stats:
             np.zeros((count, len(SUMS)), np.int64),
             np.full((count, 3), np.iinfo(np.int64).max),
             np.full((count, 3), -1, np.int64),
+            np.full((count, 3), -1, np.int64),
         )
 
     def __getitem__(self, rows: np.ndarray) -> Stats:
-        return Stats(self.sums[rows], self.low[rows], self.high[rows])
+        return Stats(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def grouped(self, into: np.ndarray, count: int) -> Stats:
         """Add up rows; row i goes into row ``into[i]`` of `count`."""
@@ -70,6 +66,7 @@ class Stats:
         np.add.at(result.sums, into, self.sums)
         np.minimum.at(result.low, into, self.low)
         np.maximum.at(result.high, into, self.high)
+        np.maximum.at(result.peak, into, self.peak)
         return result
 
     @classmethod
@@ -123,6 +120,56 @@ class States:
 
 
 @dataclass
+class Contacts:
+    """Faces between two voxels of which one may become pre and the other post.
+
+    Attributes
+    ----------
+    synapse : (n,) uint64
+        Component that both lie in.
+    pre, post : (n, 2) uint64
+        Names of what claims the two voxels; `KEPT` or `NONE` once that is known.
+    axis : (n,) uint8
+        Of the node's high face between them: then the second voxel lies in another node, and what
+        claims it is named by the fragment of its block. `INSIDE`: both lie in this one.
+    faces : (n, 3) int64
+        How many such faces, across z, y and x.
+    """
+
+    synapse: np.ndarray
+    pre: np.ndarray
+    post: np.ndarray
+    axis: np.ndarray
+    faces: np.ndarray
+
+    @classmethod
+    def empty(cls) -> Contacts:
+        names = np.zeros((0, 2), np.uint64)
+        none = np.zeros(0, np.uint8)
+        return cls(names[:, 0], names, names, none, np.zeros((0, 3), np.int64))
+
+    def __getitem__(self, rows: np.ndarray) -> Contacts:
+        return Contacts(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Contacts]) -> Contacts:
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def settled(self) -> Contacts:
+        """Apply what is known, leave out what joins no pre with a post, and add up equal rows."""
+        pre = np.where(self.post == KEPT, NONE, self.pre)
+        can_pre, can_post = pre != NONE, self.post != NONE
+        may = (can_pre & can_post[:, ::-1]).any(axis=1)
+        axis = self.axis[:, None].astype(np.uint64)
+        keys = np.concatenate([self.synapse[:, None], pre, self.post, axis], axis=1)[may]
+        unique, into = np.unique(keys, axis=0, return_inverse=True)
+        faces = np.zeros((len(unique), 3), np.int64)
+        np.add.at(faces, into.reshape(-1), self.faces[may])
+        names = unique[:, 0], unique[:, 1:3], unique[:, 3:5]
+        return Contacts(*names, unique[:, 5].astype(np.uint8), faces)
+
+
+@dataclass
 class Rows:
     """Finished synapses, sorted by name: what the numbering and the table need.
 
@@ -131,30 +178,38 @@ class Rows:
     synapse : (n,) uint64
     pre, post : Stats
         Of the voxels that carry the label.
+    contact : (n, 3) int64
+        Faces between pre and post voxels, across z, y and x.
     """
 
     synapse: np.ndarray
     pre: Stats
     post: Stats
+    contact: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Rows:
+        return Rows(self.synapse[rows], self.pre[rows], self.post[rows], self.contact[rows])
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """All rows of several, sorted by name."""
         names = np.concatenate([p.synapse for p in parts])
         order = np.argsort(names)
-        pre = Stats.joined([p.pre for p in parts])[order]
-        post = Stats.joined([p.post for p in parts])[order]
-        return cls(names[order], pre, post)
+        pre, post = (Stats.joined([getattr(p, side) for p in parts]) for side in ("pre", "post"))
+        return cls(names, pre, post, np.concatenate([p.contact for p in parts]))[order]
 
     @classmethod
-    def of(cls, synapse: np.ndarray, states: States) -> Rows:
-        """Rows of finished synapses (sorted names) from their settled states."""
+    def of(cls, synapse: np.ndarray, states: States, contacts: Contacts) -> Rows:
+        """Rows of finished synapses (sorted names) from their settled states and contacts."""
         into = np.searchsorted(synapse, states.synapse)
         pre, post = states.pre == KEPT, states.post == KEPT
+        contact = np.zeros((len(synapse), 3), np.int64)
+        np.add.at(contact, np.searchsorted(synapse, contacts.synapse), contacts.faces)
         return cls(
             synapse,
             states.stats[np.flatnonzero(pre)].grouped(into[pre], len(synapse)),
             states.stats[np.flatnonzero(post)].grouped(into[post], len(synapse)),
+            contact,
         )
 
 
@@ -190,6 +245,7 @@ class Node:
     open_synapse: np.ndarray
     open_sides: dict[str, Sides]
     states: States
+    contacts: Contacts
     rows: Rows
 
 
@@ -220,167 +276,6 @@ def translate(names: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray
     return np.where(old[at] == names, new[at], names)
 
 
-def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> nx.Graph:
-    """The merge graph: components of the children, and the contacts between them.
-
-    Parameters
-    ----------
-    names : (n,) uint64
-        Components.
-    first, second : (m,) uint64
-        Ends of the contacts.
-
-    Returns
-    -------
-    networkx.Graph
-        Nodes and edges by name (int).
-    """
-    import networkx as nx
-
-    graph = nx.Graph()
-    graph.add_nodes_from(names.tolist())
-    graph.add_edges_from(zip(first.tolist(), second.tolist(), strict=True))
-    return graph
-
-
-def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The component of every name: the smallest name it is connected with.
-
-    Parameters
-    ----------
-    names : (n,) uint64, sorted
-    first, second : (m,) uint64
-        Ends of the contacts, all in `names`.
-    """
-    if len(first) > _NETWORKX_EDGES:
-        return _join_large(names, first, second)
-    import networkx as nx
-
-    result = names.copy()
-    for component in nx.connected_components(contact_graph(names, first, second)):
-        if len(component) > 1:
-            members = np.fromiter(component, np.uint64, len(component))
-            result[np.searchsorted(names, members)] = members.min()
-    return result
-
-
-def _join_large(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ends = np.searchsorted(names, first), np.searchsorted(names, second)
-    size = len(names)
-    graph = coo_array((np.ones(len(first), np.uint8), ends), shape=(size, size))
-    count, component = connected_components(graph, directed=False)
-    smallest = np.full(count, KEPT)
-    np.minimum.at(smallest, component, names)
-    return smallest[component]
-
-
-def merge(
-    members: Sequence[tuple[Node, tuple[int, int, int]]], thres_small: int
-) -> tuple[Node, Links]:
-    """Merge the members of a group.
-
-    Parameters
-    ----------
-    members : sequence of (Node, (z, y, x))
-        Each with its place in the group, 0 or 1 along every axis.
-    thres_small : int
-        Finished side components with fewer voxels are dropped.
-
-    Returns
-    -------
-    Node
-        The group.
-    Links
-        For the way down.
-    """
-    nodes = [node for node, _ in members]
-    touching, old, component = {}, {}, {}
-    for kind in KINDS:
-        if kind == "synapse":
-            names = np.sort(np.concatenate([n.open_synapse for n in nodes]))
-        else:
-            names = np.sort(np.concatenate([n.open_sides[kind].name for n in nodes]))
-        touching[kind], component[kind] = _join_kind(kind, members, names)
-        old[kind] = names
-    new = dict(component)
-    open_synapse = np.unique(touching["synapse"].component)
-    open_sides = {}
-    for kind in ("pre", "post"):
-        open_sides[kind], new[kind] = _join_sides(
-            [n.open_sides[kind] for n in nodes],
-            (old[kind], component[kind]),
-            (old["synapse"], component["synapse"]),
-            np.unique(touching[kind].component),
-            thres_small,
-        )
-    links = Links(old, new)
-    states = States(
-        links.of("synapse", np.concatenate([n.states.synapse for n in nodes])),
-        links.of("pre", np.concatenate([n.states.pre for n in nodes])),
-        links.of("post", np.concatenate([n.states.post for n in nodes])),
-        Stats.joined([n.states.stats for n in nodes]),
-    ).settled()
-    still_open = np.isin(states.synapse, open_synapse)
-    finished = np.setdiff1d(component["synapse"], open_synapse)
-    rows = Rows.of(finished, states[np.flatnonzero(~still_open)])
-    node = Node(touching, open_synapse, open_sides, states[np.flatnonzero(still_open)], rows)
-    return node, links
-
-
-def _join_kind(
-    kind: str, members: Sequence[tuple[Node, tuple[int, int, int]]], names: np.ndarray
-) -> tuple[Touching, np.ndarray]:
-    """Join the open components of one kind across the faces inside the group."""
-    parts = [(node.touching[kind], np.array(place)) for node, place in members]
-    fragment = np.concatenate([t.fragment for t, _ in parts])
-    belongs = np.concatenate([t.component for t, _ in parts])
-    order = np.argsort(fragment, kind="stable")
-    # a face or contact is inside the group where the member is on the face's other side of it
-    outer = np.concatenate([place[t.face // 2] == t.face % 2 for t, place in parts])
-    leaving = np.concatenate([place[t.contact_axis] == 1 for t, place in parts])
-    face = np.concatenate([t.face for t, _ in parts])
-    axis = np.concatenate([t.contact_axis for t, _ in parts])
-    own = np.concatenate([t.contact_own for t, _ in parts])
-    other = np.concatenate([t.contact_other for t, _ in parts])
-    inside = ~leaving
-    met = translate(other[inside], fragment[order], belongs[order])
-    component = join(names, own[inside], met)
-    result = Touching(
-        face[outer],
-        fragment[outer],
-        translate(belongs[outer], names, component),
-        axis[leaving],
-        translate(own[leaving], names, component),
-        other[leaving],
-    )
-    return result, component
-
-
-def _join_sides(
-    parts: Sequence[Sides],
-    side: tuple[np.ndarray, np.ndarray],
-    synapse: tuple[np.ndarray, np.ndarray],
-    still_open: np.ndarray,
-    thres_small: int,
-) -> tuple[Sides, np.ndarray]:
-    """Add up side components; returns those still open, and what became of each old name."""
-    old, component = side
-    names, into = np.unique(
-        translate(np.concatenate([p.name for p in parts]), old, component), return_inverse=True
-    )
-    voxels = np.zeros(len(names), np.int64)
-    np.add.at(voxels, into, np.concatenate([p.voxels for p in parts]))
-    of_synapse = _ids(len(names))
-    of_synapse[into] = translate(np.concatenate([p.synapse for p in parts]), *synapse)
-    is_open = np.isin(names, still_open)
-    fate = np.where(is_open, names, np.where(voxels >= thres_small, KEPT, NONE))
-    became = fate[np.searchsorted(names, component)] if len(names) else component
-    return Sides(names[is_open], of_synapse[is_open], voxels[is_open]), became
-
-
 def to_arrays(node: Node) -> dict[str, np.ndarray]:
     """The node as named arrays, for its record."""
     arrays = {"open_synapse": node.open_synapse}
@@ -390,6 +285,7 @@ def to_arrays(node: Node) -> dict[str, np.ndarray]:
         arrays |= {f"side.{kind}.{k}": v for k, v in vars(node.open_sides[kind]).items()}
     states = node.states
     arrays |= {f"states.{k}": getattr(states, k) for k in KINDS}
+    arrays |= {f"contacts.{k}": v for k, v in vars(node.contacts).items()}
     return arrays | stats_to_arrays(states.stats, "states") | rows_to_arrays(node.rows)
 
 
@@ -406,12 +302,12 @@ def stats_from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Stats:
 def rows_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rows:
     """The finished synapses of a record."""
     pre, post = (stats_from_arrays(arrays, f"rows.{side}") for side in ("pre", "post"))
-    return Rows(arrays["rows.synapse"], pre, post)
+    return Rows(arrays["rows.synapse"], pre, post, arrays["rows.contact"])
 
 
 def rows_to_arrays(rows: Rows) -> dict[str, np.ndarray]:
     """The inverse of `rows_from_arrays`."""
-    arrays = {"rows.synapse": rows.synapse}
+    arrays = {"rows.synapse": rows.synapse, "rows.contact": rows.contact}
     for side, stats in (("pre", rows.pre), ("post", rows.post)):
         arrays |= stats_to_arrays(stats, f"rows.{side}")
     return arrays
@@ -428,4 +324,6 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Node:
     }
     synapse, pre, post = (arrays[f"states.{k}"] for k in ("synapse", "pre", "post"))
     states = States(synapse, pre, post, stats_from_arrays(arrays, "states"))
-    return Node(touching, arrays["open_synapse"], sides, states, rows_from_arrays(arrays))
+    contacts = Contacts(*(arrays[f"contacts.{f.name}"] for f in fields(Contacts)))
+    rows = rows_from_arrays(arrays)
+    return Node(touching, arrays["open_synapse"], sides, states, contacts, rows)

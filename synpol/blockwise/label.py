@@ -23,7 +23,7 @@ from synpol.errors import InputError
 if TYPE_CHECKING:
     import zarr
 
-VERSION = 2
+VERSION = 3
 #: fixed point of float probabilities in sums: exact, so that no order of summation matters
 FLOAT_SCALE = 2**24
 
@@ -134,7 +134,33 @@ def _states(
     record["run.start"] = at[run].astype(small)
     record["run.length"] = np.diff(np.append(run, len(at))).astype(small)
     record["run.state"] = state[run].astype(small)
-    return record
+    return record | _contacts(at, state, record, volume.shape[1:])
+
+
+def _contacts(
+    at: np.ndarray, state: np.ndarray, record: dict[str, np.ndarray], shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Pairs of states whose voxels lie side by side, one with a pre and one with a post label."""
+    count = len(record["state.pre"])
+    pre, post = record["state.pre"] > 0, record["state.post"] > 0
+    _, height, width = shape
+    pairs, faces = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.int64)]
+    steps = ((height * width, None), (width, at // width % height), (1, at % width))
+    for axis, (step, place) in enumerate(steps) if post.any() else ():
+        next_to = np.searchsorted(at, at + step)
+        there = np.append(at, -1)[next_to] == at + step
+        if place is not None:
+            there &= place < shape[axis] - 1
+        one, other = state[there], state[next_to[there]]
+        mixed = (pre[one] & post[other]) | (post[one] & pre[other])
+        pair, number = np.unique(one[mixed] * count + other[mixed], return_counts=True)
+        pairs.append(pair)
+        faces.append(number[:, None] * np.eye(3, dtype=np.int64)[axis])
+    unique, into = np.unique(np.concatenate(pairs), return_inverse=True)
+    total = np.zeros((len(unique), 3), np.int64)
+    np.add.at(total, into, np.concatenate(faces))
+    ends = np.stack([unique // max(count, 1), unique % max(count, 1)], axis=1)
+    return {"contact.states": ends, "contact.faces": total}
 
 
 def _statistics(volume: np.ndarray, at: np.ndarray, starts: np.ndarray, begin: Index) -> Stats:
@@ -152,6 +178,7 @@ def _statistics(volume: np.ndarray, at: np.ndarray, starts: np.ndarray, begin: I
         np.add.reduceat(columns, starts),
         np.minimum.reduceat(voxel, starts),
         np.maximum.reduceat(voxel, starts),
+        np.maximum.reduceat(columns[:, 4:], starts),
     )
 
 

@@ -19,15 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.blockwise.fragments import (
-    KINDS,
-    Node,
-    contact_graph,
-    from_arrays,
-    merge,
-    to_arrays,
-)
+from synpol.blockwise.fragments import KINDS, Contacts, Node, from_arrays, to_arrays
 from synpol.blockwise.geometry import BlockGrid, children, index_of
+from synpol.blockwise.joining import contact_graph, merge
 from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import Stage
 from synpol.errors import InputError
@@ -35,7 +29,7 @@ from synpol.errors import InputError
 if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
     import networkx as nx
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ class MergeStage(Stage):
 
     def _find_contacts(self, block: Index, record: dict[str, np.ndarray], node: Node) -> None:
         pieces: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {k: [] for k in KINDS}
+        contacts = [node.contacts]
         for axis in range(3):
             mine = record.get(f"face.{2 * axis + 1}")
             if mine is None or mine.shape[1] == 0:
@@ -95,20 +90,29 @@ class MergeStage(Stage):
             _, here, there = np.intersect1d(
                 mine[0], theirs[0], assume_unique=True, return_indices=True
             )
+            claims = {}
             for row, kind in enumerate(KINDS):
                 own = record[f"names.{kind}"][mine[1 + row, here]]
                 across = other[f"names.{kind}"][theirs[1 + row, there]]
+                claims[kind] = np.stack([own, across], axis=1)
                 both = (own > 0) & (across > 0)
                 pairs = np.unique(np.stack([own[both], across[both]], axis=1), axis=0)
                 pieces[kind].append((axis, pairs[:, 0], pairs[:, 1]))
-        for kind, found in pieces.items():
-            if found:
+            crossed = np.full(len(here), axis, np.uint8)
+            faces = np.zeros((len(here), 3), np.int64)
+            faces[:, axis] = 1
+            synapse = claims["synapse"][:, 0]
+            found = Contacts(synapse, claims["pre"], claims["post"], crossed, faces)
+            contacts.append(found.settled())
+        node.contacts = Contacts.joined(contacts)
+        for kind, met in pieces.items():
+            if met:
                 touching = node.touching[kind]
                 touching.contact_axis = np.concatenate(
-                    [np.full(len(own), axis, np.uint8) for axis, own, _ in found]
+                    [np.full(len(own), axis, np.uint8) for axis, own, _ in met]
                 )
-                touching.contact_own = np.concatenate([own for _, own, _ in found])
-                touching.contact_other = np.concatenate([other for _, _, other in found])
+                touching.contact_own = np.concatenate([own for _, own, _ in met])
+                touching.contact_other = np.concatenate([other for _, _, other in met])
 
 
 def merge_graph(

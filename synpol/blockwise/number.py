@@ -29,7 +29,7 @@ from synpol.blockwise.geometry import BlockGrid, parent
 from synpol.blockwise.records import Index, read_record, record_path, write_record, write_whole
 from synpol.blockwise.stage import Stage, blocks_of
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class NumberStage(Stage):
             for _, y, x in blocks_of((1, *grid[1:])):
                 rows = self.rows(level, (layer >> level, y, x))
                 begin, end = np.searchsorted(rows.synapse, [first, last])
-                which = np.arange(begin, end)
-                parts.append(Rows(rows.synapse[which], rows.pre[which], rows.post[which]))
+                parts.append(rows[np.arange(begin, end)])
         return Rows.joined(parts)
 
     def write(self, index: Index, loaded: Any, result: Rows) -> None:
