@@ -14,45 +14,8 @@ from synpol.config import Config, Section, describe
 from synpol.synapses import schema_of
 
 HERE = Path(__file__).parent
-TABLE = """# The synapse table
-
-`synapses.parquet` in `predict.output`: one row for each synapse in `instances`, sorted by id, in
-row groups by layers of blocks; pandas, polars, pyarrow and DuckDB read it. All of it is about the
-voxels that carry the label. Lengths are in nm in world coordinates. Columns of a side are null
-where it is missing. Each column has its unit and meaning in its metadata, from which this page is
-made. Without sides (`decode.sides: false`) there are columns `union_...` too, and those of the
-sides are null.
-
-| column | unit | meaning |
-| --- | --- | --- |
-ROWS
-
-## Other forms
-
-    python pipelines/table.py mine.yaml --csv synapses.csv --cave cave.parquet \\
-        --synful synful.parquet --sqlite synapses.db --postgres HOST/DATABASE
-
-- **CAVE**: `id`, `pre_pt_position`, `post_pt_position`, `ctr_pt_position` (x, y, z in voxels of the
-  `voxel_resolution` in the metadata, from the world's origin), `size` (voxels). Synapses with a
-  single side have no partners and are left out.
-- **synful**: `id`, `pre_x` .. `post_z` (nm), `scores` (the smaller mean probability of the two
-  sides); single sides are left out.
-- **SQLite and PostgreSQL** hold a graph of funlib.persistence: synapses are nodes with `position`
-  (centroid; z, y, x in nm) and the other columns. A database with another graph in it is refused.
-  PostgreSQL takes user and password from `PGUSER`, `PGPASSWORD` or `~/.pgpass`.
-
-```python
-from pathlib import Path
-
-from funlib.geometry import Roi
-from funlib.persistence.graphs import SQLiteGraphDataBase
-
-graph = SQLiteGraphDataBase(Path("synapses.db"), "position", mode="r")
-near = graph.read_graph(Roi((0, 0, 0), (600, 2000, 2000)))
-for number, about in near.nodes(data=True):
-    print(number, about["position"], about["pre_score"])
-```
-"""
+#: what is generated of a page that is written by hand
+BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def config_page() -> str:
@@ -82,12 +45,14 @@ def config_page() -> str:
 
 
 def table_page() -> str:
-    """The columns of the synapse table, and the forms it can be had in."""
-    rows = []
+    """The page of the synapse table with its columns as they are."""
+    rows = ["| column | unit | meaning |", "| --- | --- | --- |"]
     for field in schema_of(sides=True):
         unit, meaning = (field.metadata[k].decode() for k in (b"unit", b"meaning"))
         rows.append(f"| `{field.name}` | {unit} | {meaning} |")
-    return TABLE.replace("ROWS", "\n".join(rows))
+    before, _, rest = (HERE / "table.md").read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + "\n".join([BEGIN, *rows, END]) + after
 
 
 def synthetic_picture() -> None:

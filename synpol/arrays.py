@@ -121,8 +121,8 @@ class Image:
                     f"{self.path} has {tuple(mine)} {unit}; both must cover the same voxels"
                 )
 
-    def place_of(self, part: Image, what: str) -> tuple[int, int, int]:
-        """Where another image begins within this one, in voxels.
+    def place_of(self, part: Image, what: str, coarser: bool = False) -> tuple[int, int, int]:
+        """Where another image begins within this one, in voxels of that other image.
 
         Parameters
         ----------
@@ -130,30 +130,30 @@ class Image:
             Has to lie inside this image on the same voxel grid.
         what : str
             What this image is, for the message.
+        coarser : bool
+            Whether voxels of this image may be whole multiples of those of the other; see
+            `multiple_of`.
 
         Raises
         ------
         InputError
             Naming both images and what differs.
         """
-        size, theirs = self.voxel_size_nm, part.voxel_size_nm
-        if size != theirs:
+        size = part.voxel_size_nm
+        if not coarser and size != self.voxel_size_nm:
             raise InputError(
-                f"{what} {self.path} has the voxel size {size} nm, but {part.path} has {theirs} "
-                "nm; both must have the same voxels"
+                f"{what} {self.path} has the voxel size {self.voxel_size_nm} nm, but {part.path} "
+                f"has {size} nm; both must have the same voxels"
             )
+        shape = np.array(self.shape_vx) * self.multiple_of(part, what)
         place = []
         for axis, begins in enumerate(zip(part.offset_nm, self.offset_nm, strict=True)):
             begin = (begins[0] - begins[1]) / size[axis]
             end = begin + part.shape_vx[axis]
-            if (
-                abs(begin - round(begin)) > 1e-6
-                or begin < -1e-6
-                or end > self.shape_vx[axis] + 1e-6
-            ):
+            if abs(begin - round(begin)) > 1e-6 or begin < -1e-6 or end > shape[axis] + 1e-6:
                 covered = [
                     f"{o:g}..{o + n * size[axis]:g}"
-                    for o, n in zip(begins, (part.shape_vx[axis], self.shape_vx[axis]), strict=True)
+                    for o, n in zip(begins, (part.shape_vx[axis], shape[axis]), strict=True)
                 ]
                 raise InputError(
                     f"{what} {self.path} does not cover {part.path} on whole voxels along "
@@ -161,6 +161,23 @@ class Image:
                 )
             place.append(round(begin))
         return place[0], place[1], place[2]
+
+    def multiple_of(self, finer: Image, what: str) -> tuple[int, int, int]:
+        """How many voxels of another image make one of this along z, y and x.
+
+        Raises
+        ------
+        InputError
+            It is no whole number; `what` says what this image is.
+        """
+        ratios = [a / b for a, b in zip(self.voxel_size_nm, finer.voxel_size_nm, strict=True)]
+        if any(abs(r - round(r)) > 1e-6 or round(r) < 1 for r in ratios):
+            raise InputError(
+                f"{what} {self.path} has the voxel size {self.voxel_size_nm} nm, which is no whole "
+                f"multiple of that of {finer.path}, {finer.voxel_size_nm} nm"
+            )
+        z, y, x = (round(r) for r in ratios)
+        return z, y, x
 
 
 def shifted(where: Sequence[slice], begin: Sequence[int]) -> tuple[slice, ...]:

@@ -35,31 +35,51 @@ class CompareStage(VoxelStage):
 
     Attributes
     ----------
-    predicted, truth : str
+    predicted, other : str
         Paths or URLs of the label arrays.
     begin : (int, int, int)
-        Voxel of the truth at which the prediction begins.
+        Where the prediction begins within the other, in voxels of the prediction.
+    multiple : (int, int, int)
+        Voxels of the prediction that make one of the other.
+    predicted_only : bool
+        Leave out what meets no predicted label.
     blocks : BlockGrid
         Of the prediction.
     """
 
     predicted: str
-    truth: str
+    other: str
     begin: Index
+    multiple: Index
+    predicted_only: bool
     blocks: BlockGrid
 
     name = "compare"
 
     def start(self) -> Any:
-        return [open_image(path, channels=0).array for path in (self.predicted, self.truth)]
+        return [open_image(path, channels=0).array for path in (self.predicted, self.other)]
 
     def read(self, index: Index, loaded: Any) -> Any:
         where = self.blocks.slices(index)
-        predicted, truth = loaded
-        return [np.asarray(predicted[where]), np.asarray(truth[shifted(where, self.begin)])]
+        predicted, other = loaded
+        fine = shifted(where, self.begin)
+        coarse = tuple(
+            slice(w.start // m, -(-w.stop // m)) for w, m in zip(fine, self.multiple, strict=True)
+        )
+        labels = np.asarray(other[coarse])
+        for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
+            if m > 1:
+                labels = np.repeat(labels, m, axis=axis)
+                first = wanted.start % m
+                labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
+        return [np.asarray(predicted[where]), labels]
 
     def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
-        pairs, counts = meetings([tuple(given)])
+        predicted, other = given
+        if self.predicted_only:
+            there = predicted != 0
+            predicted, other = predicted[there], other[there]
+        pairs, counts = meetings([(predicted, other)])
         return {"pairs": pairs, "counts": counts}
 
 
@@ -110,27 +130,84 @@ def evaluate_blockwise(
         Blocks failed; what is done is kept.
     """
     begin = truth.place_of(predicted, "the truth")
-    for image in (predicted, truth):
-        if image.array.dtype.kind not in "uib":
-            raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
     if labels == "union" and is_mask(truth):
         whole = truth_instances(np.asarray(truth.array[:]), labels, dilate_sz)
         whole = whole[shifted([slice(0, n) for n in predicted.shape_vx], begin)]
         return Evaluation.of([(np.asarray(predicted.array[:]), whole)], labels, min_size)
+    pairs, counts = meetings_blockwise(
+        predicted,
+        truth,
+        "the truth",
+        block_shape=block_shape,
+        work_dir=work_dir,
+        num_workers=num_workers,
+        workers=workers,
+    )
+    return Evaluation.of_meetings(pairs, counts, labels, min_size)
+
+
+def meetings_blockwise(
+    predicted: Image,
+    other: Image,
+    what: str,
+    *,
+    coarser: bool = False,
+    predicted_only: bool = False,
+    block_shape: Sequence[int],
+    work_dir: str | os.PathLike[str],
+    num_workers: int = 1,
+    workers: Workers | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `synpol.evaluation.meetings` finds in all blocks of two label volumes of any size.
+
+    Parameters
+    ----------
+    predicted, other : Image
+        The other covers the prediction.
+    what : str
+        What the other is, for messages.
+    coarser : bool
+        Whether its voxels may be whole multiples of those of the prediction.
+    predicted_only : bool
+        Leave out what meets no predicted label.
+    block_shape, work_dir, num_workers, workers
+        As in `evaluate_blockwise`.
+
+    Returns
+    -------
+    pairs : (k, 2) uint64
+    counts : (k,) int64
+        Voxels of the prediction; a pair may come more than once.
+    """
+    for image in (predicted, other):
+        if image.array.dtype.kind not in "uib":
+            raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
+    begin = other.place_of(predicted, what, coarser)
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
-    sources = [identity_of(image) for image in (predicted, truth)]
-    digest = hash_of({"sources": sources, "block": blocks.block, "code": VERSION})
+    sources = [identity_of(image) for image in (predicted, other)]
+    digest = hash_of(
+        {"sources": sources, "block": blocks.block, "only": predicted_only, "code": VERSION}
+    )
     work = work_folder("", work_dir)
-    what = f"comparison of {predicted.path} with {truth.path}"
-    with Driver(work, what, num_workers, workers) as driver:
+    with Driver(
+        work, f"comparison of {predicted.path} with {other.path}", num_workers, workers
+    ) as driver:
         folder = work / f"compare-{digest[:16]}"
-        stage = CompareStage(folder, blocks.grid, predicted.path, truth.path, begin, blocks)
+        stage = CompareStage(
+            folder,
+            blocks.grid,
+            predicted.path,
+            other.path,
+            begin,
+            other.multiple_of(predicted, what),
+            predicted_only,
+            blocks,
+        )
         driver.run(stage)
         records = [read_record(folder, index) for index in blocks_of(blocks.grid)]
         shutil.rmtree(folder)
     pairs = np.concatenate([record["pairs"] for record in records])
-    counts = np.concatenate([record["counts"] for record in records])
-    return Evaluation.of_meetings(pairs, counts, labels, min_size)
+    return pairs, np.concatenate([record["counts"] for record in records])
 
 
 def is_mask(truth: Image) -> bool:

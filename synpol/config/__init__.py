@@ -14,7 +14,7 @@ from synpol.config.data import (
     SyntheticDataset,
     TrainingVolume,
 )
-from synpol.config.inference import Decode, Evaluate, Predict, Roi, Tune, Workers
+from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, Workers
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
 from synpol.config.section import Section
@@ -23,6 +23,7 @@ from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
 __all__ = [
     "Augment",
     "Config",
+    "Connect",
     "Data",
     "Decode",
     "EmR50",

@@ -217,3 +217,13 @@ class Evaluate(Section):
     compare: list[str] = Field(
         default=[], description="scores.json files of other runs, shown beside in the report"
     )
+
+
+class Connect(Section):
+    """The neurons that synapses join."""
+
+    segmentation: str | None = Field(
+        default=None,
+        description="path or URL of the neurons (z, y, x), 0 between them; voxels may be whole "
+        "multiples of the image's",
+    )

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from synpol.config.data import Data, Prepare
-from synpol.config.inference import Decode, Evaluate, Predict, Tune, Workers
+from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, Workers
 from synpol.config.section import Section, Triple
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
 from synpol.errors import InputError
@@ -36,6 +36,7 @@ class Config(Section):
     workers: Workers = Field(default=Workers(), description="workers")
     tune: Tune = Field(default=Tune(), description="threshold")
     evaluate: Evaluate = Field(default=Evaluate(), description="scores")
+    connect: Connect = Field(default=Connect(), description="connectivity")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

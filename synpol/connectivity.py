@@ -1,0 +1,150 @@
+"""Who talks to whom: neurons on both sides of every synapse, and the graph of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import networkx as nx
+import numpy as np
+import pyarrow as pa
+
+from synpol.arrays import Image
+from synpol.blockwise.compare import meetings_blockwise
+
+if TYPE_CHECKING:
+    from synpol.config import Workers
+
+
+def partners_blockwise(
+    instances: Image,
+    segmentation: Image,
+    *,
+    block_shape: Sequence[int],
+    work_dir: str | os.PathLike[str],
+    num_workers: int = 1,
+    workers: Workers | None = None,
+) -> pa.Table:
+    """The neuron on each side of every synapse, of volumes of any size.
+
+    Parameters
+    ----------
+    instances : Image
+        2n-1 on the pre side of synapse n, 2n on its post side.
+    segmentation : Image
+        Neurons, 0 between them. Covers the instances; its voxels are whole multiples of theirs.
+    block_shape, work_dir, num_workers, workers
+        As in `synpol.blockwise.compare.evaluate_blockwise`.
+
+    Returns
+    -------
+    pyarrow.Table
+        See `partners_of`.
+
+    Raises
+    ------
+    InputError
+        The volumes do not fit, or hold no labels.
+    """
+    pairs, counts = meetings_blockwise(
+        instances,
+        segmentation,
+        "the segmentation",
+        coarser=True,
+        predicted_only=True,
+        block_shape=block_shape,
+        work_dir=work_dir,
+        num_workers=num_workers,
+        workers=workers,
+    )
+    return partners_of(pairs, counts)
+
+
+def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
+    """The neuron that most voxels of each side lie in.
+
+    Parameters
+    ----------
+    pairs : (k, 2) uint64
+        Instance label (not 0) and neuron.
+    counts : (k,) int64
+        Voxels; a pair may come more than once.
+
+    Returns
+    -------
+    pyarrow.Table
+        Sorted by ``synapse_id``. ``pre_id`` and ``post_id``: the neuron with most voxels of the
+        side (of equals the smallest id), 0 where there is none; ``pre_fraction`` and
+        ``post_fraction``: its share of all voxels of the side; ``autapse``: both are the same
+        neuron; ``unassigned``: a side has none.
+    """
+    unique, into = np.unique(pairs, axis=0, return_inverse=True)
+    voxels = np.zeros(len(unique), np.int64)
+    np.add.at(voxels, into.reshape(-1), counts)
+    label, neuron = unique.T
+    labels, side = np.unique(label, return_inverse=True)
+    total = np.bincount(side, weights=voxels, minlength=len(labels))
+    inside = np.flatnonzero(neuron)
+    order = inside[np.lexsort((neuron[inside], -voxels[inside], side[inside]))]
+    sides, first = np.unique(side[order], return_index=True)
+    best, share = np.zeros(len(labels), np.uint64), np.zeros(len(labels))
+    best[sides] = neuron[order[first]]
+    share[sides] = voxels[order[first]] / total[sides]
+    two = np.uint64(2)
+    synapse = np.unique(labels // two + labels % two)
+    columns: dict[str, np.ndarray] = {"synapse_id": synapse}
+    for name, wanted in (("pre", two * synapse - np.uint64(1)), ("post", two * synapse)):
+        at = np.minimum(np.searchsorted(labels, wanted), max(0, len(labels) - 1))
+        there = labels[at] == wanted
+        columns[f"{name}_id"] = np.where(there, best[at], np.uint64(0))
+        columns[f"{name}_fraction"] = np.where(there, share[at], 0.0)
+    columns["unassigned"] = (columns["pre_id"] == 0) | (columns["post_id"] == 0)
+    columns["autapse"] = ~columns["unassigned"] & (columns["pre_id"] == columns["post_id"])
+    return pa.table(columns)
+
+
+def connectivity(partners: pa.Table, synapses: pa.Table) -> nx.DiGraph:
+    """The graph of neurons.
+
+    Parameters
+    ----------
+    partners : pyarrow.Table
+        Of `partners_of`.
+    synapses : pyarrow.Table
+        The synapse table.
+
+    Returns
+    -------
+    networkx.DiGraph
+        Neurons by id; an edge from the pre to the post neuron with ``synapses`` (how many),
+        ``contact_area`` (nm^2, of all), and ``score`` (mean of the smaller mean probability of the
+        two sides). Synapses with an unassigned side are left out; autapses are loops.
+    """
+    both = partners.join(synapses, "synapse_id", join_type="inner").sort_by("synapse_id")
+    graph = nx.DiGraph()
+    for row in both.to_pylist():
+        if row["unassigned"]:
+            continue
+        ends = row["pre_id"], row["post_id"]
+        score = min(row["pre_score"], row["post_score"])
+        if not graph.has_edge(*ends):
+            graph.add_edge(*ends, synapses=0, contact_area=0.0, score=0.0)
+        edge = graph.edges[ends]
+        edge["score"] = (edge["score"] * edge["synapses"] + score) / (edge["synapses"] + 1)
+        edge["synapses"] += 1
+        edge["contact_area"] += row["contact_area"]
+    return graph
+
+
+def edge_table(graph: nx.DiGraph) -> pa.Table:
+    """The edges of `connectivity`, sorted by ``pre_id`` and ``post_id``."""
+    rows = sorted((pre, post, about) for pre, post, about in graph.edges(data=True))
+    columns = {
+        "pre_id": pa.array([r[0] for r in rows], pa.uint64()),
+        "post_id": pa.array([r[1] for r in rows], pa.uint64()),
+        "synapses": pa.array([r[2]["synapses"] for r in rows], pa.int64()),
+        "contact_area": pa.array([r[2]["contact_area"] for r in rows], pa.float64()),
+        "score": pa.array([r[2]["score"] for r in rows], pa.float64()),
+    }
+    return pa.table(columns)

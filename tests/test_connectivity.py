@@ -1,0 +1,157 @@
+"""Neurons on both sides of synapses, and the graph of them."""
+
+import hypothesis.strategies as st
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from recipes import run, run_refused, tiny_config, write
+
+from synpol import InputError
+from synpol.arrays import create_image, open_image
+from synpol.connectivity import connectivity, edge_table, partners_blockwise, partners_of
+
+
+def image(folder, name, array, voxel_size=(40, 8, 8), offset=(0, 0, 0)):
+    made = create_image(
+        folder,
+        name,
+        shape=array.shape,
+        dtype=array.dtype,
+        voxel_size=voxel_size,
+        offset=offset,
+        unit="nm",
+        chunk_shape=[min(4, s) for s in array.shape],
+    )
+    made.array[:] = array
+    return made
+
+
+def by_hand(instances, neurons):
+    """Majority of each side, voxel by voxel."""
+    rows = []
+    for n in sorted({int(label + 1) // 2 for label in np.unique(instances) if label}):
+        row = [n]
+        for label in (2 * n - 1, 2 * n):
+            inside = neurons[instances == label]
+            counts = {int(s): int((inside == s).sum()) for s in np.unique(inside) if s}
+            best = min(counts, key=lambda s: (-counts[s], s), default=0)
+            row += [best, counts[best] / len(inside) if best else 0.0]
+        unassigned = 0 in (row[1], row[3])
+        rows.append([*row, unassigned, not unassigned and row[1] == row[3]])
+    return rows
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, 5)] * 3), st.sampled_from([1, 2, 3]))
+def test_partners_are_the_majority_whatever_the_blocks(tmp_path_factory, seed, block, multiple):
+    folder = tmp_path_factory.mktemp("partners")
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 7, 3))
+    labels = rng.integers(0, 7, shape) * (rng.random(shape) < 0.6)
+    begin = [int(b) for b in rng.integers(0, 4, 3)]
+    factors = (1, multiple, multiple)
+    coarse = [-(-(s + b) // f) for s, b, f in zip(shape, begin, factors, strict=True)]
+    neurons = rng.integers(0, 4, coarse)
+    fine = neurons
+    for axis, f in enumerate(factors):
+        fine = np.repeat(fine, f, axis=axis)
+    seen = fine[tuple(slice(b, b + s) for b, s in zip(begin, shape, strict=True))]
+    size = (40, 8, 8)
+    found = partners_blockwise(
+        image(
+            folder,
+            "instances",
+            labels.astype(np.uint64),
+            offset=[b * v for b, v in zip(begin, size, strict=True)],
+        ),
+        image(
+            folder,
+            "neurons",
+            neurons.astype(np.uint32),
+            voxel_size=[v * f for v, f in zip(size, factors, strict=True)],
+        ),
+        block_shape=block,
+        work_dir=folder / "work",
+    )
+    rows = [list(row.values()) for row in found.to_pylist()]
+    names = ["synapse_id", "pre_id", "pre_fraction", "post_id", "post_fraction"]
+    assert found.column_names == [*names, "unassigned", "autapse"]
+    assert rows == by_hand(labels, seen)
+
+
+def test_equal_shares_go_to_the_smaller_id_and_nothing_is_nobody():
+    pairs = np.array([[1, 9], [1, 4], [1, 9], [2, 0], [4, 7]], np.uint64)
+    found = partners_of(pairs, np.array([2, 5, 3, 8, 1])).to_pylist()
+    assert [row["pre_id"] for row in found] == [4, 0]
+    assert [row["post_id"] for row in found] == [0, 7]
+    assert found[0]["pre_fraction"] == 0.5 and found[1]["pre_fraction"] == 0
+    assert partners_of(pairs[:0], np.zeros(0, np.int64)).num_rows == 0
+
+
+def test_a_segmentation_that_does_not_fit_is_refused(tmp_path):
+    labels = np.ones((2, 4, 4), np.uint64)
+    instances = image(tmp_path, "instances", labels)
+    for name, more, why in (
+        ("finer", {"voxel_size": (20, 8, 8)}, "no whole multiple"),
+        ("odd", {"voxel_size": (40, 12, 8)}, "no whole multiple"),
+        ("beside", {"offset": (0, 8, 0)}, "does not cover"),
+        ("between", {"offset": (0, -4, 0)}, "on whole voxels"),
+    ):
+        other = image(tmp_path, name, np.ones((2, 5, 4), np.uint8), **more)
+        with pytest.raises(InputError, match=f"the segmentation .*{why}"):
+            partners_blockwise(instances, other, block_shape=(2, 2, 2), work_dir=tmp_path / "w")
+
+
+def table_of(rows):
+    names = ["synapse_id", "pre_score", "post_score", "contact_area"]
+    columns = [pa.array(column) for column in zip(*rows, strict=True)]
+    return pa.table([columns[0].cast(pa.uint64()), *columns[1:]], names)
+
+
+def test_the_graph_adds_up_synapses():
+    pairs = [[1, 10], [2, 20], [3, 10], [4, 20], [5, 20], [6, 20], [7, 10], [8, 0], [9, 30]]
+    partners = partners_of(np.array(pairs, np.uint64), np.ones(9, np.int64))
+    synapses = table_of(
+        [(1, 0.5, 0.9, 100.0), (2, 0.8, 0.7, 50.0), (3, 0.6, 0.9, 7.0), (4, 0.9, 0.9, 9.0)]
+        + [(5, 0.9, None, 0.0)]
+    )
+    graph = connectivity(partners, synapses)
+    assert sorted(graph.edges) == [(10, 20), (20, 20)]
+    assert graph.edges[10, 20] == pytest.approx(
+        {"synapses": 2, "contact_area": 150.0, "score": 0.6}
+    )
+    assert graph.edges[20, 20]["synapses"] == 1  # an autapse
+    rows = edge_table(graph).to_pylist()
+    assert [(r["pre_id"], r["post_id"], r["synapses"]) for r in rows] == [(10, 20, 2), (20, 20, 1)]
+    assert edge_table(connectivity(partners.slice(0, 0), synapses)).num_rows == 0
+
+
+def test_the_command_writes_tables_and_graph(tmp_path, capsys):
+    volume = np.zeros((3, 8, 40, 40), np.uint8)
+    for z, y, x in [(1, 4, 4), (2, 14, 20), (3, 30, 8)]:
+        volume[0, z : z + 3, y : y + 4, x : x + 4] = 200
+        volume[1, z : z + 3, y : y + 4, x + 4 : x + 8] = 250
+        volume[2, z : z + 3, y : y + 4, x : x + 8] = 255
+    neurons = np.ones((8, 20, 20), np.uint64) * 2**40
+    neurons[:, :, 4:] = 7
+    neurons[:, 14:] = 0
+    write(tmp_path / "result", "polarity", volume)
+    write(tmp_path, "neurons", neurons, voxel_size=(30, 32, 32))
+    config = tiny_config(tmp_path, connect={"segmentation": f"{tmp_path}/neurons"})
+    message = run_refused(capsys, "connect", config)
+    assert "instances" in message
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    assert run("connect", config) == 0
+    assert "3 synapses, 1 with a side in no neuron, 1 autapses" in capsys.readouterr().out
+    result = tmp_path / "result"
+    partners = pd.read_parquet(result / "partners.parquet")
+    assert partners.pre_id.tolist() == [2**40, 7, 0] and partners.post_id.tolist() == [7, 7, 0]
+    graph = nx.read_graphml(result / "connectivity.graphml", node_type=int)
+    assert dict(graph.edges[2**40, 7])["synapses"] == 1
+    area = open_image(result / "instances").voxel_size_nm
+    assert graph.edges[2**40, 7]["contact_area"] == 3 * 4 * area[0] * area[1]
+    assert pd.read_parquet(result / "connectivity.parquet").synapses.tolist() == [1, 1]
+    assert "connect.segmentation" in run_refused(capsys, "connect", tiny_config(tmp_path))
