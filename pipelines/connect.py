@@ -8,16 +8,18 @@ connectivity.graphml.
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import networkx as nx
 import pyarrow.parquet as pq
 
-from synpol.arrays import check_complete, check_writable, is_url, join, open_image
+from synpol.arrays import SETTINGS, check_complete, check_writable, is_url, join, open_image
 from synpol.blockwise.output import work_folder
+from synpol.blockwise.records import write_whole
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.connectivity import connectivity, edge_table, partners_blockwise
+from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
 
 
@@ -32,6 +34,12 @@ def main(config: Config, given: argparse.Namespace) -> None:
     segmentation = open_image(config.need("connect.segmentation"), channels=0)
     for image in (instances, segmentation):
         check_complete(image)
+    stored = instances.array.attrs.get(SETTINGS)
+    if isinstance(stored, dict) and (stored["semantic"] or not stored["sides"]):
+        raise InputError(
+            f"{instances.path} was decoded with sides = {stored['sides']}, semantic = "
+            f"{stored['semantic']}; partners need numbered sides"
+        )
     if not table.is_file():
         raise InputError(f"there is no {table}; pipelines/predict_blockwise.py makes it")
     check_writable(folder)
@@ -43,10 +51,16 @@ def main(config: Config, given: argparse.Namespace) -> None:
         num_workers=config.workers.num_workers,
         workers=config.workers,
     )
-    graph = connectivity(partners, pq.read_table(table))
-    pq.write_table(partners, folder / "partners.parquet")
-    pq.write_table(edge_table(graph), folder / "connectivity.parquet")
-    nx.write_graphml(graph, folder / "connectivity.graphml")
+    columns = ["synapse_id", "pre_score", "post_score", "contact_area"]
+    edges = connections(partners, pq.read_table(table, columns=columns))
+    graph = graph_of(edges)
+    for name, rows in (("partners", partners), ("connectivity", edges)):
+        made = io.BytesIO()
+        pq.write_table(rows, made)
+        write_whole(folder / f"{name}.parquet", made.getbuffer())
+    made = io.BytesIO()
+    nx.write_graphml(graph, made)
+    write_whole(folder / "connectivity.graphml", made.getbuffer())
     counts = {name: int(partners[name].to_numpy().sum()) for name in ("unassigned", "autapse")}
     print(
         f"{partners.num_rows} synapses, {counts['unassigned']} with a side in no neuron, "

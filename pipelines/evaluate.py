@@ -37,6 +37,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     for image in (instances, true):
         check_complete(image)
     check_settings(config, instances)
+    protocols = protocol_scores(config, instances, true)
     evaluation = evaluate_blockwise(
         instances,
         true,
@@ -49,7 +50,6 @@ def main(config: Config, given: argparse.Namespace) -> None:
         workers=config.workers,
     )
     scores = evaluation.to_json(config.evaluate.iou)
-    protocols = protocol_scores(config, instances, true)
     if protocols:
         scores["protocols"] = protocols
     write_report(config, output, scores, Path(output) / "report.html", evaluation.correct())

@@ -25,6 +25,7 @@ from synpol.table_forms import (
     cave_rows,
     fill_graph,
     open_graph,
+    opened,
     synful_rows,
     write_csv,
     write_parquet_form,
@@ -45,8 +46,11 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if given.postgres is None and not any(files):
         raise InputError("say what to write: --csv, --cave, --synful, --sqlite or --postgres")
     for file in filter(None, files):
+        if file.is_dir():
+            raise InputError(f"{file} is a folder; a file to write is expected")
         check_writable(file.parent)
     table = Path(output) / "synapses.parquet"
+    opened(table)
     grid = open_image(join(output, "instances"), channels=0)
     if given.csv:
         print(f"{write_csv(table, given.csv)} synapses in {given.csv}")

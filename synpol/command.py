@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def run_command(
 def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:
     """Add a line to ``<run_dir>/timings.csv``: what was run and how long it took."""
     path = Path(config.run_dir) / "timings.csv"
-    if path.parent.is_dir():
+    if path.parent.is_dir() and os.environ.get("RANK", "0") == "0":  # of several processes one
         with open(path, "a", newline="") as file:
             csv.writer(file).writerow([Path(sys.argv[0]).name, *sources[1:], f"{seconds:.1f}"])
 

@@ -104,47 +104,45 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
     return pa.table(columns)
 
 
-def connectivity(partners: pa.Table, synapses: pa.Table) -> nx.DiGraph:
-    """The graph of neurons.
+def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:
+    """The pairs of neurons that synapses join.
 
     Parameters
     ----------
     partners : pyarrow.Table
         Of `partners_of`.
     synapses : pyarrow.Table
-        The synapse table.
+        The synapse table; its columns ``synapse_id`` (sorted), ``pre_score``, ``post_score`` and
+        ``contact_area``.
 
     Returns
     -------
-    networkx.DiGraph
-        Neurons by id; an edge from the pre to the post neuron with ``synapses`` (how many),
-        ``contact_area`` (nm^2, of all), and ``score`` (mean of the smaller mean probability of the
-        two sides). Synapses with an unassigned side are left out; autapses are loops.
+    pyarrow.Table
+        Sorted by ``pre_id`` and ``post_id``; ``synapses`` (how many), ``contact_area`` (nm^2, of
+        all), ``score`` (mean of the smaller mean probability of the two sides). Synapses with an
+        unassigned side are left out.
     """
-    both = partners.join(synapses, "synapse_id", join_type="inner").sort_by("synapse_id")
+    numbers, area = (synapses[k].to_numpy() for k in ("synapse_id", "contact_area"))
+    score = np.minimum(synapses["pre_score"].to_numpy(), synapses["post_score"].to_numpy())
+    there = ~partners["unassigned"].to_numpy() & np.isin(partners["synapse_id"].to_numpy(), numbers)
+    ends = np.stack([partners[k].to_numpy() for k in ("pre_id", "post_id")], axis=1)[there]
+    row = np.searchsorted(numbers, partners["synapse_id"].to_numpy()[there])
+    pairs, into, count = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    into = into.reshape(-1)
+    return pa.table(
+        {
+            "pre_id": pairs[:, 0],
+            "post_id": pairs[:, 1],
+            "synapses": count,
+            "contact_area": np.bincount(into, area[row], len(pairs)),
+            "score": np.bincount(into, score[row], len(pairs)) / np.maximum(count, 1),
+        }
+    )
+
+
+def graph_of(edges: pa.Table) -> nx.DiGraph:
+    """The rows of `connections` as a graph of neurons by id; autapses are loops."""
     graph = nx.DiGraph()
-    for row in both.to_pylist():
-        if row["unassigned"]:
-            continue
-        ends = row["pre_id"], row["post_id"]
-        score = min(row["pre_score"], row["post_score"])
-        if not graph.has_edge(*ends):
-            graph.add_edge(*ends, synapses=0, contact_area=0.0, score=0.0)
-        edge = graph.edges[ends]
-        edge["score"] = (edge["score"] * edge["synapses"] + score) / (edge["synapses"] + 1)
-        edge["synapses"] += 1
-        edge["contact_area"] += row["contact_area"]
+    for row in edges.to_pylist():
+        graph.add_edge(row.pop("pre_id"), row.pop("post_id"), **row)
     return graph
-
-
-def edge_table(graph: nx.DiGraph) -> pa.Table:
-    """The edges of `connectivity`, sorted by ``pre_id`` and ``post_id``."""
-    rows = sorted((pre, post, about) for pre, post, about in graph.edges(data=True))
-    columns = {
-        "pre_id": pa.array([r[0] for r in rows], pa.uint64()),
-        "post_id": pa.array([r[1] for r in rows], pa.uint64()),
-        "synapses": pa.array([r[2]["synapses"] for r in rows], pa.int64()),
-        "contact_area": pa.array([r[2]["contact_area"] for r in rows], pa.float64()),
-        "score": pa.array([r[2]["score"] for r in rows], pa.float64()),
-    }
-    return pa.table(columns)

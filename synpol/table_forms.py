@@ -26,8 +26,8 @@ ROWS = 50_000
 POSITION = "position"
 
 
-def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
-    """The table in parts of at most `ROWS` rows.
+def opened(table: str | os.PathLike[str]) -> pq.ParquetFile:
+    """The file of a synapse table.
 
     Raises
     ------
@@ -44,7 +44,12 @@ def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
         raise InputError(f"{table} is not a Parquet file: {error}") from None
     if "synapse_id" not in file.schema_arrow.names:
         raise InputError(f"{table} is not a synapse table: it has no column synapse_id")
-    for batch in file.iter_batches(ROWS):
+    return file
+
+
+def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
+    """The table in parts of at most `ROWS` rows; raises as `opened`."""
+    for batch in opened(table).iter_batches(ROWS):
         yield pa.Table.from_batches([batch])
 
 
@@ -179,7 +184,8 @@ def open_graph(
     }
     if sqlite is not None:
         sqlite.parent.mkdir(parents=True, exist_ok=True)
-        if sqlite.exists():
+        about_it = sqlite.parent / f"{sqlite.stem}-meta.json"  # where funlib.persistence puts it
+        if sqlite.exists() or about_it.exists():
             _refuse_foreign(SQLiteGraphDataBase, str(sqlite), {"db_file": sqlite})
         return SQLiteGraphDataBase(sqlite, **about)
     import psycopg2
@@ -214,18 +220,39 @@ def _refuse_foreign(kind: Any, name: str, where: dict[str, Any]) -> None:
     try:
         there = kind(**where, position_attribute=POSITION, mode="r")
     except RuntimeError:  # it knows of no graph there
-        if kind.__name__.startswith("SQLite"):
+        if "db_file" in where or _has_tables(where):
             raise InputError(
                 f"{name} exists and holds no synapses of synpol's; remove it or give another name"
             ) from None
         return
-    except AssertionError:  # a graph with other positions
+    except (AssertionError, KeyError, ValueError):  # a graph with other positions, or what looks so
         attributes: Any = {}
     else:
         attributes = there.node_attrs
         there.close() if hasattr(there, "close") else there.connection.close()
     if "touches_border" not in attributes:
         raise InputError(f"{name} holds another graph; give another database")
+
+
+def _has_tables(where: dict[str, Any]) -> bool:
+    """Whether a PostgreSQL database has tables that writing a graph would remove."""
+    import psycopg2
+
+    connection = psycopg2.connect(
+        host=where["db_host"],
+        database=where["db_name"],
+        user=where["db_user"],
+        port=where["db_port"],
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM information_schema.tables "
+                "WHERE table_name IN ('nodes', 'edges', 'metadata')"
+            )
+            return bool(cursor.fetchone()[0])
+    finally:
+        connection.close()
 
 
 def fill_graph(

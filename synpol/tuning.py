@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from synpol.config import Config
 from synpol.decoding import Foreground, threshold_of
-from synpol.evaluation import Evaluation, Labels
+from synpol.evaluation import Evaluation, Labels, truth_instances
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Label
     ----------
     polarity : (3, z, y, x) uint8 array
     truth : (z, y, x) array
-        Instances: 2n-1 / 2n, or n where `labels` is "union".
+        Labels; a mask is labelled anew for every box, as `synpol.evaluation.truth_instances` does.
     config : Config
     labels : {"polarity", "union"}
 
@@ -58,6 +58,7 @@ def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Label
     options, tune = config.decode, config.tune
     name = "polarity_correct" if labels == "polarity" else "synapse"
     boxes, smalls = choices(config)
+    instances_of = {box: truth_instances(truth, labels, box) for box in boxes}
     thresholds = [options.thres] if config.exclusive else tune.thres
     found = []
     total = len(thresholds) * len(boxes) * len(smalls)
@@ -69,7 +70,7 @@ def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Label
                 synapses = foreground.synapses(dilate_sz)
                 for small in smalls:
                     instances = foreground.instances(synapses, small)
-                    parts = [(instances, truth)]
+                    parts = [(instances, instances_of[dilate_sz])]
                     evaluation = Evaluation.of(parts, labels, config.evaluate.min_size)
                     match = evaluation.score(tune.iou)[name]
                     scores = match.f1, match.precision, match.recall

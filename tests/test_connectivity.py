@@ -11,7 +11,7 @@ from recipes import run, run_refused, tiny_config, write
 
 from synpol import InputError
 from synpol.arrays import create_image, open_image
-from synpol.connectivity import connectivity, edge_table, partners_blockwise, partners_of
+from synpol.connectivity import connections, graph_of, partners_blockwise, partners_of
 
 
 def image(folder, name, array, voxel_size=(40, 8, 8), offset=(0, 0, 0)):
@@ -118,15 +118,16 @@ def test_the_graph_adds_up_synapses():
         [(1, 0.5, 0.9, 100.0), (2, 0.8, 0.7, 50.0), (3, 0.6, 0.9, 7.0), (4, 0.9, 0.9, 9.0)]
         + [(5, 0.9, None, 0.0)]
     )
-    graph = connectivity(partners, synapses)
+    edges = connections(partners, synapses)
+    graph = graph_of(edges)
     assert sorted(graph.edges) == [(10, 20), (20, 20)]
     assert graph.edges[10, 20] == pytest.approx(
         {"synapses": 2, "contact_area": 150.0, "score": 0.6}
     )
     assert graph.edges[20, 20]["synapses"] == 1  # an autapse
-    rows = edge_table(graph).to_pylist()
+    rows = edges.to_pylist()
     assert [(r["pre_id"], r["post_id"], r["synapses"]) for r in rows] == [(10, 20, 2), (20, 20, 1)]
-    assert edge_table(connectivity(partners.slice(0, 0), synapses)).num_rows == 0
+    assert connections(partners.slice(0, 0), synapses).num_rows == 0
 
 
 def test_the_command_writes_tables_and_graph(tmp_path, capsys):
@@ -154,4 +155,6 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     area = open_image(result / "instances").voxel_size_nm
     assert graph.edges[2**40, 7]["contact_area"] == 3 * 4 * area[0] * area[1]
     assert pd.read_parquet(result / "connectivity.parquet").synapses.tolist() == [1, 1]
+    assert run("predict_blockwise", config, "decode.sides=false", "--only", "decode") == 0
+    assert "was decoded with sides = False" in run_refused(capsys, "connect", config)
     assert "connect.segmentation" in run_refused(capsys, "connect", tiny_config(tmp_path))

@@ -627,6 +627,14 @@ def test_a_part_is_compared_with_that_part_of_the_truth(tmp_path):
     assert same(compared(tmp_path, (image, true), "union"), expected)
 
 
+def test_a_work_folder_that_cannot_be_is_refused(tmp_path):
+    labels = np.ones((2, 3, 4), np.uint8)
+    images = volumes_on_disk(tmp_path, [labels] * 2, [(2, 2, 2)] * 2)
+    (tmp_path / "work").write_text("a file")
+    with pytest.raises(InputError, match="work"):
+        compared(tmp_path, images)
+
+
 @pytest.mark.parametrize(
     ("placement", "why"),
     [

@@ -19,8 +19,9 @@ from test_faults import command_of
 
 from synpol.arrays import open_image
 from synpol.blockwise import driver
-from synpol.blockwise.predict import flips_of, network_of, sample_mask
+from synpol.blockwise.predict import PredictJob, flips_of, network_of, sample_mask
 from synpol.config import load_config
+from synpol.errors import InputError
 
 PRECISE = {"train__precision": "float32"}
 
@@ -210,6 +211,29 @@ def test_a_part_is_decoded_and_done_again_and_another_part_is_refused(trained, c
     truth = open_image(trained / "data" / "truth").array[2:6, 10:40, 20:40]
     scores = json.loads((trained / "out" / "scores.json").read_text())["iou"]["0.5"]
     assert scores["synapse"]["truth"] == len(set(np.unique((truth + 1) // 2)) - {0}) > 0
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(trained, tmp_path):
+    config = load_config([str(tiny_config(trained, **PRECISE)), f"predict.output={tmp_path}/out"])
+    checkpoints = sorted((trained / "run" / "checkpoints").glob("0*.pt"))
+    named = tmp_path / "best.pt"
+    shutil.copy(checkpoints[0], named)
+    job = PredictJob.of(config, config.predict.raw, config.predict.output, named)
+    shutil.copy(checkpoints[-1], named)
+    with pytest.raises(InputError, match="was replaced while it is predicted with"):
+        job.run()
+    assert not open_image(f"{tmp_path}/out/polarity").array.attrs["synpol_complete"]
+
+
+def test_records_of_earlier_predictions_are_removed(trained):
+    config = tiny_config(trained, **PRECISE)
+    checkpoints = sorted((trained / "run" / "checkpoints").glob("0*.pt"))
+    for checkpoint in checkpoints[:2]:
+        for output in ("one", "two"):
+            where = f"predict.output={trained}/{output}", f"predict.checkpoint={checkpoint}"
+            shared = f"workers.work_dir={trained}/shared"
+            assert run("predict_blockwise", config, *where, shared, "--only", "predict") == 0
+    assert len(list((trained / "shared").glob("predict-*"))) == 2  # of each output the last
 
 
 def test_a_mask_beside_the_image_is_refused(trained, capsys):

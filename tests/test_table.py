@@ -5,6 +5,7 @@ import sqlite3
 
 import numpy as np
 import pandas as pd
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 from funlib.geometry import Roi
@@ -116,6 +117,9 @@ def test_a_database_of_somebody_else_is_left_alone(decoded, tmp_path, capsys):
     with sqlite3.connect(path) as plain:
         plain.execute("create table nodes (id integer)")
     assert "holds no synapses" in run_refused(capsys, "table", decoded, "--sqlite", path)
+    (tmp_path / "free-meta.json").write_text('{"mine": 1}')
+    assert "another" in run_refused(capsys, "table", decoded, "--sqlite", tmp_path / "free.db")
+    assert (tmp_path / "free-meta.json").read_text() == '{"mine": 1}'
     SQLiteGraphDataBase(
         tmp_path / "other.db", "position", mode="w", node_attrs={"position": Vec(float, 3)}
     ).close()
@@ -151,6 +155,18 @@ def test_synapses_are_nodes_in_postgres(decoded, monkeypatch, capsys):
         other.connection.close()
         message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/other")
         assert "holds another graph" in message
+        login = {"host": host, "port": int(port), "user": "tester"}
+        with psycopg2.connect(database="other", **login) as plain, plain.cursor() as cursor:
+            cursor.execute("DROP TABLE metadata")
+            cursor.execute("DROP TABLE nodes; CREATE TABLE nodes (who text)")
+            cursor.execute("INSERT INTO nodes VALUES ('me')")
+        plain.close()
+        message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/other")
+        assert "holds no synapses" in message
+        with psycopg2.connect(database="other", **login) as plain, plain.cursor() as cursor:
+            cursor.execute("SELECT who FROM nodes")
+            assert cursor.fetchall() == [("me",)]
+        plain.close()
         monkeypatch.setenv("PGUSER", "nobody")
         message = run_refused(capsys, "table", decoded, "--postgres", f"{address}/synapses")
         assert "refuses" in message and "nobody" in message
@@ -171,6 +187,13 @@ def test_synapses_are_nodes_in_postgres(decoded, monkeypatch, capsys):
 )
 def test_what_cannot_be_meant_is_refused(decoded, capsys, arguments, why):
     assert why in run_refused(capsys, "table", decoded, *arguments)
+
+
+@pytest.mark.parametrize("form", ["--csv", "--cave", "--sqlite"])
+def test_a_folder_is_no_file_to_write(decoded, tmp_path, capsys, form):
+    assert "is a folder" in run_refused(capsys, "table", decoded, form, tmp_path)
+    (tmp_path / "result" / "synapses.parquet").unlink()
+    assert "no synapse table" in run_refused(capsys, "table", decoded, form, tmp_path / "a")
 
 
 def test_a_missing_or_foreign_table_is_refused(decoded, tmp_path, capsys):

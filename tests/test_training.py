@@ -1,6 +1,7 @@
 """Training: validation beside it, what a kill leaves, and several processes."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from recipes import ROOT, run, run_refused, tiny_config, tiny_volume
 
 from synpol.config import Train, load_config
 from synpol.training.checkpoint import best_checkpoint, find_checkpoint, latest_checkpoint
-from synpol.training.validation import Validated, read_validation, validates_at
+from synpol.training.validation import Validated, Validation, read_validation, validates_at
 
 
 @pytest.fixture
@@ -81,10 +82,34 @@ def test_the_best_checkpoint_is_kept_and_predicted_with(tiny):
     best = max(rows, key=lambda row: row.f1)
     assert best.f1 > 0  # otherwise this test would say nothing
     kept = torch.load(best_checkpoint(str(tiny / "run")), weights_only=True)
-    assert kept["iteration"] == best.iteration
+    equal = [row.iteration for row in rows if row.f1 == best.f1]
+    assert kept["iteration"] == equal[-1]
     assert find_checkpoint(load_config([str(config), sides])) == best_checkpoint(str(tiny / "run"))
     never = load_config([str(config), "train.validate_every=0"])
     assert find_checkpoint(never) == latest_checkpoint(str(tiny / "run"))
+
+
+def rows_of(*f1, settings="a"):
+    return [Validated(10 * n, f, 0.5, 0.5, 1, 2, 3, settings) for n, f in enumerate(f1, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("f1", "best", "stops"),
+    [
+        ([], None, False),
+        ([0, 0, 0, 0, 0], None, False),  # sides are still tied: that is no reason to end
+        ([0, 0, 0.1], 30, False),
+        ([0, 0.1, 0.1, 0.05], 30, True),  # of equals the last is kept, patience began at the first
+        ([0.3, 0.2, 0.4, 0.1], 30, False),
+        ([0.3, 0.2, 0.1], 10, True),
+    ],
+)
+def test_the_best_row_and_when_to_stop(tiny, f1, best, stops):
+    config = tiny_config(tiny, train__validate_every=10, train__patience=2)
+    validation = Validation(load_config([str(config)]))
+    validation.rows = rows_of(*f1)
+    assert (validation.best and validation.best.iteration) == best
+    assert validation.stops == stops
 
 
 def test_training_stops_where_validation_brings_nothing_better(tiny, capsys):
@@ -95,14 +120,20 @@ def test_training_stops_where_validation_brings_nothing_better(tiny, capsys):
         train__patience=2,
         train__lr=1e-9,
         train__lr_min=0,
+        tune={"iou": 0.01},
+        decode={"thres": 0.1, "thres_small": 0, "block_shape": [8, 48, 48]},
     )
-    assert run("train", config) == 0
+    # an untrained network says "synapse" everywhere, which meets every side a little
+    whole = "data.validation.labels=union"
+    assert run("train", config, whole) == 0
     rows = read_validation(tiny / "run" / "validation.csv")
     assert [row.iteration for row in rows] == [2, 4, 6]
-    assert len({row.f1 for row in rows}) == 1
+    assert len({row.f1 for row in rows}) == 1 and rows[0].f1 > 0
+    best = torch.load(best_checkpoint(str(tiny / "run")), weights_only=True)
+    assert best["iteration"] == 6
     before = state_of(latest_checkpoint(str(tiny / "run")))
     capsys.readouterr()
-    assert run("train", config) == 0
+    assert run("train", config, whole) == 0
     assert "trained at iteration 6" in capsys.readouterr().out
     assert same(before, state_of(latest_checkpoint(str(tiny / "run"))))
     assert run("train", config, "train.patience=0", "train.validate_every=0") == 0
@@ -115,10 +146,54 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tiny):
     table = tiny / "run" / "validation.csv"
     whole = table.read_bytes()
     table.write_bytes(b"\n".join(whole.splitlines()[:2]) + b"\n")
-    best_checkpoint(str(tiny / "run")).unlink()
     assert run("train", config) == 0
     assert [row.iteration for row in read_validation(table)] == [2, 4]
     assert table.read_bytes().splitlines() == whole.splitlines()
+
+
+def written(tiny, rows):
+    """A run with checkpoints of iterations 0, 2 and 4, and these validations."""
+    config = tiny_config(tiny, train__validate_every=100, train__checkpoint_every=2)
+    if not (tiny / "run").exists():
+        assert run("train", config) == 0
+    validation = Validation(load_config([str(config)]), 100)
+    validation.rows = [dataclasses.replace(r, settings=validation.settings) for r in rows]
+    validation._write()
+    return load_config([str(config)])
+
+
+def best_iteration(tiny):
+    path = best_checkpoint(str(tiny / "run"))
+    return torch.load(path, weights_only=True)["iteration"] if path.exists() else None
+
+
+def test_the_best_checkpoint_is_that_of_the_best_row(tiny, caplog):
+    two, four = (dataclasses.replace(rows_of(0.5)[0], iteration=i) for i in (2, 4))
+    config = written(tiny, [two])
+    best = best_checkpoint(str(tiny / "run"))
+    best.unlink(missing_ok=True)
+    Validation(config, 4)
+    assert best_iteration(tiny) == 2  # it was killed before it could be kept
+    written(tiny, [two, dataclasses.replace(four, f1=0.9)])
+    Validation(config, 4)
+    assert best_iteration(tiny) == 4
+    assert [r.iteration for r in Validation(config, 2).rows] == [2]
+    assert best_iteration(tiny) == 2  # the run goes on from there
+    lost = dataclasses.replace(four, iteration=3)
+    written(tiny, [lost])
+    assert Validation(config, 4).rows == [] and best_iteration(tiny) is None
+    assert "validation begins anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["tune.iou=0.3", "decode.thres=0.4", "evaluate.min_size=3", "predict.overlap=0.25"],
+)
+def test_scores_of_other_settings_are_not_compared(tiny, change):
+    config = written(tiny, [dataclasses.replace(rows_of(0.5)[0], iteration=2)])
+    assert len(Validation(config, 4).rows) == 1
+    path = str(tiny / "config.yaml")
+    assert Validation(load_config([path, change]), 4).rows == []
 
 
 def test_validation_is_due_at_its_iterations_and_at_the_end():
@@ -139,9 +214,10 @@ def test_validation_needs_a_volume(tiny, capsys):
 def test_rows_of_a_validation_read_back(tmp_path):
     assert read_validation(tmp_path / "none.csv") == []
     (tmp_path / "a.csv").write_text(
-        "iteration,f1,precision,recall,matched,predicted,truth\n10,0.5,0.25,1.0,3,12,3\n"
+        "iteration,f1,precision,recall,matched,predicted,truth,settings\n"
+        "10,0.5,0.25,1.0,3,12,3,ab\n"
     )
-    assert read_validation(tmp_path / "a.csv") == [Validated(10, 0.5, 0.25, 1.0, 3, 12, 3)]
+    assert read_validation(tmp_path / "a.csv") == [Validated(10, 0.5, 0.25, 1.0, 3, 12, 3, "ab")]
 
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_killed(tiny):

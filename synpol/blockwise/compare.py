@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.arrays import Image, open_image, shifted
+from synpol.arrays import Image, check_writable, open_image, shifted
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.output import hash_of, identity_of, work_folder
@@ -189,6 +189,7 @@ def meetings_blockwise(
         {"sources": sources, "block": blocks.block, "only": predicted_only, "code": VERSION}
     )
     work = work_folder("", work_dir)
+    check_writable(work)
     with Driver(
         work, f"comparison of {predicted.path} with {other.path}", num_workers, workers
     ) as driver:

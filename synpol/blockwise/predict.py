@@ -52,6 +52,8 @@ class PredictStage(VoxelStage):
     ----------
     raw, polarity, checkpoint : str
         Paths of the image, of the array to write, and of the checkpoint.
+    weights : str
+        SHA-256 of the checkpoint.
     blocks : BlockGrid
         Of the part that is predicted.
     part : Part
@@ -66,6 +68,7 @@ class PredictStage(VoxelStage):
     raw: str
     polarity: str
     checkpoint: str
+    weights: str
     blocks: BlockGrid
     part: Part
     windows: WindowGrid
@@ -87,6 +90,11 @@ class PredictStage(VoxelStage):
         if self.threads:
             torch.set_num_threads(self.threads)
         trained = load_trained(Path(self.checkpoint), self.config)
+        if trained.digest != self.weights:
+            raise InputError(
+                f"{self.checkpoint} was replaced while it is predicted with, by a training "
+                "that goes on; name a checkpoint that stays: predict.checkpoint=FILE"
+            )
         raw = open_image(self.raw, channels=0)
         polarity = open_image(self.polarity, channels=3, mode="r+").array
         mask = self.config.predict.mask
@@ -232,6 +240,8 @@ class PredictJob:
     windows : WindowGrid
     workers, gpus : int
         How many workers, and GPUs of each that a cluster gives out.
+    weights : str
+        SHA-256 of the checkpoint.
     digest : str
         Hash of all that the result depends on.
     work : Path
@@ -248,6 +258,7 @@ class PredictJob:
     windows: WindowGrid
     workers: int
     gpus: int
+    weights: str
     digest: str
     work: Path
 
@@ -283,7 +294,7 @@ class PredictJob:
                     f"{source.unit}; give both in one unit"
                 )
             part.check_meets(mask, source)
-        digest = load_trained(checkpoint, config).digest
+        weights = load_trained(checkpoint, config).digest
         blocks = BlockGrid.of(part.shape, predict.block_shape)
         remote_gpu = settings.executor != "local" and settings.gpus > 0
         if remote_gpu:  # this machine need not have one
@@ -297,7 +308,7 @@ class PredictJob:
             {
                 "source": identity_of(source),
                 "mask": None if mask is None else identity_of(mask),
-                "checkpoint": digest,
+                "checkpoint": weights,
                 "predict": predict.model_dump(mode="json", include=options),
                 "window": config.window,
                 "block": blocks.block,
@@ -318,6 +329,7 @@ class PredictJob:
             windows,
             num_workers or settings.num_predict_workers,
             settings.gpus if remote_gpu else 0,
+            weights,
             decided,
             work,
         )
@@ -325,8 +337,12 @@ class PredictJob:
     @property
     def folder(self) -> Path:
         """Of the records."""
-        place = str(Path(self.output).resolve())
-        return self.work / f"predict-{hash_of([self.digest, place])[:16]}"
+        return self.work / f"{self._records}{self.digest[:16]}"
+
+    @property
+    def _records(self) -> str:
+        """What the names of all records begin with that were made for this output."""
+        return f"predict-{hash_of(str(Path(self.output).resolve()))[:8]}-"
 
     def stage(self, polarity: str) -> PredictStage:
         """The stage that writes an array."""
@@ -337,6 +353,7 @@ class PredictJob:
             self.source.path,
             polarity,
             str(self.checkpoint),
+            self.weights,
             self.blocks,
             self.part,
             self.windows,
@@ -378,7 +395,8 @@ class PredictJob:
             for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
         ]
         # what is done was done to an array that is not there any more
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for old in self.work.glob(f"{self._records}*"):
+            shutil.rmtree(old, ignore_errors=True)
         begin = zip(source.offset, self.part.begin, source.voxel_size, strict=True)
         exclusive = {"exclusive": config.exclusive}
         return create_image(

@@ -93,7 +93,7 @@ class Data(Section):
 
     train: list[TrainingVolume] = Field(default=[], description="volumes that are trained on")
     validation: TrainingVolume | None = Field(
-        default=None, description="volume on which the decoding threshold is chosen"
+        default=None, description="volume on which the threshold is chosen, and training validates"
     )
     intensity_range: tuple[float, float] | None = Field(
         default=None,

@@ -28,7 +28,9 @@ class Predict(Section):
         default=None, description="folder or URL that gets polarity, instances and the table"
     )
     checkpoint: str | None = Field(
-        default=None, description="checkpoint file; default: the latest of run_dir"
+        default=None,
+        description="checkpoint file; default: the best of run_dir where train.validate_every is "
+        "set, else its latest",
     )
     window: Triple | None = Field(
         default=None, description="voxels (z, y, x) the network sees at once; default: train.patch"

@@ -15,6 +15,8 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.model import RSUNet, build_model
 
+#: raised when the request graph draws other patches from the same seed than it did
+REQUEST_GRAPH = 2
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
 _FREE = {
     "num_workers",
@@ -32,6 +34,7 @@ def training_identity(config: Config) -> dict[str, Any]:
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
     identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    identity["request_graph"] = REQUEST_GRAPH
     identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE}
     return identity
 

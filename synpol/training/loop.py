@@ -103,10 +103,15 @@ class Trainer:
         newest = latest_checkpoint(config.run_dir)
         if newest is not None:
             self._resume(load_checkpoint(newest), newest)
+        if self.processes.sums([self.iteration]) != [self.iteration * self.processes.size]:
+            raise InputError(
+                f"process {self.processes.rank} finds iteration {self.iteration} in "
+                f"{config.run_dir}, others another: run_dir has to be one folder that all share"
+            )
         self.network = self.processes.together(self.model)
         self.validation: Validation | None = None
         if config.train.validate_every and self.processes.is_first:
-            self.validation = Validation(config, self.iteration)
+            self.validation = Validation(config, self.iteration, self.device)
         #: whether validation has ended the run early
         self.stopped = self._stops()
 
@@ -224,15 +229,12 @@ class Trainer:
             row, best = self.validation.run(self.iteration)
             if log is not None:
                 log.validated(row)
-            tqdm.write(
-                f"iteration {row.iteration}: validation F1 {row.f1:.3f}"
-                + (
-                    ", the best so far"
-                    if row is best
-                    else f" (best: {best.f1:.3f} at {best.iteration})"
-                ),
-                file=sys.stderr,
-            )
+            said = f"iteration {row.iteration}: validation F1 {row.f1:.3f}"
+            if row is best:
+                said += ", the best so far"
+            elif best is not None:
+                said += f" (best: {best.f1:.3f} at {best.iteration})"
+            tqdm.write(said, file=sys.stderr)
         self.processes.wait()
         self.stopped = self._stops()
 

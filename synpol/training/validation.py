@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +17,16 @@ import torch
 from synpol.arrays import Image, join, open_image
 from synpol.blockwise.compare import evaluate_blockwise
 from synpol.blockwise.decode import decode_blockwise
-from synpol.blockwise.output import work_folder
+from synpol.blockwise.output import hash_of, identity_of, work_folder
 from synpol.blockwise.predict import predict_blockwise
 from synpol.blockwise.records import write_whole
 from synpol.config import Config, Train, Workers
 from synpol.errors import InputError
-from synpol.evaluation import Labels, Matching, truth_instances
-from synpol.training.checkpoint import best_checkpoint, checkpoint_path
+from synpol.evaluation import Labels, Matching
+from synpol.training.checkpoint import best_checkpoint, checkpoint_path, load_checkpoint
 from synpol.training.volumes import OpenVolume, open_volume
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,27 @@ class ValidationVolume:
     Attributes
     ----------
     config : Config
-        Without what says which part of another volume is to be predicted, and by whom.
+        Without what says which part of another volume is to be predicted.
     volume : OpenVolume
     labels : {"polarity", "union"}
+    output : str
+        Container of the prediction.
     """
 
     config: Config
     volume: OpenVolume
     labels: Labels
+    output: str
 
     @classmethod
-    def of(cls, config: Config) -> ValidationVolume:
+    def of(cls, config: Config, folder: str = "validation") -> ValidationVolume:
         """
+        Parameters
+        ----------
+        config : Config
+        folder : str
+            Of the prediction, in ``run_dir``.
+
         Raises
         ------
         InputError
@@ -55,21 +68,31 @@ class ValidationVolume:
         whole = config.predict.model_copy(update={"roi": None, "mask": None})
         config = config.model_copy(update={"predict": whole})
         volume = open_volume(validation, config.data.intensity_range)
-        return cls(config, volume, validation.labels)
-
-    @property
-    def output(self) -> str:
-        """Container of the prediction."""
-        return join(self.config.run_dir, "validation")
+        return cls(config, volume, validation.labels, join(config.run_dir, folder))
 
     def predict(self, checkpoint: Path) -> Image:
         """Predict all of it."""
         return predict_blockwise(self.config, self.volume.raw.path, self.output, checkpoint)
 
     def truth(self) -> np.ndarray:
-        """The true instances, (z, y, x)."""
-        truth = np.asarray(self.volume.truth.array[:])
-        return truth_instances(truth, self.labels, self.config.decode.dilate_sz)
+        """The labels, (z, y, x)."""
+        return np.asarray(self.volume.truth.array[:])
+
+    def digest(self) -> str:
+        """Hash of everything but the network that a score of `Validation` depends on."""
+        config = self.config
+        whole = config.model_dump(
+            mode="json",
+            include={
+                "data": {"validation", "intensity_range"},
+                "predict": {"overlap", "blending", "flip_axes"},
+                "decode": {"thres", "thres_small", "dilate_sz"},
+                "tune": {"iou"},
+                "evaluate": {"min_size"},
+            },
+        )
+        sources = [identity_of(image) for image in (self.volume.raw, self.volume.truth)]
+        return hash_of([whole, config.window, sources])[:16]
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,8 @@ class Validated:
         volume are unknown.
     matched, predicted, truth : int
         Synapses.
+    settings : str
+        `ValidationVolume.digest`: rows of other settings cannot be compared.
     """
 
     iteration: int
@@ -93,6 +118,7 @@ class Validated:
     matched: int
     predicted: int
     truth: int
+    settings: str
 
 
 class Validation:
@@ -103,7 +129,10 @@ class Validation:
     config : Config
         With ``train.validate_every`` above 0.
     iteration : int
-        At which the run goes on: what an earlier one wrote beyond it is forgotten.
+        At which the run goes on: what an earlier one wrote beyond it is forgotten, and so is what
+        was scored with other settings.
+    device : torch.device, optional
+        That this process trains on; by default the config decides.
 
     Raises
     ------
@@ -111,42 +140,68 @@ class Validation:
         The validation volume cannot be used.
     """
 
-    def __init__(self, config: Config, iteration: int = 0) -> None:
+    def __init__(
+        self, config: Config, iteration: int = 0, device: torch.device | None = None
+    ) -> None:
         # this process has the processor and the GPU already
-        alone = Workers(num_workers=1, num_predict_workers=1)
-        self.place = ValidationVolume.of(config.model_copy(update={"workers": alone}))
+        alone: dict[str, Any] = {"workers": Workers(num_workers=1, num_predict_workers=1)}
+        alone |= {} if device is None else {"device": str(device)}
+        # its own folder, since pipelines/tune.py may run beside
+        self.place = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
+        self.settings = self.place.digest()
         self.config = config
         self.path = Path(config.run_dir) / "validation.csv"
-        self.rows = [row for row in read_validation(self.path) if row.iteration <= iteration]
+        self.rows = [
+            row
+            for row in read_validation(self.path)
+            if row.iteration <= iteration and row.settings == self.settings
+        ]
+        self._mend_best()
+
+    def _mend_best(self) -> None:
+        """Let the best checkpoint be that of the best row, or forget both."""
+        kept = best_checkpoint(self.config.run_dir)
+        if self.best is not None:
+            found = load_checkpoint(kept)["iteration"] if kept.exists() else None
+            if found == self.best.iteration:
+                return
+            original = checkpoint_path(self.config.run_dir, self.best.iteration)
+            if original.exists():
+                write_whole(kept, original.read_bytes())
+                return
+            _log.warning(
+                "%s is not there any more, which validation found best; validation begins anew",
+                original,
+            )
+            self.rows = []
+        kept.unlink(missing_ok=True)
 
     def due(self, iteration: int) -> bool:
         """Whether a validation belongs here that has not been done."""
         done = {row.iteration for row in self.rows}
         return validates_at(self.config.train, iteration) and iteration not in done
 
-    def run(self, iteration: int) -> tuple[Validated, Validated]:
+    def run(self, iteration: int) -> tuple[Validated, Validated | None]:
         """Score the checkpoint of an iteration and keep it if it is the best so far.
 
         What is learned afterwards does not depend on whether this was called.
 
         Returns
         -------
-        (Validated, Validated)
+        (Validated, Validated or None)
             Of this iteration, and the best.
         """
         checkpoint = checkpoint_path(self.config.run_dir, iteration)
         with _undisturbed():
             self.place.predict(checkpoint)
             matching = self._score()
-        counts = {f.name: getattr(matching, f.name) for f in fields(Validated)[1:]}
-        row = Validated(iteration, **counts)
-        best = self.best
-        if best is None or row.f1 > best.f1:
-            best = row
-            write_whole(best_checkpoint(self.config.run_dir), checkpoint.read_bytes())
+        counts = {f.name: getattr(matching, f.name) for f in fields(Validated)[1:-1]}
+        row = Validated(iteration, **counts, settings=self.settings)
         self.rows.append(row)
         self._write()
-        return row, best
+        if row is self.best:  # after the row, so that `_mend_best` can make up for a kill between
+            write_whole(best_checkpoint(self.config.run_dir), checkpoint.read_bytes())
+        return row, self.best
 
     def _score(self) -> Matching:
         place, decode = self.place, self.config.decode
@@ -175,16 +230,21 @@ class Validation:
 
     @property
     def best(self) -> Validated | None:
-        """The first of the rows with the highest F1."""
-        return max(self.rows, key=lambda row: row.f1, default=None)
+        """The row with the highest F1, of equals the last; None while nothing was found at all."""
+        found = max(self.rows, key=lambda row: (row.f1, row.iteration), default=None)
+        return found if found is not None and found.f1 > 0 else None
 
     @property
     def stops(self) -> bool:
-        """Whether the last ``train.patience`` validations brought nothing better."""
-        patience = self.config.train.patience
-        if not patience or self.best is None:
+        """Whether the last ``train.patience`` validations brought nothing better.
+
+        Those before the first hit do not count: sides may stay tied for long before they come.
+        """
+        patience, best = self.config.train.patience, self.best
+        if not patience or best is None:
             return False
-        return len(self.rows) - 1 - self.rows.index(self.best) >= patience
+        first = next(n for n, row in enumerate(self.rows) if row.f1 == best.f1)
+        return len(self.rows) - 1 - first >= patience
 
     def _write(self) -> None:
         text = io.StringIO(newline="")
@@ -215,6 +275,7 @@ def read_validation(path: Path) -> list[Validated]:
                 int(row["matched"]),
                 int(row["predicted"]),
                 int(row["truth"]),
+                row.get("settings", ""),
             )
             for row in csv.DictReader(file)
         ]
