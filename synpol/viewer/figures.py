@@ -181,7 +181,7 @@ def calibration(score: np.ndarray, correct: np.ndarray) -> Figure:
         share, where = found / len(part), score[part].mean()
         low, high = binomtest(found, len(part)).proportion_ci(0.95, "wilson")
         axes.errorbar(where, share, [[share - low], [high - share]], fmt="o", color="tab:blue")
-    axes.set(xlabel="score", ylabel="share that is correct", ylim=(0, 1))
+    axes.set(xlabel="score", ylabel="share that is correct", ylim=(0, 1.05))
     return figure
 
 
