@@ -145,7 +145,7 @@ def test_unknown_key_names_the_near_miss(key, meant, base):
 
 
 def test_unknown_key_with_nothing_near_lists_what_there_is(base):
-    assert "unknown key 'zzz'; there is: augment, data, decode, " in message(base, "zzz=1")
+    assert "unknown key 'zzz'; there is: augment, connect, data, decode, " in message(base, "zzz=1")
 
 
 @pytest.mark.parametrize(
