@@ -92,7 +92,7 @@ def gunpowder_alone(config: Config, volume: OpenVolume) -> Iterator[int]:
         + gp.MergeProvider()
         + gp.Normalize(raw, volume.intensity.scale)
         + gp.RandomLocation()
-        + gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0), p=a.elastic_p)
+        + gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0), subsample=2, p=a.elastic_p)
         + gp.ShiftAugment(prob_slip=0.02, prob_shift=0.02, sigma=a.misalign, shift_axis=0)
         + gp.SimpleAugment(transpose_only=[1, 2])
         + Foreground(mask)

@@ -29,7 +29,7 @@ def nodes(config: Config) -> dict[str, gp.BatchFilter | None]:
     a = config.augment
     return {
         "as it is": None,
-        "elastic": gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0)),
+        "elastic": gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0), subsample=2),
         "slip": Misalign(a.misalign, 1.0, slip=1.0),
         "translation": Misalign(a.misalign, 1.0, slip=0.0),
         "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),

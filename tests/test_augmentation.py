@@ -64,7 +64,7 @@ def batches(node, labels, raw, count=20):
 
 
 GEOMETRIC = {
-    "elastic": gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0)),
+    "elastic": gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), subsample=2),
     "misalign": Misalign(6, 1.0),
     "slip": Misalign(6, 1.0, slip=1.0),
     "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
@@ -98,12 +98,13 @@ def test_elastic_moves_by_a_few_voxels_in_plane_and_does_not_zoom():
     axes = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in (24, 80, 80)], indexing="ij")
     for axis, place in enumerate(axes):
         spread = []
-        for patch, _ in batches(gp.ElasticAugment((4, 16, 16), (0, 2, 2), (0, 0)), tissue(), place):
+        node = gp.ElasticAugment((4, 16, 16), (0, 2, 2), (0, 0), subsample=2)
+        for patch, _ in batches(node, tissue(), place):
             corner = np.median(patch - axes[axis][:8, :24, :24])
             moved = patch - axes[axis][:8, :24, :24] - corner
             spread.append(np.abs(moved).max())
             if axis == 0:
-                assert moved.max() == moved.min() == 0
+                assert np.abs(moved).max() < 1e-4
         assert max(spread) < 10
         assert axis == 0 or max(spread) > 1
 

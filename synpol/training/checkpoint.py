@@ -16,7 +16,7 @@ from synpol.errors import InputError
 from synpol.model import RSUNet, build_model
 
 #: raised when the request graph draws other patches from the same seed than it did
-REQUEST_GRAPH = 2
+REQUEST_GRAPH = 3
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
 _FREE = {
     "num_workers",
