@@ -32,6 +32,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
         ["evaluate.py", tuned, *baseline],
         ["predict_blockwise.py", tuned],
         ["evaluate.py", tuned, f"evaluate.compare=[{untrained}/scores.json]"],
+        ["table.py", tuned, "--csv", f"{config.predict.output}/synapses.csv"],
+        ["connect.py", tuned],
     ]
     for name, *more in steps:
         command = [sys.executable, str(HERE / name), *given.config, *more]

@@ -45,8 +45,8 @@ def synapse_numbers(labels):
 def test_region_cut_from_a_larger_region_equals_region_made_alone(
     volume, offset, shape, start, part
 ):
-    whole = volume.region(offset, shape)
-    alone = volume.region(tuple(np.add(offset, start).tolist()), part)
+    whole = volume.make(offset, shape)
+    alone = volume.make(tuple(np.add(offset, start).tolist()), part)
     cut = tuple(slice(a, a + n) for a, n in zip(start, part, strict=True))
     assert whole[1].any()
     for a, b in zip(whole, alone, strict=True):
@@ -55,11 +55,21 @@ def test_region_cut_from_a_larger_region_equals_region_made_alone(
 
 def test_regions_side_by_side_join_without_a_seam():
     volume = SyntheticVolume(seed=7)
-    whole = volume.region((0, 0, 0), (8, 50, 90))
-    halves = [volume.region((0, 0, x), (8, 50, 45)) for x in (0, 45)]
+    whole = volume.make((0, 0, 0), (8, 50, 90))
+    halves = [volume.make((0, 0, x), (8, 50, 45)) for x in (0, 45)]
     assert np.intersect1d(*(half[1][half[1] > 0] for half in halves)).size  # some cross the seam
-    for i in (0, 1):
+    for i in (0, 1, 2):
         assert np.array_equal(whole[i], np.concatenate([half[i] for half in halves], axis=2))
+
+
+def test_the_sides_of_a_synapse_lie_in_two_neurons():
+    _, labels, neurons = SyntheticVolume(seed=7).make((0, 0, 0), (20, 160, 160))
+    assert neurons.dtype == np.uint64 and neurons.all()
+    owners = {int(n): np.unique(neurons[labels == n]) for n in np.unique(labels) if n}
+    assert len(owners) > 20
+    assert all(len(owner) == 1 for owner in owners.values())
+    both = [(owners[n], owners[n + 1]) for n in owners if n % 2 and n + 1 in owners]
+    assert len(both) > 8 and all(pre != post for pre, post in both)
 
 
 def test_same_seed_repeats_and_other_seeds_differ():

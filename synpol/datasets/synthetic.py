@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,7 +49,7 @@ from synpol.datasets.tissue import (
 from synpol.errors import InputError
 
 MIN_VESICLES = 8  # a synapse whose cell has room for fewer does not exist
-NUMBER_BITS = 20  # per axis, for the lattice cell inside a synapse number
+NUMBER_BITS = 20  # per axis, for the lattice cell inside a number
 LIMIT_NM = (2 ** (NUMBER_BITS - 1)) * SYNAPSE_SPACING - 10_000.0
 LIMIT = 2**30  # voxels or nm: products of two such numbers fit int64
 
@@ -233,12 +234,20 @@ def _paint_mitochondria(canvas: _Canvas, lo: np.ndarray, hi: np.ndarray) -> None
 
 
 def _number(cells: np.ndarray) -> np.ndarray:
-    """Synapse numbers (int64, >= 1, below 2**60 + 1) of lattice cells (n, 3)."""
+    """Numbers (int64, >= 1, below 2**60 + 1) of lattice cells (n, 3)."""
     z, y, x = (cells + 2 ** (NUMBER_BITS - 1)).T
     return 1 + (z << (2 * NUMBER_BITS)) + (y << NUMBER_BITS) + x
 
 
 # ---------------------------------------------------------------- the volume
+
+
+class Region(NamedTuple):
+    """What `SyntheticVolume.make` makes."""
+
+    raw: np.ndarray
+    labels: np.ndarray
+    neurons: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -273,6 +282,11 @@ class SyntheticVolume:
     def region(
         self, offset_vx: tuple[int, int, int], shape_vx: tuple[int, int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Image and labels of one region; see `make`."""
+        made = self.make(offset_vx, shape_vx)
+        return made.raw, made.labels
+
+    def make(self, offset_vx: tuple[int, int, int], shape_vx: tuple[int, int, int]) -> Region:
         """Make one region of the volume.
 
         Parameters
@@ -292,6 +306,8 @@ class SyntheticVolume:
             candidate in a lattice of ``SYNAPSE_SPACING`` nm and ``b = c + 2**19`` per axis,
             ``n = 1 + b_z 2**40 + b_y 2**20 + b_x``, so ``2 n < 2**62``. Sides are cut at the
             border of the region.
+        neurons : ndarray of uint64, shape ``shape_vx``
+            The neurite that every voxel lies in, numbered from its place in its lattice likewise.
         """
         low, shape = _whole("offset_vx", offset_vx, -LIMIT), _whole("shape_vx", shape_vx, 1)
         voxel, halo = np.array(self.voxel_size, np.int64), np.array([0, 2, 2])
@@ -333,7 +349,8 @@ class SyntheticVolume:
         blobs = others[kinds == 3]
         for p, u in zip(blobs.p, uniform(blobs.hash, 4)[:, 3], strict=True):
             canvas.blob(p, 30 + 40 * u)
-        return canvas.develop(cues)[:, 2:-2, 2:-2].copy(), labels
+        neurons = _number(tissue.lattice).astype(np.uint64)[canvas.owner[:, 2:-2, 2:-2]]
+        return Region(canvas.develop(cues)[:, 2:-2, 2:-2].copy(), labels, neurons)
 
 
 def _whole(name: str, value: object, least: int) -> np.ndarray:

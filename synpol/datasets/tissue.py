@@ -94,7 +94,9 @@ class Neurites:
 
     def __init__(self, seed: int, lo: np.ndarray, hi: np.ndarray) -> None:
         self.seed = seed
-        _, self.centre, self.hash = jittered_lattice(key_of(seed, "cell"), lo, hi, CELL_SPACING)
+        self.lattice, self.centre, self.hash = jittered_lattice(
+            key_of(seed, "cell"), lo, hi, CELL_SPACING
+        )
         u = uniform(self.hash, 8)
         axis = bell(mix(self.hash[:, None] + np.arange(1, 4, dtype=np.uint64)))
         self.axis = _unit(axis.astype(np.float64))

@@ -27,21 +27,22 @@ from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
 from synpol.datasets.importers import existing
-from synpol.datasets.synthetic import SyntheticVolume
+from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 
-VERSION = 2
+VERSION = 3
 BLOCK = (40, 320, 320)
+IMAGES = {"raw": np.uint8, "neurons": np.uint64, "truth": np.uint64}
 
 
 @dataclass(frozen=True)
 class SynthesiseStage(Stage):
-    """Make the image of every block, and its labels as they come.
+    """Make the image and the neurons of every block, and its labels as they come.
 
     Attributes
     ----------
     container, labels : str
-        Paths of the container with ``raw``, and of an array for the labels.
+        Paths of the container with ``raw`` and ``neurons``, and of an array for the labels.
     volume : SyntheticVolume
     blocks : BlockGrid
     """
@@ -55,18 +56,18 @@ class SynthesiseStage(Stage):
     job_cost = 2**24
 
     def start(self) -> Any:
-        raw = open_image(join(self.container, "raw"), mode="r+").array
-        return raw, zarr.open_array(self.labels, mode="r+")
+        images = [open_image(join(self.container, n), mode="r+").array for n in ("raw", "neurons")]
+        return images[0], zarr.open_array(self.labels, mode="r+"), images[1]
 
-    def compute(self, index: Index, loaded: Any, given: Any) -> tuple[np.ndarray, np.ndarray]:
+    def compute(self, index: Index, loaded: Any, given: Any) -> Region:
         begin, end = self.blocks.bounds(index)
         size = tuple(e - b for b, e in zip(begin, end, strict=True))
-        return self.volume.region(begin, size)  # type: ignore[arg-type]
+        return self.volume.make(begin, size)  # type: ignore[arg-type]
 
-    def write(self, index: Index, loaded: Any, result: tuple[np.ndarray, np.ndarray]) -> None:
-        raw, labels = result
-        slices = self.blocks.slices(index)
-        loaded[0][slices], loaded[1][slices] = raw, labels
+    def write(self, index: Index, loaded: Any, result: Region) -> None:
+        for array, made in zip(loaded, result, strict=True):
+            array[self.blocks.slices(index)] = made
+        labels = result.labels
         present, voxels = np.unique(labels[labels > 0], return_counts=True)
         write_record(self.folder, index, {"labels": present, "voxels": voxels.astype(np.int64)})
 
@@ -117,7 +118,9 @@ class NumberLabelsStage(Stage):
 
 
 def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
-    """Write ``raw`` and ``truth`` of a synthetic volume; what is there already is left alone.
+    """Write a synthetic volume; what is there already is left alone.
+
+    Its images are ``raw``, ``truth`` (2n-1 / 2n) and ``neurons``.
 
     Returns
     -------
@@ -128,7 +131,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
     digest = hash_of([dataset.model_dump(mode="json"), VERSION])
     found = existing(join(dataset.output, "truth"), digest)
-    existing(join(dataset.output, "raw"), digest)  # refuses what synpol did not write
+    for name in ("raw", "neurons"):
+        existing(join(dataset.output, name), digest)  # refuses what synpol did not write
     if found is not None:
         return open_image(join(dataset.output, "raw"))
     check_writable(dataset.output)
@@ -143,7 +147,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
             zarr.create_array(
                 str(labels), shape=blocks.shape, chunks=blocks.block, dtype=np.uint64, fill_value=0
             )
-            for name, dtype in (("raw", np.uint8), ("truth", np.uint64)):
+            for name, dtype in IMAGES.items():
                 create_image(
                     dataset.output,
                     name,
@@ -174,7 +178,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                 dataset.min_side_voxels,
             )
         )
-        for name in ("raw", "truth"):
+        for name in IMAGES:
             image = open_image(join(dataset.output, name), mode="r+")
             image.array.update_attributes({COMPLETE: True})
         shutil.rmtree(folder)
@@ -182,8 +186,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
 
 
 def _begun(container: str, digest: str) -> bool:
-    """Whether both images of this making are there, finished or not."""
-    for name in ("raw", "truth"):
+    """Whether all images of this making are there, finished or not."""
+    for name in IMAGES:
         try:
             image = open_image(join(container, name))
         except InputError:
