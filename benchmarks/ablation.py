@@ -76,7 +76,12 @@ def run(config: str, name: str, overrides: list[str], runs: Path) -> dict[str, f
 
 
 def folder_of(runs: Path, name: str) -> Path:
-    return runs / name.replace(",", "").replace(" ", "_")
+    return runs / plain(name)
+
+
+def plain(name: str) -> str:
+    """A name as a folder or a key."""
+    return name.replace(",", "").replace(" ", "_")
 
 
 def right_sides(run_dir: Path) -> np.ndarray:
@@ -118,9 +123,7 @@ def main() -> None:
     if given.plot:
         plot([n for n in given.only if VARIANTS[n][1]], given.runs, given.plot)
     figures = {
-        f"{key}_{name.replace(',', '').replace(' ', '_')}": value
-        for name, row in found.items()
-        for key, value in row.items()
+        f"{key}_{plain(name)}": value for name, row in found.items() for key, value in row.items()
     }
     tell(figures, given.json)
 

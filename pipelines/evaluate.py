@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image, shifted
+from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image
 from synpol.blockwise.compare import evaluate_blockwise
 from synpol.blockwise.output import work_folder
 from synpol.command import run_command, write_json
@@ -75,19 +75,14 @@ def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str,
         return {}
     from synpol.protocols import cremi_partners, lin2020
 
-    def part_of(image: Image, what: str) -> np.ndarray:
-        begin = image.place_of(instances, what)
-        where = shifted([slice(0, n) for n in instances.shape_vx], begin)
-        return np.asarray(image.array[where])
-
-    predicted, true = np.asarray(instances.array[:]), part_of(truth, "the truth")
+    predicted, true = np.asarray(instances.array[:]), truth.part_like(instances, "the truth")
     scores: dict[str, dict[str, Any]] = {}
     if "lin2020" in wanted:
         margin = config.evaluate.lin2020_margin
         scores["lin2020"] = asdict(lin2020(predicted, true, margin=margin))
     if "cremi-partners" in wanted:
         neurons = open_image(config.need("evaluate.segmentation"), channels=0)
-        segments = part_of(neurons, "evaluate.segmentation")
+        segments = neurons.part_like(instances, "evaluate.segmentation")
         found = cremi_partners(predicted, true, segments, instances.voxel_size_nm)
         scores["cremi-partners"] = found.scores()
     return scores

@@ -162,6 +162,11 @@ class Image:
             place.append(round(begin))
         return place[0], place[1], place[2]
 
+    def part_like(self, part: Image, what: str) -> np.ndarray:
+        """The voxels of a (z, y, x) image that another covers, in memory; see `place_of`."""
+        begin = self.place_of(part, what)
+        return np.asarray(self.array[shifted([slice(0, n) for n in part.shape_vx], begin)])
+
     def multiple_of(self, finer: Image, what: str) -> tuple[int, int, int]:
         """How many voxels of another image make one of this along z, y and x.
 

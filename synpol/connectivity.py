@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from synpol.arrays import Image
 from synpol.blockwise.compare import meetings_blockwise
+from synpol.polarity import polarity_to_seg
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -92,7 +93,7 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
     best[sides] = neuron[order[first]]
     share[sides] = voxels[order[first]] / total[sides]
     two = np.uint64(2)
-    synapse = np.unique(labels // two + labels % two)
+    synapse = np.unique(polarity_to_seg(labels)[0])
     columns: dict[str, np.ndarray] = {"synapse_id": synapse}
     for name, wanted in (("pre", two * synapse - np.uint64(1)), ("post", two * synapse)):
         at = np.minimum(np.searchsorted(labels, wanted), max(0, len(labels) - 1))

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from synpol.decoding import components, dilate_in_plane
 from synpol.errors import InputError
+from synpol.polarity import polarity_to_seg
 
 Labels = Literal["polarity", "union"]
 
@@ -28,12 +29,11 @@ class Matching:
     Attributes
     ----------
     precision, recall, f1 : float
-        Of `matched` over `predicted` and `truth`. 1 where there was nothing to find and nothing
-        was found, 0 where only one of both is empty.
+        Of `matched` over `predicted` and `truth`; `of` says what they are where these are empty.
     matched, predicted, truth : int
         Pairs, predicted instances, true instances.
     pairs : tuple of (int, int, float)
-        Predicted label, true label, IoU; sorted by predicted label.
+        Predicted label, true label, IoU (or what else they were matched by).
     """
 
     precision: float
@@ -46,6 +46,11 @@ class Matching:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[int, int, float]], predicted: int, truth: int) -> Matching:
+        """From the pairs, which are sorted by predicted label, and how many there are of each.
+
+        Precision, recall and F1 are 1 where there was nothing to find and nothing was found, 0
+        where only one of both is empty.
+        """
         matched = len(pairs)
         empty = float(predicted == truth == 0)
         precision = matched / predicted if predicted else empty
@@ -315,8 +320,7 @@ class Evaluation:
         """The same from what `meetings` found in all parts."""
         if labels == "union":
             return cls(Contingency.of_meetings(pairs, counts), None, None, min_size)
-        odd = (pairs & np.uint64(1)).astype(bool)
-        number = (pairs >> np.uint64(1)) + odd  # label + 1 could be too large
+        number, odd = polarity_to_seg(pairs)
         none = np.uint64(0)
         return cls(
             Contingency.of_meetings(number, counts),

@@ -85,7 +85,8 @@ def polarity_to_seg(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ([0, 1, 1, 3], [False, True, False, True])
     """
     one = instances.dtype.type(1)
-    return (instances + (instances & one)) >> one, (instances & one).astype(bool)
+    odd = instances & one
+    return (instances >> one) + odd, odd.astype(bool)  # label + 1 could be too large
 
 
 def check_polarity_labels(values: np.ndarray, path: str) -> None:

@@ -6,8 +6,7 @@ Both work on label volumes in memory, as the programs do that they follow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import cc3d
 import numpy as np
@@ -15,7 +14,8 @@ from scipy.ndimage import binary_dilation, generate_binary_structure
 from scipy.optimize import linear_sum_assignment
 
 from synpol.errors import InputError
-from synpol.evaluation import Contingency
+from synpol.evaluation import Contingency, Matching
+from synpol.polarity import polarity_to_seg
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def lin2020(
     sizes = np.bincount(objects.ravel())
     objects = np.where((sizes >= min_size)[objects], objects, 0)
     number = np.zeros(truth.shape, np.uint64)
-    number[inside] = truth[inside] // 2 + truth[inside] % 2
+    number[inside] = polarity_to_seg(truth[inside])[0]
     table = Contingency.of([(objects, number)])
     good = table.iou() > iou
     found = len(np.unique(table.i[good])), len(np.unique(table.j[good]))
@@ -108,40 +108,13 @@ def lin2020(
     return BothWays(precision, recall, f1, found[0], there[0], found[1], there[1])
 
 
-@dataclass(frozen=True)
-class Partners:
-    """Score of `cremi_partners`.
-
-    Attributes
-    ----------
-    precision, recall, f1 : float
-        0 where there is nothing to divide by.
-    matched, predicted, truth : int
-        Pairs of a predicted and a true synapse; synapses with both sides.
-    pairs : tuple of (int, int, float)
-        Predicted and true number, and the mean distance of their ends in nm.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    matched: int
-    predicted: int
-    truth: int
-    pairs: tuple[tuple[int, int, float], ...]
-
-    def scores(self) -> dict[str, Any]:
-        """Everything but the pairs."""
-        return {k: v for k, v in asdict(self).items() if k != "pairs"}
-
-
 def cremi_partners(
     predicted: np.ndarray,
     truth: np.ndarray,
     segmentation: np.ndarray,
     voxel_size: Sequence[float],
     threshold: float = 400.0,
-) -> Partners:
+) -> Matching:
     """Score pairs of partners as the CREMI challenge does.
 
     Synapses with both sides are matched one to one at the least cost, which is the mean distance of
@@ -162,7 +135,9 @@ def cremi_partners(
 
     Returns
     -------
-    Partners
+    Matching
+        Its pairs are the predicted and the true number and the mean distance of their ends in nm.
+        Synapses without both sides are not counted; where there are none, scores are 0.
 
     Raises
     ------
@@ -194,7 +169,7 @@ def cremi_partners(
     count, there = len(pairs), (len(mine.number), len(theirs.number))
     precision, recall = (count / n if n else 0.0 for n in there)
     f1 = 2 * count / sum(there) if sum(there) else 0.0
-    return Partners(precision, recall, f1, count, *there, tuple(pairs))
+    return Matching(precision, recall, f1, count, *there, tuple(pairs))
 
 
 @dataclass(frozen=True)

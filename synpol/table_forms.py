@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +68,13 @@ def _whole(path: Path) -> Iterator[Path]:
 def write_csv(table: str | os.PathLike[str], path: Path) -> int:
     """All columns as comma-separated values; returns the rows."""
     count = 0
-    with _whole(path) as temporary, contextlib.ExitStack() as held:
-        writer: pyarrow.csv.CSVWriter | None = None
+    with (
+        _whole(path) as temporary,
+        pyarrow.csv.CSVWriter(temporary, opened(table).schema_arrow) as writer,
+    ):
         for part in parts_of(table):
-            if writer is None:
-                writer = held.enter_context(pyarrow.csv.CSVWriter(temporary, part.schema))
             writer.write_table(part)
             count += part.num_rows
-        if writer is None:  # no synapse: the names of the columns alone
-            schema = pq.read_schema(table)
-            held.enter_context(pyarrow.csv.CSVWriter(temporary, schema))
     return count
 
 
@@ -117,23 +114,23 @@ def synful_rows(part: pa.Table, grid: Image) -> pa.Table:
 
 
 def write_parquet_form(
-    table: str | os.PathLike[str], path: Path, form: Any, grid: Image
+    table: str | os.PathLike[str],
+    path: Path,
+    form: Callable[[pa.Table, Image], pa.Table],
+    grid: Image,
 ) -> tuple[int, int]:
     """Write what `cave_rows` or `synful_rows` makes; returns the rows, and those left out."""
+    schema = form(opened(table).schema_arrow.empty_table(), grid).schema
     count = left_out = 0
-    with _whole(path) as temporary, contextlib.ExitStack() as held:
-        writer: pq.ParquetWriter | None = None
+    with (
+        _whole(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for part in parts_of(table):
             rows = form(part, grid)
-            if writer is None:
-                opened = pq.ParquetWriter(temporary, rows.schema, compression="zstd")
-                writer = held.enter_context(opened)
             writer.write_table(rows)
             count += rows.num_rows
             left_out += part.num_rows - rows.num_rows
-        if writer is None:
-            empty = form(pq.read_schema(table).empty_table(), grid)
-            held.enter_context(pq.ParquetWriter(temporary, empty.schema))
     return count, left_out
 
 

@@ -5,7 +5,7 @@ See `synpol.blockwise.fragments` for what is joined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,13 +110,14 @@ def merge(
         For the way down.
     """
     nodes = [node for node, _ in members]
-    touching, old, component = {}, {}, {}
+    touching, old, component, met = {}, {}, {}, {}
     for kind in KINDS:
         if kind == "synapse":
             names = np.sort(np.concatenate([n.open_synapse for n in nodes]))
         else:
             names = np.sort(np.concatenate([n.open_sides[kind].name for n in nodes]))
-        touching[kind], component[kind] = _join_kind(kind, members, names)
+        met[kind] = _component_of_fragments([n.touching[kind] for n in nodes])
+        touching[kind], component[kind] = _join_kind(kind, members, names, met[kind])
         old[kind] = names
     new = dict(component)
     open_synapse = np.unique(touching["synapse"].component)
@@ -136,7 +137,7 @@ def merge(
         links.of("post", np.concatenate([n.states.post for n in nodes])),
         Stats.joined([n.states.stats for n in nodes]),
     ).settled()
-    contacts = _join_contacts(members, links).settled()
+    contacts = _join_contacts(members, met, links).settled()
     goes_on, stays = (np.isin(x.synapse, open_synapse) for x in (states, contacts))
     finished = np.setdiff1d(component["synapse"], open_synapse)
     rows = Rows.of(finished, states[np.flatnonzero(~goes_on)], contacts[np.flatnonzero(~stays)])
@@ -144,24 +145,29 @@ def merge(
     return Node(touching, open_synapse, open_sides, states, contacts, rows), links
 
 
-def _join_contacts(members: Sequence[tuple[Node, tuple[int, int, int]]], links: Links) -> Contacts:
+#: fragments that touch faces, sorted, and the component that each belongs to by now
+_Met = tuple[np.ndarray, np.ndarray]
+
+
+def _component_of_fragments(touching: Sequence[Touching]) -> _Met:
+    fragment = np.concatenate([t.fragment for t in touching])
+    order = np.argsort(fragment, kind="stable")
+    return fragment[order], np.concatenate([t.component for t in touching])[order]
+
+
+def _join_contacts(
+    members: Sequence[tuple[Node, tuple[int, int, int]]], met: Mapping[str, _Met], links: Links
+) -> Contacts:
     """The members' contacts by the names of the group; those across its inner faces lie inside."""
-    known = {}
-    for kind in ("pre", "post"):
-        touching = [node.touching[kind] for node, _ in members]
-        fragment = np.concatenate([t.fragment for t in touching])
-        order = np.argsort(fragment, kind="stable")
-        known[kind] = fragment[order], np.concatenate([t.component for t in touching])[order]
     parts = []
     for node, place in members:
         contacts = node.contacts
-        leaves = np.append(place, [1] * (INSIDE - 2))[contacts.axis] == 1
-        leaves &= contacts.axis != INSIDE
+        leaves = np.append(place, [0] * (INSIDE - 2))[contacts.axis] == 1  # not where INSIDE
         claims = {}
         for kind in ("pre", "post"):
             own, other = getattr(contacts, kind).T
-            met = links.of(kind, translate(other, *known[kind]))
-            there = np.where(contacts.axis == INSIDE, links.of(kind, other), met)
+            named = np.where(contacts.axis == INSIDE, other, translate(other, *met[kind]))
+            there = links.of(kind, named)
             claims[kind] = np.stack([links.of(kind, own), np.where(leaves, other, there)], axis=1)
         axis = np.where(leaves, contacts.axis, np.uint8(INSIDE))
         synapse = links.of("synapse", contacts.synapse)
@@ -170,13 +176,15 @@ def _join_contacts(members: Sequence[tuple[Node, tuple[int, int, int]]], links: 
 
 
 def _join_kind(
-    kind: str, members: Sequence[tuple[Node, tuple[int, int, int]]], names: np.ndarray
+    kind: str,
+    members: Sequence[tuple[Node, tuple[int, int, int]]],
+    names: np.ndarray,
+    met: _Met,
 ) -> tuple[Touching, np.ndarray]:
     """Join the open components of one kind across the faces inside the group."""
     parts = [(node.touching[kind], np.array(place)) for node, place in members]
     fragment = np.concatenate([t.fragment for t, _ in parts])
     belongs = np.concatenate([t.component for t, _ in parts])
-    order = np.argsort(fragment, kind="stable")
     # a face or contact is inside the group where the member is on the face's other side of it
     outer = np.concatenate([place[t.face // 2] == t.face % 2 for t, place in parts])
     leaving = np.concatenate([place[t.contact_axis] == 1 for t, place in parts])
@@ -185,8 +193,7 @@ def _join_kind(
     own = np.concatenate([t.contact_own for t, _ in parts])
     other = np.concatenate([t.contact_other for t, _ in parts])
     inside = ~leaving
-    met = translate(other[inside], fragment[order], belongs[order])
-    component = join(names, own[inside], met)
+    component = join(names, own[inside], translate(other[inside], *met))
     result = Touching(
         face[outer],
         fragment[outer],

@@ -29,6 +29,7 @@ from synpol.config import SyntheticDataset
 from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
+from synpol.polarity import polarity_to_seg
 
 VERSION = 3
 BLOCK = (40, 320, 320)
@@ -92,9 +93,8 @@ class NumberLabelsStage(Stage):
         present, into = np.unique(labels, return_inverse=True)
         size = np.zeros(len(present), np.int64)
         np.add.at(size, into, voxels)
-        one = np.uint64(1)
         large = present[size >= self.min_side_voxels]
-        synapse, sides = np.unique((large + one) >> one, return_counts=True)
+        synapse, sides = np.unique(polarity_to_seg(large)[0], return_counts=True)
         kept = synapse[sides == 2] if self.min_side_voxels else synapse
         truth = open_image(join(self.container, "truth"), mode="r+").array
         return kept, zarr.open_array(self.labels, mode="r"), truth
@@ -105,7 +105,7 @@ class NumberLabelsStage(Stage):
     def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray:
         kept, labels = loaded[0], given
         one = np.uint64(1)
-        synapse = (labels + one) >> one
+        synapse, _ = polarity_to_seg(labels)
         number = np.searchsorted(kept, synapse)
         inside = (labels > 0) & (number < len(kept))
         inside[inside] = kept[number[inside]] == synapse[inside]

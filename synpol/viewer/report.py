@@ -132,7 +132,7 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
     true_before = (0, 0, 0) if truth is None else truth.place_of(instances, "the truth")
     chosen = []
     for z, where in busiest_sections(truth or instances, 3, true_before, instances.shape_vx):
-        section = np.asarray(raw.array[shifted((slice(z, z + 1), *where), before)])[0]
+        section = _section(raw, z, where, before)
         labels = np.asarray(instances.array[z, *where])
         probability = np.asarray(polarity.array[:, z, *where])
         if probability.dtype.kind == "f":
@@ -146,12 +146,16 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
             ("instances", figures.with_instances(section, labels, sides)),
         ]
         if truth is not None:
-            real = np.asarray(truth.array[shifted((slice(z, z + 1), *where), true_before)])[0]
-            real = real.astype(np.uint64)
+            real = _section(truth, z, where, true_before).astype(np.uint64)
             columns.append(("truth", figures.with_instances(section, real, sides)))
         figure = figures.panel(columns, {2: labels} if sides else None)
         chosen.append({"title": f"section {z}", "image": figures.data_uri(figure)})
     return chosen
+
+
+def _section(image: Image, z: int, where: tuple[slice, slice], begin: Sequence[int]) -> np.ndarray:
+    """Part of a section, (y, x), at a place that is told from voxel `begin` on."""
+    return np.asarray(image.array[shifted((slice(z, z + 1), *where), begin)])[0]
 
 
 def busiest_sections(
@@ -181,10 +185,7 @@ def busiest_sections(
     for part in np.array_split(np.arange(depth), min(count, depth)):
         looked_at = part[:: max(1, len(part) // 16)]
         y, x = (slice(0, min(n, 4 * CROP)) for n in (height, width))
-        sections = [
-            np.asarray(labels.array[shifted((slice(int(z), int(z) + 1), y, x), begin)])[0]
-            for z in looked_at
-        ]
+        sections = [_section(labels, int(z), (y, x), begin) for z in looked_at]
         fullest = int(np.argmax([np.count_nonzero(section) for section in sections]))
         z = int(looked_at[fullest])
         there = np.argwhere(sections[fullest] != 0)
