@@ -22,7 +22,8 @@ import numpy as np
 from decode import decode_command, make_prediction
 from figures import tell
 
-from synpol.arrays import create_image, open_image
+from synpol.arrays import open_image
+from synpol.writing import create_image
 
 COPIES = (2, 2, 4)
 

@@ -34,13 +34,14 @@ import yaml
 from figures import tell
 from monai.inferers import sliding_window_inference
 
-from synpol.arrays import create_image, open_image
+from synpol.arrays import open_image
 from synpol.blockwise.predict import PredictJob, network_of
 from synpol.blockwise.records import write_record
 from synpol.config import Config, load_config
 from synpol.model import build_model
 from synpol.model.device import choose_device, choose_dtype
 from synpol.training.checkpoint import load_trained
+from synpol.writing import create_image
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 ROOT = Path(__file__).resolve().parents[1]

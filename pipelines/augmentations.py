@@ -12,13 +12,13 @@ from pathlib import Path
 import gunpowder as gp
 import numpy as np
 
-from synpol.arrays import check_writable
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
 from synpol.viewer.figures import augmentation_gallery
+from synpol.writing import check_writable
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 DRAWS = 12

@@ -14,13 +14,14 @@ from pathlib import Path
 import networkx as nx
 import pyarrow.parquet as pq
 
-from synpol.arrays import SETTINGS, check_complete, check_writable, is_url, join, open_image
+from synpol.arrays import SETTINGS, check_complete, is_url, join, open_image
 from synpol.blockwise.output import work_folder
 from synpol.blockwise.records import write_whole
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
+from synpol.writing import check_writable
 
 
 def main(config: Config, given: argparse.Namespace) -> None:

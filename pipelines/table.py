@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Coordinate, Roi
 
-from synpol.arrays import check_writable, is_url, join, open_image
+from synpol.arrays import is_url, join, open_image
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
@@ -30,6 +30,7 @@ from synpol.table_forms import (
     write_csv,
     write_parquet_form,
 )
+from synpol.writing import check_writable
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import gunpowder as gp
 import numpy as np
 
-from synpol.arrays import check_writable
 from synpol.blockwise.output import identity_of
 from synpol.command import record_run, run_command
 from synpol.config import Config
@@ -35,6 +34,7 @@ from synpol.lock import DriverLock
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
+from synpol.writing import check_writable
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")

@@ -4,16 +4,12 @@ Every image that synpol writes is a Zarr v3 group with the OME 0.5 metadata and 
 resolution in the array ``s0``, which also carries the attributes that
 ``funlib.persistence.open_ds`` reads. Decoding workers start in a second because this module needs
 zarr alone: funlib.persistence brings dask and xarray, which take several seconds to import.
-
-Two conventions differ by half a voxel: funlib's ``offset`` is the *corner* of the first voxel, the
-OME translation its *centre* (which is how neuroglancer reads it). Both are written; the
-corner is what synpol calls ``offset``.
+Where an image lies in the world is read and written by ``world.py``.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +20,9 @@ import numpy as np
 import zarr
 import zarr.errors
 from funlib.geometry import Coordinate, Roi
-from numpy.typing import DTypeLike
-from zarr.codecs import ZstdCodec
 
 from synpol.errors import InputError, nearest
+from synpol.world import SIZE_KEYS, in_nm, multiscales_of, placement
 
 #: attribute of every array that synpol writes: the hash of what it was made from
 HASH = "synpol_hash"
@@ -35,25 +30,6 @@ HASH = "synpol_hash"
 COMPLETE = "synpol_complete"
 #: attribute of an array that synpol writes: settings that its readers have to know
 SETTINGS = "synpol_settings"
-#: nm in one unit, for every length unit that is understood
-NANOMETERS = {"nm": 1.0, "angstrom": 0.1, "pm": 0.001}
-_OME_NAME = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer"}
-#: attributes of an array that tell its voxel size, funlib.persistence's and gunpowder's
-_SIZE_KEYS = {"voxel_size", "resolution"}
-_UNIT_ALIASES = {
-    "nm": ("nm", 1),
-    "nanometer": ("nm", 1),
-    "nanometers": ("nm", 1),
-    "angstrom": ("angstrom", 1),
-    "a": ("angstrom", 1),
-    "pm": ("pm", 1),
-    "picometer": ("pm", 1),
-    "um": ("nm", 1000),
-    "µm": ("nm", 1000),
-    "micrometer": ("nm", 1000),
-    "micron": ("nm", 1000),
-    "": ("nm", 1),
-}
 
 
 @dataclass(frozen=True)
@@ -89,11 +65,11 @@ class Image:
 
     @property
     def voxel_size_nm(self) -> tuple[float, ...]:
-        return tuple(_in_nm(v, self.unit) for v in self.voxel_size)
+        return tuple(in_nm(v, self.unit) for v in self.voxel_size)
 
     @property
     def offset_nm(self) -> tuple[float, ...]:
-        return tuple(_in_nm(v, self.unit) for v in self.offset)
+        return tuple(in_nm(v, self.unit) for v in self.offset)
 
     def voxels(self, roi: Roi) -> tuple[slice, slice, slice]:
         """Slices of the voxels in a ROI that lies on the voxel grid."""
@@ -190,59 +166,6 @@ def shifted(where: Sequence[slice], begin: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(w.start + b, w.stop + b) for w, b in zip(where, begin, strict=True))
 
 
-def _in_nm(value: int, unit: str) -> float:
-    return value if unit == "nm" else round(value * NANOMETERS[unit], 6)
-
-
-def to_world(
-    sizes: Sequence[float], unit: str, what: str, *, positive: bool = False
-) -> tuple[Coordinate, str]:
-    """Turn sizes as given into whole world units.
-
-    Parameters
-    ----------
-    sizes : sequence of 3 numbers
-        z, y, x, in `unit`.
-    unit : str
-        "nm", "angstrom", "pm", or a longer name of one of them ("micrometer" becomes nm).
-    what : str
-        What the sizes are, for the message.
-    positive : bool
-        Whether every size has to be above zero.
-
-    Returns
-    -------
-    (Coordinate, str)
-        Whole numbers, and the unit they are in.
-
-    Raises
-    ------
-    InputError
-        A size that is not whole (gunpowder and funlib would truncate it without a word), three
-        sizes that are not three, or an unknown unit.
-    """
-    if str(unit).lower() not in _UNIT_ALIASES:
-        raise InputError(f"{what}: unknown unit {unit!r}{nearest(str(unit), NANOMETERS)}")
-    base, factor = _UNIT_ALIASES[str(unit).lower()]
-    if len(sizes) != 3:
-        raise InputError(f"{what} is {tuple(sizes)}; three numbers z, y, x are expected")
-    scaled = [float(s) * factor for s in sizes]
-    whole = [round(s) for s in scaled]
-    # what float32 and a change of unit leave of a whole number, but never a tenth of a unit
-    slack = [min(1e-6 * max(1.0, abs(s)), 1e-3) for s in scaled]
-    if any(abs(s - w) > t for s, w, t in zip(scaled, whole, slack, strict=True)):
-        finer = {"nm": "angstrom", "angstrom": "pm"}.get(base, "pm")
-        ratio = NANOMETERS[base] / NANOMETERS[finer]
-        raise InputError(
-            f"{what} {tuple(sizes)} {unit} is not whole in {base}, and world units are whole "
-            f"numbers here; give it in {finer}: {tuple(round(s * ratio, 6) for s in scaled)} "
-            f"with `unit: {finer}`"
-        )
-    if positive and min(whole) <= 0:
-        raise InputError(f"{what} is {tuple(sizes)} {unit}; it must be above zero on every axis")
-    return Coordinate(whole), base
-
-
 def join(container: str | os.PathLike[str], *names: str) -> str:
     """Path or URL of something inside a container."""
     return "/".join([str(container).rstrip("/"), *names])
@@ -286,7 +209,7 @@ def open_image(
     node = _open_node(path, mode)
     multiscales: Mapping[str, Any] | None = None
     if isinstance(node, zarr.Group):
-        multiscales = _multiscales(node.attrs)
+        multiscales = multiscales_of(node.attrs)
         if multiscales is None:
             names = sorted(name for name, _ in node.members())
             raise InputError(
@@ -300,7 +223,7 @@ def open_image(
         path = join(path, name)
     else:
         array = node
-        if not _SIZE_KEYS & set(array.attrs):
+        if not SIZE_KEYS & set(array.attrs):
             multiscales = _parent_multiscales(path)
     if not isinstance(array, zarr.Array):
         raise InputError(f"{path} is not an array")
@@ -312,10 +235,10 @@ def open_image(
     if channels is not None and found != channels:
         expected = "(z, y, x)" if channels == 0 else f"({channels}, z, y, x)"
         raise InputError(f"{path} has the shape {array.shape}; {expected} is expected")
-    if bare and multiscales is None and not _SIZE_KEYS & set(array.attrs):
+    if bare and multiscales is None and not SIZE_KEYS & set(array.attrs):
         warnings.warn(f"{path} says nothing about its voxel size; it counts as 1 nm", stacklevel=2)
         return Image(path, array, Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm")
-    voxel_size, offset, unit = _placement(path, array, multiscales)
+    voxel_size, offset, unit = placement(path, array, multiscales)
     return Image(path, array, voxel_size, offset, unit)
 
 
@@ -346,76 +269,16 @@ def _siblings(path: str) -> str:
     return f" ({parent} exists{nearest(missing, [p.name for p in parent.iterdir()][:1000])})"
 
 
-def _multiscales(attrs: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    found = dict(attrs).get("ome", attrs).get("multiscales")
-    return found[0] if found else None
-
-
 def _parent_multiscales(path: str) -> Mapping[str, Any] | None:
     parent, _, name = path.rpartition("/")
     try:
         group = zarr.open_group(parent or ".", mode="r")
     except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
         return None
-    found = _multiscales(group.attrs)
+    found = multiscales_of(group.attrs)
     if found is None or all(d["path"] != name for d in found["datasets"]):
         return None
     return {**found, "datasets": [d for d in found["datasets"] if d["path"] == name]}
-
-
-def _placement(
-    path: str, array: zarr.Array, multiscales: Mapping[str, Any] | None
-) -> tuple[Coordinate, Coordinate, str]:
-    attrs: dict[str, Any] = dict(array.attrs)
-    size = attrs.get("voxel_size", attrs.get("resolution"))
-    if size is not None:
-        units = attrs.get("units", [])
-        unit = _one_unit([units] if isinstance(units, str) else units, path)
-        voxel_size, base = to_world(size[-3:], unit, f"voxel_size of {path}", positive=True)
-        offset, _ = to_world(attrs.get("offset", [0, 0, 0])[-3:], unit, f"offset of {path}")
-        return voxel_size, offset, base
-    if multiscales is None:
-        raise InputError(
-            f"{path} says nothing about its voxel size (neither `voxel_size` on the array nor OME "
-            "multiscales on its group); import it with pipelines/prepare.py, or set the "
-            "attribute `voxel_size` (z, y, x in nm)"
-        )
-    scale, translation = [1.0, 1.0, 1.0], None
-    transforms = [
-        *multiscales["datasets"][0].get("coordinateTransformations", []),
-        *multiscales.get("coordinateTransformations", []),
-    ]
-    for transform in transforms:
-        if transform["type"] == "scale":
-            factors = transform["scale"][-3:]
-            scale = [s * f for s, f in zip(scale, factors, strict=True)]
-            if translation is not None:
-                translation = [t * f for t, f in zip(translation, factors, strict=True)]
-        elif transform["type"] == "translation":
-            steps = transform["translation"][-3:]
-            translation = [t + s for t, s in zip(translation or [0.0] * 3, steps, strict=True)]
-    unit = _one_unit([a.get("unit") for a in multiscales.get("axes", [])], path)
-    voxel_size, base = to_world(scale, unit, f"voxel size of {path}", positive=True)
-    corner = [0.0] * 3
-    if translation is not None:  # the centre of the first voxel
-        corner = [t - s / 2 for t, s in zip(translation, scale, strict=True)]
-    # half a voxel may be whole in a finer unit only
-    for finer in [u for u in NANOMETERS if NANOMETERS[u] <= NANOMETERS[base]]:
-        ratio = NANOMETERS[_UNIT_ALIASES[unit.lower()][0]] / NANOMETERS[finer]
-        ratio *= _UNIT_ALIASES[unit.lower()][1]
-        fine = [round(c * ratio, 6) for c in corner]
-        if all(c == round(c) for c in fine):
-            ratio = round(NANOMETERS[base] / NANOMETERS[finer])
-            return voxel_size * ratio, Coordinate(int(c) for c in fine), finer
-    offset, _ = to_world(corner, unit, f"offset of {path} (OME translation less half a voxel)")
-    return voxel_size, offset, base
-
-
-def _one_unit(units: Sequence[str | None], path: str) -> str:
-    found = [u for u in units[-3:] if u]
-    if len({_UNIT_ALIASES.get(u.lower(), u) for u in found}) > 1:
-        raise InputError(f"{path} has axes in different units, {', '.join(found)}; one is expected")
-    return found[-1] if found else "nm"
 
 
 def check_complete(image: Image) -> None:
@@ -433,147 +296,21 @@ def check_complete(image: Image) -> None:
         )
 
 
-def create_image(
-    container: str | os.PathLike[str],
-    name: str,
-    *,
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    voxel_size: Sequence[int],
-    offset: Sequence[int],
-    unit: str,
-    chunk_shape: Sequence[int],
-    shard_shape: Sequence[int] | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> Image:
-    """Create ``container/name/s0`` as an OME-Zarr 0.5 image, all zeros.
-
-    Parameters
-    ----------
-    container : path or URL
-        A group, made when it is missing.
-    name : str
-        Of the image, for instance ``raw``.
-    shape, chunk_shape, shard_shape : sequence of int
-        ``(z, y, x)`` or ``(channel, z, y, x)``, voxels. With shards, `chunk_shape` is what is read
-        at once and `shard_shape` what one file holds.
-    dtype : dtype
-    voxel_size, offset : sequence of int
-        In `unit`; z, y, x; the offset is the corner of the first voxel.
-    unit : {"nm", "angstrom", "pm"}
-    attributes : mapping, optional
-        More attributes for the array.
-    overwrite : bool
-        Replace what is there; otherwise an existing image is an error.
-
-    Returns
-    -------
-    Image
-
-    Raises
-    ------
-    InputError
-        The image exists already, the container is of Zarr v2, or the place cannot be written.
-    """
-    group_path = join(container, name)
-    if _opened(container, 2) is not None and _opened(container, 3) is None:
-        raise InputError(
-            f"{container} is a Zarr v2 group, and synpol writes Zarr v3, which would hide what is "
-            "in it; give another path"
-        )
-    metadata: dict[str, Any] = {"ome": _ome(name, len(shape) == 3, voxel_size, offset, unit)}
-    spatial = len(shape) == 3
-    types = ["space"] * 3 if spatial else ["channel", *["space"] * 3]
-    placement: dict[str, Any] = {
-        "voxel_size": [int(v) for v in voxel_size],
-        "offset": [int(v) for v in offset],
-        "axis_names": ["z", "y", "x"] if spatial else ["c^", "z", "y", "x"],
-        "units": [unit] * 3,
-        "types": types,
-    }
+def levels_of(image: Image) -> list[str]:
+    """Names of the coarser levels that an image's metadata list; none for an array alone."""
+    path, _, name = image.path.rpartition("/")
     try:
-        zarr.open_group(str(container), mode="a", zarr_format=3)
-        group = zarr.open_group(
-            group_path,
-            mode="w" if overwrite else "a" if _half_made(group_path) else "w-",
-            zarr_format=3,
-            attributes=metadata,
-        )
-        group.update_attributes(metadata)  # of one that was half made
-        array = group.create_array(
-            "s0",
-            shape=tuple(int(s) for s in shape),
-            dtype=np.dtype(dtype),
-            chunks=tuple(int(c) for c in chunk_shape),
-            shards=None if shard_shape is None else tuple(int(s) for s in shard_shape),
-            compressors=ZstdCodec(level=1),
-            fill_value=0,
-            dimension_names=["z", "y", "x"] if spatial else ["c", "z", "y", "x"],
-            attributes={**placement, **(attributes or {})},
-        )
-    except (FileExistsError, zarr.errors.ContainsGroupError, zarr.errors.ContainsArrayError) as e:
-        raise InputError(f"{group_path} exists already; remove it or give another path") from e
-    except OSError as error:
-        raise InputError(f"{group_path} cannot be written: {error}") from error
-    return Image(join(group_path, "s0"), array, Coordinate(voxel_size), Coordinate(offset), unit)
+        group = zarr.open_group(path or ".", mode="r")
+    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
+        return []
+    names = [d["path"] for d in (multiscales_of(group.attrs) or {"datasets": []})["datasets"]]
+    return names[1:] if names[:1] == [name] else []
 
 
-def _opened(path: str | os.PathLike[str], zarr_format: Literal[2, 3]) -> zarr.Group | None:
+def opened_group(
+    path: str | os.PathLike[str], zarr_format: Literal[2, 3], mode: Literal["r", "r+"] = "r"
+) -> zarr.Group | None:
     try:
-        return zarr.open_group(str(path), mode="r", zarr_format=zarr_format)
+        return zarr.open_group(str(path), mode=mode, zarr_format=zarr_format)
     except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
         return None
-
-
-def _half_made(path: str) -> bool:
-    """Whether an interruption left an image of ours there without its array."""
-    group = _opened(path, 3)
-    found = None if group is None else _multiscales(group.attrs)
-    if group is None or found is None or found["datasets"][0]["path"] != "s0":
-        return False
-    return next(iter(group.members()), None) is None
-
-
-def _ome(
-    name: str, spatial: bool, voxel_size: Sequence[int], offset: Sequence[int], unit: str
-) -> dict[str, Any]:
-    lead = [] if spatial else [1.0]
-    channel = [] if spatial else [{"name": "c", "type": "channel"}]
-    space = [{"name": a, "type": "space", "unit": _OME_NAME[unit]} for a in "zyx"]
-    centre = [o + v / 2 for o, v in zip(offset, voxel_size, strict=True)]
-    transforms = [
-        {"type": "scale", "scale": [*lead, *(float(v) for v in voxel_size)]},
-        {"type": "translation", "translation": [*([0.0] * len(lead)), *centre]},
-    ]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [*channel, *space],
-                "datasets": [{"path": "s0", "coordinateTransformations": transforms}],
-            }
-        ],
-    }
-
-
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a local folder and refuse one that cannot be written, before any work is done.
-
-    Raises
-    ------
-    InputError
-        The folder cannot be made, or nothing can be written in it (read-only, full).
-    """
-    if is_url(folder):
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:  # leaves nothing if killed
-            probe.write(b"synpol" * 1000)
-            probe.flush()
-    except OSError as error:
-        raise InputError(
-            f"the output folder {folder} cannot be written: {error.strerror}"
-        ) from None

@@ -15,10 +15,11 @@ from volumes import block_shapes, polarity_volumes, random_polarity, write_polar
 
 import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
-from synpol.arrays import create_image, open_image
+from synpol.arrays import open_image
 from synpol.blockwise import driver, joining
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.records import record_path
+from synpol.writing import create_image
 
 
 def decode(folder, volume, block_shape, **options):

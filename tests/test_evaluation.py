@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 
 from synpol import InputError, match_instances
-from synpol.arrays import create_image
 from synpol.blockwise import driver
 from synpol.blockwise.compare import evaluate_blockwise
 from synpol.evaluation import Evaluation, Matching, best_pairs, truth_instances
+from synpol.writing import create_image
 
 SCORES = ("polarity_correct", "synapse", "pre", "post")
 IOUS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

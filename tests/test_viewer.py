@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from synpol.arrays import create_image
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.evaluation import Evaluation
 from synpol.viewer import figures, report
 from synpol.viewer.report import busiest_sections, write_report
+from synpol.writing import create_image
 
 COLOURS = {"pre": figures.PRE, "post": figures.POST, "union": figures.UNION}
 BLACK = np.zeros((6, 8), np.uint8)

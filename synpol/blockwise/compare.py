@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.arrays import Image, check_writable, open_image, shifted
+from synpol.arrays import Image, open_image, shifted
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.output import hash_of, identity_of, work_folder
@@ -22,6 +22,7 @@ from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
 from synpol.evaluation import Evaluation, Labels, meetings, truth_instances
+from synpol.writing import check_writable
 
 if TYPE_CHECKING:
     from synpol.config import Workers

@@ -21,17 +21,7 @@ import numpy as np
 import pyarrow as pa
 from funlib.geometry import Coordinate
 
-from synpol.arrays import (
-    COMPLETE,
-    HASH,
-    SETTINGS,
-    Image,
-    check_writable,
-    create_image,
-    is_url,
-    join,
-    open_image,
-)
+from synpol.arrays import COMPLETE, HASH, SETTINGS, Image, is_url, join, open_image
 from synpol.blockwise import dilate, label, merge, number, relabel, rescale
 from synpol.blockwise.dilate import DilateStage
 from synpol.blockwise.driver import Driver
@@ -55,6 +45,7 @@ from synpol.blockwise.stage import Stage
 from synpol.decoding import check_options, threshold_of
 from synpol.errors import InputError
 from synpol.synapses import synapse_rows, write_synapses
+from synpol.writing import check_writable, create_image
 
 if TYPE_CHECKING:
     from synpol.config import Workers

@@ -17,16 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.arrays import (
-    COMPLETE,
-    HASH,
-    SETTINGS,
-    Image,
-    check_writable,
-    create_image,
-    join,
-    open_image,
-)
+from synpol.arrays import COMPLETE, HASH, SETTINGS, Image, join, open_image
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.output import Part, hash_of, identity_of, inner_chunks, work_folder
@@ -36,6 +27,7 @@ from synpol.blockwise.windows import BlockImage, BlockPredictor, WindowGrid, rea
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.intensity import Intensity, intensity_of
+from synpol.writing import check_writable, create_image
 
 if TYPE_CHECKING:
     import torch

@@ -14,19 +14,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from synpol.arrays import (
-    COMPLETE,
-    HASH,
-    Image,
-    check_writable,
-    create_image,
-    is_url,
-    open_image,
-    to_world,
-)
+from synpol.arrays import COMPLETE, HASH, Image, is_url, open_image
 from synpol.blockwise.output import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
+from synpol.world import to_world
+from synpol.writing import check_writable, create_image
 
 CHUNK = (16, 128, 128)
 

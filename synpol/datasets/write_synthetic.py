@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from synpol.arrays import (
-    COMPLETE,
-    HASH,
-    Image,
-    check_writable,
-    create_image,
-    is_url,
-    join,
-    open_image,
-)
+from synpol.arrays import COMPLETE, HASH, Image, is_url, join, open_image
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
 from synpol.blockwise.output import hash_of
@@ -30,6 +21,7 @@ from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.polarity import polarity_to_seg
+from synpol.writing import check_writable, create_image
 
 VERSION = 3
 BLOCK = (40, 320, 320)
