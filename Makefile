@@ -27,10 +27,11 @@ test: lint
 test-full: lint
 	$(BIN)/python -m pytest
 
-# Programs that come from the system (Debian, root): the tests run a SLURM cluster and PostgreSQL.
+# Programs that come from the system (Debian, root): the tests run a SLURM cluster, PostgreSQL and
+# Chromium.
 system-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql chromium chromium-driver
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -298,13 +298,23 @@ def check_complete(image: Image) -> None:
 
 def levels_of(image: Image) -> list[str]:
     """Names of the coarser levels that an image's metadata list; none for an array alone."""
+    found = _listed_multiscales(image)
+    return [d["path"] for d in found["datasets"][1:]] if found else []
+
+
+def image_path(image: Image) -> str:
+    """Path of the OME-Zarr group whose full resolution an array is, else of the array itself."""
+    return image.path.rpartition("/")[0] if _listed_multiscales(image) else image.path
+
+
+def _listed_multiscales(image: Image) -> Mapping[str, Any] | None:
     path, _, name = image.path.rpartition("/")
     try:
         group = zarr.open_group(path or ".", mode="r")
     except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
-        return []
-    names = [d["path"] for d in (multiscales_of(group.attrs) or {"datasets": []})["datasets"]]
-    return names[1:] if names[:1] == [name] else []
+        return None
+    found = multiscales_of(group.attrs)
+    return found if found and found["datasets"][0]["path"] == name else None
 
 
 def opened_group(

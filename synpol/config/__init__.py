@@ -14,7 +14,7 @@ from synpol.config.data import (
     SyntheticDataset,
     TrainingVolume,
 )
-from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, Workers
+from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, View, Workers
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
 from synpol.config.section import Section
@@ -40,6 +40,7 @@ __all__ = [
     "Train",
     "TrainingVolume",
     "Tune",
+    "View",
     "Workers",
     "describe",
     "load_config",

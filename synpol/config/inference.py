@@ -229,3 +229,15 @@ class Connect(Section):
         description="path or URL of the neurons (z, y, x), 0 between them; voxels may be whole "
         "multiples of the image's",
     )
+
+
+class View(Section):
+    """The scene in neuroglancer."""
+
+    port: int = Field(
+        default=8642,
+        ge=0,
+        le=65535,
+        description="of this machine, at which the scene is served and to which the report's links "
+        "lead; 0: any that is free",
+    )

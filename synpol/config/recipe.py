@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from synpol.config.data import Data, Prepare
-from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, Workers
+from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, View, Workers
 from synpol.config.section import Section, Triple
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
 from synpol.errors import InputError
@@ -37,6 +37,7 @@ class Config(Section):
     tune: Tune = Field(default=Tune(), description="threshold")
     evaluate: Evaluate = Field(default=Evaluate(), description="scores")
     connect: Connect = Field(default=Connect(), description="connectivity")
+    view: View = Field(default=View(), description="scene")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -1,0 +1,402 @@
+"""Synapses as lines that neuroglancer loads piece by piece, at any number of them.
+
+The format is neuroglancer's `precomputed annotations`: an index by place with a level for every
+zoom, one by id, and, where the neurons are known, one by neuron; all in sharded files, which
+tensorstore writes. (neuroglancer's own writer is meant for few: one file a line, and one cell in
+space, of which a viewer has to load everything.) What is put on which level follows the format's
+specification: of the lines that are left, in random order, as many as no cell has too many of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from synpol.errors import InputError
+from synpol.table_forms import opened
+
+#: raised when a change of code changes what is written
+VERSION = 1
+#: lines that a viewer loads at once for one cell of the index by place
+LIMIT = 2000
+#: what a file, and an entry of a file's own index, hold about
+FILE_BYTES, MINISHARD_KEYS = 2**24, 256
+#: the deepest level takes all that is left: this one, or where a line met more cells in the mean
+MOST_LEVELS, MOST_CELLS = 24, 8
+
+_RECORD = np.dtype(
+    [
+        ("line", "<f4", (6,)),
+        ("score", "<f4"),
+        ("contact_area", "<f4"),
+        ("pre_voxels", "<i4"),
+        ("post_voxels", "<i4"),
+    ]
+)
+_PROPERTIES = [
+    ("score", "float32", "smaller mean probability of the two sides"),
+    ("contact_area", "float32", "nm^2"),
+    ("pre_voxels", "int32", "size of the pre side"),  # neuroglancer 2.41 pads uint32 to 6 bytes
+    ("post_voxels", "int32", "size of the post side"),
+]
+
+
+def write_annotations(
+    folder: Path,
+    table: str | os.PathLike[str],
+    low: Sequence[float],
+    high: Sequence[float],
+    partners: str | os.PathLike[str] | None = None,
+) -> int:
+    """Write the synapses of a table as precomputed annotations, whole or not at all.
+
+    A line leads from the pre side's centroid to that of the post side; where there is one side
+    only, or none is known, it has no length. What is there and of the same table stays.
+
+    Parameters
+    ----------
+    folder : Path
+        To be made or replaced.
+    table : path
+        Of the synapse table.
+    low, high : 3 numbers
+        First and last corner of the volume, nm; z, y, x.
+    partners : path, optional
+        Of the table of `synpol.connectivity.partners_of`: lines can then be found by the neurons
+        on their two sides.
+
+    Returns
+    -------
+    int
+        Lines written.
+
+    Raises
+    ------
+    InputError
+        There is no such table, or it is of other synapses.
+
+    Notes
+    -----
+    Takes some 200 bytes of memory a synapse.
+    """
+    digest = _digest(table, partners, low, high)
+    there = folder / "info"
+    if there.is_file() and json.loads(there.read_text()).get("synpol_hash") == digest:
+        return int(json.loads(there.read_text())["synpol_count"])
+    ids, records = _lines(table)
+    corners = np.array([low[::-1], high[::-1]], float)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    info: dict[str, Any] = {
+        "@type": "neuroglancer_annotations_v1",
+        "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
+        "lower_bound": corners[0].tolist(),
+        "upper_bound": corners[1].tolist(),
+        "annotation_type": "LINE",
+        "properties": [{"id": i, "type": t, "description": d} for i, t, d in _PROPERTIES],
+        "relationships": [],
+        "spatial": [],
+        "synpol_hash": digest,
+        "synpol_count": len(ids),
+    }
+    with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
+        related = _related(partners, ids)
+        size = records.nbytes
+        sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
+        store = _Store(temporary / "by_id", sharding)
+        store.write(_by_id(ids, records, list(related.values()), bar))
+        info["by_id"] = {"key": "by_id", "sharding": sharding}
+        for name, neurons in related.items():
+            about = _write_related(temporary / f"by_{name}", neurons, ids, records)
+            info["relationships"].append({"id": name, "key": f"by_{name}", "sharding": about})
+        for number, level in enumerate(
+            spatial_levels(records["line"], corners[0], corners[1], LIMIT)
+        ):
+            bits = sum(int(g - 1).bit_length() for g in level.grid)
+            cells, size = len(np.unique(level.cell)), len(level.line) * _RECORD.itemsize
+            sharding = _sharding_of(bits, cells, size, data="gzip")
+            store = _Store(temporary / f"level_{number}", sharding)
+            store.write(_grouped(level.cell, level.line, ids, records))
+            bar.update(len(np.unique(level.line)))
+            info["spatial"].append(
+                {
+                    "key": f"level_{number}",
+                    "sharding": sharding,
+                    "grid_shape": [int(g) for g in level.grid],
+                    "chunk_size": [float(s) for s in level.size],
+                    "limit": LIMIT,
+                }
+            )
+    (temporary / "info").write_text(json.dumps(info))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return len(ids)
+
+
+def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
+    """Scores that few lines are below or above; for colours."""
+    score = _lines(table)[1]["score"]
+    if not len(score):
+        return 0.0, 1.0
+    low, high = np.quantile(score, [0.02, 0.98])
+    return float(low), float(high)
+
+
+def _digest(
+    table: str | os.PathLike[str],
+    partners: str | os.PathLike[str] | None,
+    low: Sequence[float],
+    high: Sequence[float],
+) -> str:
+    opened(table)
+    found = hashlib.sha256(json.dumps([VERSION, LIMIT, list(low), list(high)]).encode())
+    for path in (table, partners):
+        if path is None:
+            continue
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and records of all synapses."""
+    file = opened(table)
+    parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
+    names = [f"{p}_{a}" for p in parts for a in "xyz"] + [f"{p}_score" for p in parts]
+    names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
+    rows = pq.read_table(table, columns=names)
+    column = {name: rows[name].to_numpy() for name in names}  # null is NaN
+    ends = [np.stack([column[f"{p}_{a}"] for a in "xyz"], axis=1) for p in parts]
+    first, last = ends[0], ends[-1]
+    records = np.zeros(rows.num_rows, _RECORD)
+    records["line"] = np.concatenate(
+        [np.where(np.isnan(first), last, first), np.where(np.isnan(last), first, last)], axis=1
+    )
+    records["score"] = np.fmin.reduce([column[f"{p}_score"] for p in parts])
+    for name in ("contact_area", "pre_voxels", "post_voxels"):
+        records[name] = column[name]
+    return rows["synapse_id"].to_numpy(), records
+
+
+def _related(partners: str | os.PathLike[str] | None, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
+    if partners is None:
+        return {}
+    rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
+    if not np.array_equal(rows["synapse_id"].to_numpy(), ids):
+        raise InputError(
+            f"{partners} is of other synapses than the table beside it; run "
+            "pipelines/connect.py again, or remove it"
+        )
+    return {side: rows[f"{side}_id"].to_numpy() for side in ("pre", "post")}
+
+
+@dataclass(frozen=True)
+class SpatialLevel:
+    """One level of the index by place.
+
+    Attributes
+    ----------
+    grid : (3,) int64
+        Cells along x, y, z.
+    size : (3,) float64
+        Of a cell, nm.
+    cell, line : (k,) uint64 and int64
+        Cells (compressed Morton code) and the lines that are shown there, by cell and within one
+        in random order.
+    """
+
+    grid: np.ndarray
+    size: np.ndarray
+    cell: np.ndarray
+    line: np.ndarray
+
+
+def spatial_levels(
+    lines: np.ndarray, low: np.ndarray, high: np.ndarray, limit: int
+) -> Iterator[SpatialLevel]:
+    """Spread lines over levels of ever smaller cells, each line on one level.
+
+    Parameters
+    ----------
+    lines : (n, 6) array
+        Both ends, x, y, z each.
+    low, high : (3,) arrays
+        Corners of the volume.
+    limit : int
+        Lines of a cell at most, but on the last level.
+    """
+    count = len(lines)
+    rank = np.random.default_rng(0).permutation(count)
+    ends = np.stack([lines[:, :3], lines[:, 3:]]).astype(np.float64)
+    first, last = ends.min(axis=0), ends.max(axis=0)
+    grid, left = np.ones(3, np.int64), np.arange(count)
+    for number in range(MOST_LEVELS):
+        size = (high - low) / grid
+        cell, row = _cells_of(first[left], last[left], low, size, grid)
+        line = left[row]
+        order = np.lexsort((rank[line], cell))
+        cell, line = cell[order], line[order]
+        begins = np.unique(cell, return_index=True)[1]
+        place = np.arange(len(cell)) - np.repeat(begins, np.diff(begins, append=len(cell)))
+        shown = int(rank[line[place >= limit]].min(initial=count))
+        finer = np.where(size > size.max() / 2**0.5, 2 * grid, grid)
+        sides = (last[left] - first[left]) / ((high - low) / finer) + 1
+        if number + 1 == MOST_LEVELS or sides.prod(axis=1).sum() > MOST_CELLS * len(left):
+            shown = count
+        here = rank[line] < shown
+        yield SpatialLevel(grid, size, cell[here], line[here])
+        left, grid = left[rank[left] >= shown], finer
+        if not len(left):
+            return
+
+
+def _cells_of(
+    first: np.ndarray, last: np.ndarray, low: np.ndarray, size: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All cells that the box of each line meets: their codes, and the lines' rows."""
+    begin, end = (
+        np.clip(np.floor((p - low) / size), 0, grid - 1).astype(np.int64) for p in (first, last)
+    )
+    sides = end - begin + 1
+    each = sides.prod(axis=1)
+    line = np.repeat(np.arange(len(begin)), each)
+    step = np.arange(len(line)) - np.repeat(np.cumsum(each) - each, each)
+    place = np.empty((len(line), 3), np.int64)
+    for axis in range(3):
+        step, place[:, axis] = np.divmod(step, sides[line, axis])
+    return morton(begin[line] + place, grid), line
+
+
+def morton(place: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Compressed Morton codes: bits of x, y, z in turn, as far as the grid has any.
+
+    Parameters
+    ----------
+    place : (n, 3) int64
+        Indices of cells.
+    grid : (3,) int64
+        Cells along each axis.
+
+    Returns
+    -------
+    (n,) uint64
+    """
+    code, at = np.zeros(len(place), np.uint64), 0
+    for bit in range(int(max(grid)).bit_length()):
+        for axis in range(3):
+            if (int(grid[axis]) - 1) >> bit:
+                code |= ((place[:, axis] >> bit) & 1).astype(np.uint64) << np.uint64(at)
+                at += 1
+    return code
+
+
+def _sharding_of(
+    bits: int, keys: int, size: int, *, hashed: bool = False, data: str = "raw"
+) -> dict[str, Any]:
+    """How values are spread over files.
+
+    Parameters
+    ----------
+    bits : int
+        Of a key.
+    keys, size : int
+        How many there are, and the bytes of all their values.
+    hashed : bool
+        Whether keys are not near each other where their values are.
+    data : {"raw", "gzip"}
+    """
+    shard = min(bits, max(0, size // FILE_BYTES).bit_length())
+    minishard = min(bits - shard, (max(0, keys // MINISHARD_KEYS) >> shard).bit_length())
+    return {
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "hash": "murmurhash3_x86_128" if hashed else "identity",
+        "preshift_bits": 0 if hashed else bits - shard - minishard,
+        "minishard_bits": minishard,
+        "shard_bits": shard,
+        "minishard_index_encoding": "gzip",
+        "data_encoding": data,
+    }
+
+
+class _Store:
+    """Sharded files of values by key; a file at a time is in memory."""
+
+    def __init__(self, folder: Path, sharding: dict[str, Any]) -> None:
+        import tensorstore
+
+        self._tensorstore = tensorstore
+        base = {"driver": "file", "path": f"{folder}/"}
+        spec = {
+            "driver": "neuroglancer_uint64_sharded",
+            "metadata": sharding,
+            "base": base,
+            "context": {"file_io_sync": False},  # the whole folder is renamed at last
+        }
+        self._store = tensorstore.KvStore.open(spec).result()
+        is_hashed = sharding["hash"] != "identity"
+        self._shift = 64 if is_hashed else sharding["preshift_bits"] + sharding["minishard_bits"]
+
+    def write(self, items: Iterable[tuple[int, bytes]]) -> None:
+        """Write values; keys ascend."""
+        shard, transaction = -1, None
+        for key, value in items:
+            if key >> self._shift != shard:
+                if transaction is not None:
+                    transaction.commit_sync()
+                shard, transaction = key >> self._shift, self._tensorstore.Transaction()
+                store = self._store.with_transaction(transaction)
+            store.write(key.to_bytes(8, "big"), value)
+        if transaction is not None:
+            transaction.commit_sync()
+
+
+def _by_id(
+    ids: np.ndarray, records: np.ndarray, related: list[np.ndarray], bar: Any
+) -> Iterator[tuple[int, bytes]]:
+    """Each line alone, with the neurons that it belongs to."""
+    size = _RECORD.itemsize
+    content = records.tobytes()
+    for row, number in enumerate(ids.tolist()):
+        value = content[row * size : (row + 1) * size]
+        for neurons in related:
+            neuron = int(neurons[row])
+            value += (
+                (1).to_bytes(4, "little") + neuron.to_bytes(8, "little") if neuron else b"\0" * 4
+            )
+        yield number, value
+        bar.update()
+
+
+def _grouped(
+    key: np.ndarray, line: np.ndarray, ids: np.ndarray, records: np.ndarray
+) -> Iterator[tuple[int, bytes]]:
+    """The lines of each key together; keys ascend."""
+    keys, begins = np.unique(key, return_index=True)
+    for number, rows in zip(keys.tolist(), np.split(line, begins[1:]), strict=len(keys) > 0):
+        content = records[rows].tobytes() + ids[rows].astype("<u8").tobytes()
+        yield number, len(rows).to_bytes(8, "little") + content
+
+
+def _write_related(
+    folder: Path, neurons: np.ndarray, ids: np.ndarray, records: np.ndarray
+) -> dict[str, Any]:
+    """The index by neuron; returns how it is sharded."""
+    rows = np.flatnonzero(neurons)
+    rows = rows[np.argsort(neurons[rows], kind="stable")]
+    count, size = len(np.unique(neurons[rows])), len(rows) * _RECORD.itemsize
+    sharding = _sharding_of(64, count, size, hashed=True)
+    _Store(folder, sharding).write(_grouped(neurons[rows], rows, ids, records))
+    folder.mkdir(exist_ok=True)  # where there is no neuron at all
+    return sharding

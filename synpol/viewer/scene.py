@@ -1,0 +1,227 @@
+"""The neuroglancer scene of a result.
+
+Image, prediction, instances, truth and neurons are layers that neuroglancer reads from the files
+themselves, level by level and chunk by chunk; synapses are lines of precomputed annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import neuroglancer
+import numpy as np
+
+from synpol.arrays import Image, image_path, join, open_image
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.viewer.figures import POST, PRE, UNION
+
+#: folder of the precomputed annotations in a result
+ANNOTATIONS = "synapses.annotations"
+#: world that the scene begins with at most, nm along the shorter side of a panel
+FIRST_VIEW = 5000.0
+
+
+def colour(rgb: np.ndarray) -> str:
+    """A colour in a shader."""
+    return "vec3(" + ", ".join(f"{c:g}" for c in rgb) + ")"
+
+
+IMAGE_SHADER = """#uicontrol invlerp grey(range=[{low:g}, {high:g}])
+void main() {{ emitGrayscale(grey()); }}
+"""
+
+#: one shader for the three channels; strength follows the probability
+PREDICTION_SHADER = """#uicontrol bool pre checkbox(default={sides})
+#uicontrol bool post checkbox(default={sides})
+#uicontrol bool whole checkbox(default={whole})
+#uicontrol float strength slider(min=0, max=1, default=0.7)
+void main() {{
+  float a = pre ? toNormalized(getDataValue({first})) : 0.0;
+  float b = post ? toNormalized(getDataValue({second})) : 0.0;
+  float c = whole ? {union} : 0.0;
+  float most = max(max(a, b), c);
+  vec3 mixed = (a * {pre} + b * {post} + c * {both}) / max(a + b + c, 1e-3);
+  emitRGBA(vec4(mixed, most * strength));
+}}
+"""
+
+#: from red, where the score is low, over yellow to green
+LINE_SHADER = """#uicontrol float low_score slider(min=0, max=1, default={low:.2f})
+#uicontrol float high_score slider(min=0, max=1, default={high:.2f})
+#uicontrol float hide_below slider(min=0, max=1, default=0)
+void main() {{
+  if (prop_score() < hide_below) discard;
+  float at = clamp((prop_score() - low_score) / max(high_score - low_score, 1e-3), 0.0, 1.0);
+  setColor(vec3(min(1.0, 2.0 - 2.0 * at), min(1.0, 2.0 * at), 0.0));
+  setLineWidth(3.0);
+  setEndpointMarkerSize(6.0, 6.0);
+  setEndpointMarkerColor({pre}, {post});
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The images of a scene.
+
+    Attributes
+    ----------
+    raw : Image
+    polarity, instances, truth, neurons : Image or None
+        Where there is one.
+    """
+
+    raw: Image
+    polarity: Image | None
+    instances: Image
+    truth: Image | None
+    neurons: Image | None
+
+    @classmethod
+    def of(cls, config: Config) -> Layers:
+        """Open everything that a config names.
+
+        Raises
+        ------
+        InputError
+            There is no image or no result yet.
+        """
+        output = config.need("predict.output")
+
+        def image(path: str | None, channels: int = 0) -> Image | None:
+            return None if path is None else open_image(path, channels=channels)
+
+        try:
+            polarity = open_image(join(output, "polarity"), channels=3)
+        except InputError:  # decoded from elsewhere
+            polarity = None
+        return cls(
+            open_image(config.need("predict.raw"), channels=0),
+            polarity,
+            open_image(join(output, "instances"), channels=0),
+            image(config.evaluate.truth),
+            image(config.connect.segmentation),
+        )
+
+    def images(self) -> dict[str, tuple[Image, bool]]:
+        """Every image that is there by its name, and whether it is one of labels."""
+        named = {
+            "image": (self.raw, False),
+            "prediction": (self.polarity, False),
+            "instances": (self.instances, True),
+            "truth": (self.truth, True),
+            "neurons": (self.neurons, True),
+        }
+        return {name: (i, labels) for name, (i, labels) in named.items() if i is not None}
+
+
+def scene_of(
+    layers: Layers,
+    config: Config,
+    address_of: Mapping[str, str],
+    scores: Sequence[float] = (0.5, 1.0),
+) -> neuroglancer.ViewerState:
+    """The state of neuroglancer that shows a result.
+
+    Parameters
+    ----------
+    layers : Layers
+    config : Config
+    address_of : mapping
+        URL of each of `layers.images` and of ``synapses``.
+    scores : (float, float)
+        Scores that get the first and the last colour.
+    """
+    state = neuroglancer.ViewerState()
+    raw = layers.raw
+    x, y, z = raw.voxel_size_nm[::-1]
+    state.dimensions = neuroglancer.CoordinateSpace(
+        names=["x", "y", "z"], units="nm", scales=[x, y, z]
+    )
+    where = layers.instances
+    middle = [
+        (o + n * v / 2) / s
+        for o, n, v, s in zip(
+            where.offset_nm,
+            where.shape_vx,
+            where.voxel_size_nm,
+            raw.voxel_size_nm,
+            strict=True,
+        )
+    ]
+    state.position = [np.floor(m) + 0.5 for m in middle[::-1]]
+    extent = min(n * v for n, v in zip(where.shape_vx[1:], where.voxel_size_nm[1:], strict=True))
+    state.cross_section_scale = min(extent, FIRST_VIEW) / 700 / x
+    state.projection_scale = 2 * min(extent, FIRST_VIEW) / x
+    state.layout = "xy-3d"
+    for name, (image, labels) in layers.images().items():
+        source = _source(image, address_of[name])
+        if labels:
+            layer = neuroglancer.SegmentationLayer(source=source, selected_alpha=0.25)
+        elif image.array.ndim == 4:
+            layer = neuroglancer.ImageLayer(source=source, shader=_prediction_shader(config))
+            layer.blend = "default"
+            layer.opacity = 1.0
+        else:
+            layer = neuroglancer.ImageLayer(source=source, shader=_image_shader(image))
+            layer.opacity = 1.0
+        visible = name not in ("truth", "neurons")
+        state.layers.append(neuroglancer.ManagedLayer(name=name, layer=layer, visible=visible))
+    if "synapses" in address_of:
+        low, high = scores
+        shader = LINE_SHADER.format(low=low, high=high, pre=colour(PRE), post=colour(POST))
+        annotations = neuroglancer.AnnotationLayer(
+            source=f"{address_of['synapses']}|neuroglancer-precomputed:", shader=shader
+        )
+        if layers.neurons is not None:
+            annotations.linked_segmentation_layer = dict.fromkeys(("pre", "post"), "neurons")
+        state.layers["synapses"] = annotations
+    state.selected_layer.layer = "synapses"
+    return state
+
+
+def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
+    """An image as neuroglancer's source; channels become those of the shader."""
+    scheme = f"zarr{image.array.metadata.zarr_format}"
+    names, scales, units = ["z", "y", "x"], list(image.voxel_size_nm), ["nm"] * 3
+    places = [o / v for o, v in zip(image.offset_nm, image.voxel_size_nm, strict=True)]
+    if image.array.ndim == 4:
+        names, scales, units = ["c^", *names], [1.0, *scales], ["", *units]
+        places = [0.0, *places]
+    source = neuroglancer.LayerDataSource(url=f"{address}|{scheme}:")
+    space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
+    if image_path(image) == image.path:  # no OME metadata: neuroglancer knows voxels only
+        matrix = np.concatenate([np.eye(len(names)), np.array(places)[:, None]], axis=1)
+        source.transform = neuroglancer.CoordinateSpaceTransform(
+            output_dimensions=space, matrix=matrix
+        )
+    elif image.array.ndim == 4:
+        source.transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
+    return source
+
+
+def _image_shader(image: Image) -> str:
+    """Grey values between the 0.5 and the 99.5 percentile of the middle of the image."""
+    sizes = zip(image.array.shape, (8, 512, 512), strict=True)
+    part = tuple(slice(max(0, (n - m) // 2), (n + m) // 2) for n, m in sizes)
+    low, high = np.percentile(np.asarray(image.array[part]), [0.5, 99.5])
+    high = high if high > low else low + 1
+    return IMAGE_SHADER.format(low=low, high=high)
+
+
+def _prediction_shader(config: Config) -> str:
+    first = 1 if config.exclusive else 0
+    sides = config.decode.sides
+    inverse = "1.0 - toNormalized(getDataValue(0))"
+    return PREDICTION_SHADER.format(
+        sides=str(sides).lower(),
+        whole=str(not sides).lower(),
+        first=first,
+        second=first + 1,
+        union=inverse if config.exclusive else "toNormalized(getDataValue(2))",
+        pre=colour(PRE),
+        post=colour(POST),
+        both=colour(UNION),
+    )
