@@ -82,10 +82,10 @@ def main(config: Config, given: argparse.Namespace) -> None:
                 given.screenshot.write_bytes(screenshot(viewer))
             print(given.screenshot)
             return
-        print(f"{viewer.get_viewer_url()}\nCtrl-C ends it", flush=True)
-        if not given.link:
-            webbrowser.open(viewer.get_viewer_url())
         try:
+            print(f"{viewer.get_viewer_url()}\nCtrl-C ends it", flush=True)
+            if not given.link:
+                webbrowser.open(viewer.get_viewer_url())
             threading.Event().wait()
         except KeyboardInterrupt:
             print()
@@ -120,7 +120,7 @@ def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
     high = low + np.array(grid.voxel_size_nm) * np.array(grid.shape_vx)
     partners = table.with_name("partners.parquet")
     known = layers.neurons is not None and partners.is_file()
-    write_annotations(folder, table, low.tolist(), high.tolist(), partners if known else None)
+    write_annotations(folder, table, low, high, partners if known else None)
 
 
 if __name__ == "__main__":

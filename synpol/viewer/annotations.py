@@ -54,8 +54,8 @@ _PROPERTIES = [
 def write_annotations(
     folder: Path,
     table: str | os.PathLike[str],
-    low: Sequence[float],
-    high: Sequence[float],
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
     partners: str | os.PathLike[str] | None = None,
 ) -> int:
     """Write the synapses of a table as precomputed annotations, whole or not at all.
@@ -156,11 +156,11 @@ def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
 def _digest(
     table: str | os.PathLike[str],
     partners: str | os.PathLike[str] | None,
-    low: Sequence[float],
-    high: Sequence[float],
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
 ) -> str:
     opened(table)
-    found = hashlib.sha256(json.dumps([VERSION, LIMIT, list(low), list(high)]).encode())
+    found = hashlib.sha256(json.dumps([VERSION, LIMIT, *map(float, (*low, *high))]).encode())
     for path in (table, partners):
         if path is None:
             continue

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from synpol.errors import InputError
@@ -33,8 +33,15 @@ _FLAGS = (
 
 
 @contextlib.contextmanager
-def browser(size: tuple[int, int] = (1200, 900)) -> Iterator[Chrome]:
+def browser(size: tuple[int, int] = (1200, 900), flags: Sequence[str] = ()) -> Iterator[Chrome]:
     """Chromium without a window, which reaches this machine alone.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Of the window, pixels.
+    flags : sequence of str
+        More flags of Chromium.
 
     Raises
     ------
@@ -56,11 +63,11 @@ def browser(size: tuple[int, int] = (1200, 900)) -> Iterator[Chrome]:
         ) from None
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (*_FLAGS, f"--window-size={size[0]},{size[1]}"):
+    for flag in (*_FLAGS, *flags, f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
     if os.getuid() == 0:
         options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with tempfile.TemporaryDirectory(prefix="synpol-browser-") as profile:
         options.add_argument(f"--user-data-dir={profile}")
         page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))

@@ -192,8 +192,9 @@ def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
         places = [0.0, *places]
     source = neuroglancer.LayerDataSource(url=f"{address}|{scheme}:")
     space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
-    if image_path(image) == image.path:  # no OME metadata: neuroglancer knows voxels only
-        matrix = np.concatenate([np.eye(len(names)), np.array(places)[:, None]], axis=1)
+    if image_path(image) == image.path:  # no OME metadata: a voxel is 1 without a unit
+        metres = [s * 1e-9 if u else s for s, u in zip(scales, units, strict=True)]
+        matrix = np.concatenate([np.diag(metres), np.array(places)[:, None]], axis=1)
         source.transform = neuroglancer.CoordinateSpaceTransform(
             output_dimensions=space, matrix=matrix
         )

@@ -1,0 +1,243 @@
+"""The scene, rendered by a real Chromium."""
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import yaml
+import zarr
+from recipes import ROOT, run, run_refused, write
+
+import synpol
+from synpol.arrays import image_path
+from synpol.config import load_config
+from synpol.errors import InputError
+from synpol.viewer.annotations import write_annotations
+from synpol.viewer.browser import browser
+from synpol.viewer.scene import Layers, scene_of
+from synpol.viewer.scene_server import place_link, scene_server, scene_token, screenshot
+
+pytestmark = pytest.mark.browser
+
+OFFSET, SIZE, SHAPE = (300, 160, 320), (30, 16, 16), (12, 40, 60)
+#: both sides of two synapses, voxels; the second one's probability is low
+PRE, POST = (slice(3, 7), slice(8, 14), slice(10, 15)), (slice(3, 7), slice(8, 14), slice(15, 20))
+LOW_PRE, LOW_POST = (
+    (slice(3, 7), slice(24, 30), slice(40, 46)),
+    (slice(3, 7), slice(30, 36), slice(40, 46)),
+)
+
+
+@pytest.fixture(scope="session")
+def page():
+    try:
+        opened = browser()
+        with opened as page:
+            yield page
+    except InputError as error:
+        pytest.skip(f"{error} (make system-deps)")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A config whose result is there."""
+    folder = tmp_path_factory.mktemp("scene")
+    raw = np.full(SHAPE, 60, np.uint8)
+    raw[:, 20:22] = 200
+    polarity = np.zeros((3, *SHAPE), np.uint8)
+    for pre, post, value in ((PRE, POST, 255), (LOW_PRE, LOW_POST, 140)):
+        polarity[0][pre] = polarity[1][post] = value
+        polarity[2][pre] = polarity[2][post] = value
+    place = {"voxel_size": SIZE, "offset": OFFSET}
+    write(folder / "data", "raw", raw, **place)
+    write(folder / "result", "polarity", polarity, **place)
+    synpol.decode_blockwise(
+        folder / "result" / "polarity",
+        folder / "result",
+        block_shape=SHAPE,
+        thres_small=10,
+        synapses=folder / "result" / "synapses.parquet",
+    )
+    truth = zarr.open_array(folder / "result" / "instances" / "s0", mode="r")[:]
+    write(folder / "data", "truth", truth, **place)
+    path = folder / "config.yaml"
+    config = {
+        "run_dir": str(folder / "run"),
+        "predict": {"raw": f"{folder}/data/raw", "output": f"{folder}/result"},
+        "evaluate": {"truth": f"{folder}/data/truth"},
+        "view": {"port": 0},
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def served(config, names=None):
+    """The scene of a config, with these layers alone, each voxel ten pixels wide."""
+    layers, output = Layers.of(config), Path(config.predict.output)
+    high = np.array(OFFSET) + np.array(SIZE) * SHAPE
+    write_annotations(output / "lines", output / "synapses.parquet", OFFSET, high)
+    folders = {name: Path(image_path(image)) for name, (image, _) in layers.images().items()}
+    folders["synapses"] = output / "lines"
+
+    def state_of(addresses):
+        state = scene_of(layers, config, addresses, (0.5, 1.0))
+        for layer in state.layers:
+            layer.visible = names is None or layer.name in names
+        state.layout = "xy"
+        state.cross_section_scale = 0.1
+        state.position = [20 + 30, 10 + 22, 10 + 5]  # voxels of the world
+        state.show_axis_lines = state.show_scale_bar = state.show_default_annotations = False
+        return state
+
+    return scene_server(folders, state_of, port=0, token="secret")
+
+
+def drawn(page, viewer):
+    """The scene as RGB, 600 x 400 pixels: voxel (y, x) is around pixel 10 * (y - 2), 10 * x."""
+    page.get(viewer.get_viewer_url())
+    return iio.imread(io.BytesIO(screenshot(viewer, (600, 400), 60)))[..., :3].astype(int)
+
+
+def middle(mask):
+    return np.argwhere(mask).mean(axis=0) + 0.5
+
+
+def magenta(image):
+    red, green, blue = np.moveaxis(image, -1, 0)
+    return (red - green > 80) & (blue - green > 60)
+
+
+def cyan(image):
+    red, green, blue = np.moveaxis(image, -1, 0)
+    return (green - red > 60) & (blue - red > 80)
+
+
+def test_sides_and_lines_are_where_the_voxels_are(page, result):
+    config = load_config([str(result)])
+    with served(config, ["prediction"]) as viewer:
+        image = drawn(page, viewer)
+    for mask, side in ((magenta(image), PRE), (cyan(image), POST)):
+        mask[:, 300:] = False  # where the other one is
+        expected = [
+            10 * (side[1].start + side[1].stop) / 2 - 20,
+            5 * (side[2].start + side[2].stop),
+        ]
+        assert np.abs(middle(mask) - expected).max() < 1.5
+        assert mask.sum() == pytest.approx(100 * 6 * 5, rel=0.1)
+    with served(config, ["synapses"]) as viewer:
+        image = drawn(page, viewer)
+    for mask, sides in ((magenta(image), (PRE, LOW_PRE)), (cyan(image), (POST, LOW_POST))):
+        for side in sides:  # a marker at the centroid of each side
+            y, x = (5 * (s.start + s.stop) for s in side[1:])
+            near = np.zeros_like(mask)
+            near[int(y) - 30 : int(y) - 10, int(x) - 10 : int(x) + 10] = True
+            assert np.abs(middle(mask & near) - [y - 20, x]).max() < 1.5
+    between = image[90, 150], image[280, 430]  # half-way of each line
+    assert between[0][1] > 150 > between[0][0]  # a high score is green
+    assert between[1][0] > 150 > between[1][1]  # a low one red
+
+
+def test_nothing_is_fetched_from_elsewhere(page, result, tmp_path):
+    with (
+        browser(flags=[f"--log-net-log={tmp_path}/net.json"]) as own,
+        served(load_config([str(result)])) as viewer,
+    ):
+        drawn(own, viewer)
+        address = viewer.get_viewer_url().partition("/v/")[0]
+    about = [e.get("params", {}) for e in json.loads((tmp_path / "net.json").read_text())["events"]]
+    # what Chromium itself asks for has no page that it comes from (and reaches nothing)
+    urls = {a["url"] for a in about if a.get("initiator", "not an origin") != "not an origin"}
+    for part in ("/synapses/", "/prediction/s0/", "/instances/", "/image/"):
+        assert any(part in url for url in urls)
+    assert {url for url in urls if not url.startswith(address)} == set()
+
+
+def test_an_array_without_ome_metadata_lies_at_its_offset_too(page, result, tmp_path):
+    config = load_config([str(result)])
+    with served(config, ["image"]) as viewer:
+        expected = drawn(page, viewer)
+    for zarr_format in (2, 3):
+        array = zarr.create_array(
+            tmp_path / str(zarr_format) / "bare",
+            data=zarr.open_array(config.predict.raw + "/s0", mode="r")[:],
+            chunks=(5, 20, 20),
+            zarr_format=zarr_format,
+        )
+        array.attrs.update({"voxel_size": SIZE, "offset": OFFSET, "units": ["nm"] * 3})
+        given = [str(result), f"predict.raw={tmp_path}/{zarr_format}/bare"]
+        with served(load_config(given), ["image"]) as viewer:
+            assert np.array_equal(drawn(page, viewer), expected)
+
+
+def test_the_command_takes_a_picture_of_the_whole_scene(result, page, capsys):
+    picture = result.parent / "scene.png"
+    assert run("view", result, "--screenshot", picture) == 0
+    image = iio.imread(picture)[..., :3].astype(int)
+    assert image.shape[:2] == (900, 1200)
+    assert magenta(image).sum() > 300
+    assert cyan(image).sum() > 300
+    assert (result.parent / "result" / "synapses.annotations" / "info").is_file()
+
+
+def test_a_link_from_the_report_leads_to_its_place(page, result):
+    config = load_config([str(result)])
+    with served(config) as viewer:
+        port = int(viewer.get_viewer_url().split(":")[2].split("/")[0])
+        page.get(place_link(port, "secret", (450, 400, 800)))
+        assert page.current_url == viewer.get_viewer_url()
+        assert np.allclose(viewer.state.position, [800 / 16, 400 / 16, 450 / 30])
+        for wrong in ("/at/guessed?z=1&y=1&x=1", "/data/guessed/image/zarr.json"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{wrong}")
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/at/secret?z=one&y=1&x=1")
+        found = urllib.request.urlopen(f"http://127.0.0.1:{port}/data/secret/image/zarr.json")
+        assert json.load(found)["attributes"]["ome"]["version"] == "0.5"
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(InputError, match=rf"cannot be served at 127.0.0.1:{port}"),
+            scene_server({}, lambda addresses: None, port=port, token="t"),
+        ):
+            pass
+
+
+def test_the_command_prints_a_link_and_serves_until_it_is_interrupted(result):
+    command = [sys.executable, str(ROOT / "pipelines" / "view.py"), str(result), "--link"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        line = next(text for text in process.stdout if text.startswith("http://127.0.0.1:"))
+        assert "neuroglancer" in urllib.request.urlopen(line.strip()).read().decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_token_is_made_once_and_for_its_owner(tmp_path):
+    token = scene_token(tmp_path / "work")
+    assert scene_token(tmp_path / "work") == token
+    assert len(token) == 32
+    assert (tmp_path / "work" / "scene_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_missing_is_named(result, tmp_path, capsys):
+    said = run_refused(capsys, "view", result, f"predict.output={tmp_path}/none")
+    assert "there is no Zarr array or group at" in said
+    said = run_refused(capsys, "view", result, "--levels", "neurons")
+    assert "--levels neurons: the config names no neurons" in said
