@@ -19,6 +19,7 @@ from synpol.blockwise.output import work_folder
 from synpol.command import run_command, write_json
 from synpol.config import Config
 from synpol.errors import InputError
+from synpol.viewer.links import place_link, scene_token
 from synpol.viewer.report import write_report
 
 
@@ -37,6 +38,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     for image in (instances, true):
         check_complete(image)
     check_settings(config, instances)
+    work = work_folder(output, config.workers.work_dir)
     protocols = protocol_scores(config, instances, true)
     evaluation = evaluate_blockwise(
         instances,
@@ -45,14 +47,23 @@ def main(config: Config, given: argparse.Namespace) -> None:
         config.evaluate.min_size,
         config.decode.dilate_sz,
         block_shape=config.decode.block_shape,
-        work_dir=work_folder(output, config.workers.work_dir),
+        work_dir=work,
         num_workers=config.workers.num_workers,
         workers=config.workers,
     )
     scores = evaluation.to_json(config.evaluate.iou)
     if protocols:
         scores["protocols"] = protocols
-    write_report(config, output, scores, Path(output) / "report.html", evaluation.correct())
+    token, port = scene_token(work), config.view.port
+    write_report(
+        config,
+        output,
+        scores,
+        Path(output) / "report.html",
+        evaluation.correct(),
+        evaluation.missed(),
+        (lambda place: place_link(port, token, place)) if port else None,
+    )
     write_json(Path(output) / "scores.json", scores)
     print(f"{'IoU':>5}  {'score':<17} precision  recall     F1  (95 %)")
     for iou, kinds in scores["iou"].items():

@@ -29,8 +29,9 @@ from synpol.errors import InputError
 from synpol.levels import level_factors
 from synpol.viewer.annotations import score_range, write_annotations
 from synpol.viewer.browser import browser
+from synpol.viewer.links import scene_token
 from synpol.viewer.scene import ANNOTATIONS, Layers, scene_of
-from synpol.viewer.scene_server import scene_server, scene_token, screenshot
+from synpol.viewer.scene_server import scene_server, screenshot
 from synpol.writing import check_writable
 
 

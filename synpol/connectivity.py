@@ -13,6 +13,7 @@ import pyarrow as pa
 from synpol.arrays import Image
 from synpol.blockwise.compare import meetings_blockwise
 from synpol.polarity import polarity_to_seg
+from synpol.synapses import confidence
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -124,7 +125,7 @@ def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:
         unassigned side are left out.
     """
     numbers, area = (synapses[k].to_numpy() for k in ("synapse_id", "contact_area"))
-    score = np.minimum(synapses["pre_score"].to_numpy(), synapses["post_score"].to_numpy())
+    score = confidence(synapses)
     there = ~partners["unassigned"].to_numpy() & np.isin(partners["synapse_id"].to_numpy(), numbers)
     ends = np.stack([partners[k].to_numpy() for k in ("pre_id", "post_id")], axis=1)[there]
     row = np.searchsorted(numbers, partners["synapse_id"].to_numpy()[there])

@@ -381,12 +381,22 @@ class Evaluation:
         return Matching.of(pairs, len(kept_predicted), len(kept_truth))
 
     def correct(self, iou: float = 0.5) -> dict[int, bool]:
-        """Whether each predicted synapse that is scored is polarity-correct; none without sides."""
-        if self.pre is None:
-            return {}
-        found = {pair[0] for pair in self.score(iou)["polarity_correct"].pairs}
+        """Whether each predicted synapse that is scored is right: polarity-correct, or found."""
+        found = {pair[0] for pair in self._first_score(iou).pairs}
         kept, _ = self._kept(iou)
         return {int(number): int(number) in found for number in kept}
+
+    def missed(self, iou: float = 0.5) -> dict[int, int]:
+        """True synapses that are scored and were not found, and their voxels; the largest first."""
+        found = {pair[1] for pair in self._first_score(iou).pairs}
+        _, kept = self._kept(iou)
+        lost = [int(number) for number in kept if int(number) not in found]
+        voxels = self.synapse.truth_voxels[np.searchsorted(self.synapse.truth, lost)]
+        order = np.argsort(-voxels, kind="stable")
+        return {lost[k]: int(voxels[k]) for k in order}
+
+    def _first_score(self, iou: float) -> Matching:
+        return next(iter(self.score(iou).values()))
 
     def to_json(self, ious: Sequence[float]) -> dict[str, Any]:
         """The content of ``scores.json``."""

@@ -143,6 +143,23 @@ def synapse_rows(
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def confidence(table: pa.Table) -> np.ndarray:
+    """One score of each synapse: the smaller mean probability of its sides, or of its union.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        With the columns ``pre_score`` and ``post_score``, or ``union_score``.
+
+    Returns
+    -------
+    (n,) float64
+        A side that is missing does not count; NaN where there is none.
+    """
+    names = ["union_score"] if "union_score" in table.column_names else ["pre_score", "post_score"]
+    return np.fmin.reduce([table[name].to_numpy() for name in names])
+
+
 def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) -> pa.Array:
     """A column without `pyarrow.array`, which imports pandas where there is one: a second."""
     if kind == pa.bool_():

@@ -16,6 +16,7 @@ from funlib.geometry import Roi
 
 from synpol.arrays import Image
 from synpol.errors import InputError
+from synpol.synapses import confidence
 
 if TYPE_CHECKING:
     from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
@@ -109,7 +110,7 @@ def synful_rows(part: pa.Table, grid: Image) -> pa.Table:
     part = _with_both_sides(part)
     names = [f"{side}_{a}" for side in ("pre", "post") for a in "xyz"]
     columns: dict[str, Any] = {"id": part["synapse_id"]} | {name: part[name] for name in names}
-    columns["scores"] = pa.array(_columns(part, ["pre_score", "post_score"]).min(axis=1))
+    columns["scores"] = pa.array(confidence(part.select(["pre_score", "post_score"])))
     return pa.table(columns)
 
 

@@ -686,7 +686,17 @@ def test_which_predictions_are_correct():
     truth = polarity_labels((1, (0, 10), (10, 20)), (2, (30, 40), (40, 50)))
     predicted = polarity_labels((5, (0, 10), (10, 18)), (6, (40, 50), (30, 40)))
     assert Evaluation.of([(predicted, truth)]).correct() == {5: True, 6: False}
-    assert Evaluation.of([(predicted, truth)], "union").correct() == {}
+    assert Evaluation.of([(predicted, truth)]).missed() == {2: 20}
+    union = Evaluation.of([(predicted // 9, truth // 3)], "union")  # 9..12 are 1, 3 and 4 are 1
+    assert union.correct() == {1: True}
+    assert union.missed() == {}
+
+
+def test_what_is_missed_is_told_with_its_size_largest_first():
+    truth = polarity_labels((1, (0, 3), (3, 6)), (4, (10, 14), (14, 18)), (7, (30, 40), (40, 50)))
+    predicted = polarity_labels((1, (30, 40), (40, 50)))
+    assert list(Evaluation.of([(predicted, truth)]).missed().items()) == [(4, 8), (1, 6)]
+    assert list(Evaluation.of([(predicted, truth)], min_size=4).missed().items()) == [(4, 8)]
 
 
 # ---------------------------------------------------------------- scores.json

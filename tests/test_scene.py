@@ -23,8 +23,9 @@ from synpol.config import load_config
 from synpol.errors import InputError
 from synpol.viewer.annotations import write_annotations
 from synpol.viewer.browser import browser
+from synpol.viewer.links import place_link, scene_token
 from synpol.viewer.scene import Layers, scene_of
-from synpol.viewer.scene_server import place_link, scene_server, scene_token, screenshot
+from synpol.viewer.scene_server import scene_server, screenshot
 
 pytestmark = pytest.mark.browser
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.evaluation import Evaluation
-from synpol.viewer import figures, report
+from synpol.viewer import figures, gallery, report
 from synpol.viewer.report import busiest_sections, write_report
 from synpol.writing import create_image
 
@@ -445,21 +445,99 @@ def test_a_result_of_which_images_are_missing_is_named(tmp_path):
         write_report(config, config.predict.output, scores, tmp_path / "report.html")
 
 
-def test_calibration_is_drawn_where_there_are_scores_enough(tmp_path):
+def write_rows(path, score):
+    """A synapse table with these scores; synapse n is at (30 n, 16 n, 16 n)."""
+    count = len(score)
+    number = np.arange(1, count + 1)
+    columns = {"synapse_id": number, "z": 30.0 * number, "y": 16.0 * number, "x": 16.0 * number}
+    columns |= {"pre_score": np.array(score, float), "post_score": np.ones(count)}
+    pq.write_table(pa.table(columns), path)
+
+
+def test_what_the_score_is_worth_is_drawn_where_there_are_scores_enough(tmp_path):
     config, scores = small_result(tmp_path)
-    output = tmp_path / "result"
-    number = np.arange(1, 101)
-    pq.write_table(
-        pa.table({"synapse_id": number, "pre_score": number / 100, "post_score": [1.0] * 100}),
-        output / "synapses.parquet",
-    )
+    write_rows(tmp_path / "result/synapses.parquet", np.arange(1, 101) / 100)
     pages = []
     for count in (100, 19):
-        correct = {int(n): bool(n > 50) for n in number[:count]}
+        correct = {n: n > 50 for n in range(1, count + 1)}
         write_report(config, config.predict.output, scores, tmp_path / "report.html", correct)
         pages.append(Page((tmp_path / "report.html").read_text()).text)
     assert "Is the score to be trusted?" in pages[0]
     assert "Is the score to be trusted?" not in pages[1]
+
+
+def test_the_curves_over_the_score_end_at_what_all_predictions_are(tmp_path):
+    score, correct = np.array([0.2, 0.9, 0.5, 0.7]), np.array([False, True, False, True])
+    figure = figures.cutoff_curves(score, correct, 4)
+    lines = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    assert lines["precision"].tolist() == [[0.9, 1], [0.7, 1], [0.5, 2 / 3], [0.2, 0.5]]
+    assert lines["recall"][:, 1].tolist() == [0.25, 0.5, 0.5, 0.5]
+    assert lines["F1"][-1].tolist() == [0.2, 0.5]
+
+
+def test_the_gallery_shows_the_surest_the_least_sure_the_wrong_and_the_missed():
+    number = np.array([3, 5, 8, 9, 11])
+    score = pa.array([0.9, 0.2, None, 0.6, 0.7])
+    place = {a: number * (k + 1.0) for k, a in enumerate("zyx")}
+    table = pa.table({"synapse_id": number, **place, "pre_score": score, "post_score": score})
+    correct = {3: True, 5: False, 9: False}
+    shown = gallery.choose(table, correct, {4: (1.0, 2.0, 3.0)})
+    titles = {kind: [s.title.split(",")[0] for s in synapses] for kind, synapses in shown.items()}
+    assert titles == {
+        "Most confident": ["3", "11", "9", "5"],
+        "Least confident": ["5", "9", "11", "3"],
+        "Wrong, most confident first": ["9", "5"],
+        "Missed, largest first": ["true synapse 4"],
+    }
+    assert shown["Most confident"][0] == gallery.Synapse("3, score 0.90", (3.0, 6.0, 9.0))
+    assert shown["Missed, largest first"][0].place == (1.0, 2.0, 3.0)
+    assert "Missed, largest first" not in gallery.choose(table, correct, {})
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_places_of_synapses_are_their_centroids_whatever_the_chunks(tmp_path_factory, seed, sides):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 9, 3).tolist())
+    labels = rng.integers(0, 9, shape).astype(np.uint64)
+    image = image_of(tmp_path_factory.mktemp("places"), "truth", labels)
+    begin = [int(rng.integers(0, n)) for n in shape]
+    size = [int(rng.integers(1, n - b + 1)) for n, b in zip(shape, begin, strict=True)]
+    part = labels[tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))]
+    numbers = (part + 1) // 2 if sides else part
+    wanted = {int(n): int((numbers == n).sum()) for n in np.unique(numbers[numbers > 0])}
+    found = gallery.places_of(image, wanted, begin, size, sides)
+    for number in wanted:
+        centre = np.argwhere(numbers == number).mean(axis=0) + begin + 0.5
+        np.testing.assert_allclose(found[number], centre * (30, 16, 16))
+
+
+def test_the_report_shows_single_synapses_with_links_into_the_scene(tmp_path):
+    config, scores = small_result(tmp_path)
+    write_rows(tmp_path / "result/synapses.parquet", [0.8])
+    evaluated = {"correct": {1: True}, "missed": {2: 192}}
+    path = tmp_path / "report.html"
+    write_report(config, config.predict.output, scores, path, **evaluated)
+    plain = Page(path.read_text())
+    assert "Most confident" in plain.text and "1, score 0.80" in plain.text
+    assert "true synapse 2" in plain.text
+    assert "Wrong" not in plain.text
+    assert not any(reference.startswith("http") for reference in plain.references)
+    write_report(
+        config,
+        config.predict.output,
+        scores,
+        path,
+        **evaluated,
+        link_of=lambda place: "http://127.0.0.1:1/at?" + "_".join(f"{p:g}" for p in place),
+    )
+    links = [r for r in Page(path.read_text()).references if r.startswith("http")]
+    missed = ((2) * 30, 15 * 16, 14 * 16)  # the middle of the lost synapse
+    assert links == [
+        "http://127.0.0.1:1/at?30_16_16",
+        "http://127.0.0.1:1/at?30_16_16",
+        "http://127.0.0.1:1/at?{}_{}_{}".format(*missed),
+    ]
 
 
 def test_the_calibration_shows_the_share_of_each_bin():

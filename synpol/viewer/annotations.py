@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
+from synpol.synapses import confidence
 from synpol.table_forms import opened
 
 #: raised when a change of code changes what is written
@@ -173,9 +174,10 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and records of all synapses."""
     file = opened(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
-    names = [f"{p}_{a}" for p in parts for a in "xyz"] + [f"{p}_score" for p in parts]
-    names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
-    rows = pq.read_table(table, columns=names)
+    names = [f"{p}_{a}" for p in parts for a in "xyz"] + ["contact_area"]
+    names += ["pre_voxels", "post_voxels"]
+    scores = [f"{p}_score" for p in parts]
+    rows = pq.read_table(table, columns=["synapse_id", *names, *scores])
     column = {name: rows[name].to_numpy() for name in names}  # null is NaN
     ends = [np.stack([column[f"{p}_{a}"] for a in "xyz"], axis=1) for p in parts]
     first, last = ends[0], ends[-1]
@@ -183,7 +185,7 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     records["line"] = np.concatenate(
         [np.where(np.isnan(first), last, first), np.where(np.isnan(last), first, last)], axis=1
     )
-    records["score"] = np.fmin.reduce([column[f"{p}_score"] for p in parts])
+    records["score"] = confidence(rows)
     for name in ("contact_area", "pre_voxels", "post_voxels"):
         records[name] = column[name]
     return rows["synapse_id"].to_numpy(), records

@@ -118,6 +118,16 @@ def data_uri(figure: Figure, dpi: int = 110) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def png_uri(image: np.ndarray) -> str:
+    """An RGB image in 0..1 as text for the ``src`` of an HTML image."""
+    import imageio.v3 as iio
+
+    content = iio.imwrite(
+        "<bytes>", np.rint(image.clip(0, 1) * 255).astype(np.uint8), extension=".png"
+    )
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and how often the side is right, over iterations, smoothed over about 1 % of them."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -159,6 +169,32 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
             label=name.replace("_", " "),
         )
     axes.set(xlabel="IoU", ylabel="F1", ylim=(0, 1))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def cutoff_curves(score: np.ndarray, correct: np.ndarray, truth: int) -> Figure:
+    """Precision, recall and F1 if synapses below a score were left out, over that score.
+
+    Parameters
+    ----------
+    score : (n,) float array
+        0..1.
+    correct : (n,) bool array
+    truth : int
+        True synapses.
+    """
+    figure, axes = new_figure(5, 3.2)
+    order = np.argsort(-score, kind="stable")
+    found = np.cumsum(correct[order])
+    left = np.arange(1, len(order) + 1)
+    for name, values in (
+        ("precision", found / left),
+        ("recall", found / max(truth, 1)),
+        ("F1", 2 * found / (left + truth)),
+    ):
+        axes.step(score[order], values, where="post", label=name)
+    axes.set(xlabel="score of the least sure that is kept", ylabel="", ylim=(0, 1.02))
     axes.legend(fontsize=8)
     return figure
 

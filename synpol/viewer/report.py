@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synpol.arrays import Image, join, open_image, shifted
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.viewer import figures
+from synpol.synapses import confidence
+from synpol.viewer import figures, gallery
 
 #: largest side of a picture of a section, voxels
 CROP = 640
@@ -31,6 +33,8 @@ def write_report(
     scores: Mapping[str, Any],
     path: Path,
     correct: Mapping[int, bool] | None = None,
+    missed: Mapping[int, int] | None = None,
+    link_of: Callable[[Sequence[float]], str] | None = None,
 ) -> None:
     """Write the report of a result.
 
@@ -44,7 +48,11 @@ def write_report(
     path : Path
         Of the HTML file.
     correct : mapping of int to bool, optional
-        Predicted synapses that were scored: whether each is polarity-correct at IoU 0.5.
+        Predicted synapses that were scored: whether each is right at IoU 0.5.
+    missed : mapping of int to int, optional
+        True synapses that were not found at IoU 0.5, and their voxels.
+    link_of : callable, optional
+        Address of a place (z, y, x; nm) in the scene.
     """
     from synpol.training.loop import read_log
 
@@ -56,6 +64,8 @@ def write_report(
     compared = {
         str(Path(other).parent): _compared(other, names[0]) for other in config.evaluate.compare
     }
+    path_of_table = Path(join(output, "synapses.parquet"))
+    table = pq.read_table(path_of_table) if path_of_table.is_file() else None
     log = list(read_log(Path(config.run_dir) / "log.csv"))
     page = template.render(
         title=output,
@@ -66,7 +76,11 @@ def write_report(
         scores=scores["iou"],
         intervals=scores["f1_interval"],
         protocols=scores.get("protocols", {}),
-        calibration_figure=_calibration(join(output, "synapses.parquet"), correct or {}),
+        score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
+        if table is not None and "0.5" in scores["iou"]
+        else [],
+        gallery=_gallery(config, output, table, correct or {}, missed or {}, link_of),
+        linked=link_of is not None,
         score_names=names,
         compared=compared,
         score_figure=figures.data_uri(figures.score_curves(scores)),
@@ -83,20 +97,52 @@ def write_report(
     path.write_text(page)
 
 
-def _calibration(table: str, correct: Mapping[int, bool]) -> str | None:
-    """Share of correct synapses over the score in the table; None where there is too little."""
-    if not Path(table).exists():
-        return None
-    rows = pq.read_table(table, columns=["synapse_id", "pre_score", "post_score"]).to_pydict()
+def _score_figures(table: pa.Table, correct: Mapping[int, bool], truth: int) -> list[str]:
+    """What the score in the table is worth; nothing where there is too little to tell."""
+    numbers = table["synapse_id"].to_pylist()
     scored = [
-        (min(pre, post), correct[number])
-        for number, pre, post in zip(*rows.values(), strict=True)
-        if number in correct and pre is not None and post is not None
+        (value, correct[number])
+        for number, value in zip(numbers, confidence(table).tolist(), strict=True)
+        if number in correct and not np.isnan(value)
     ]
     if len(scored) < FEW:
-        return None
+        return []
     score, good = np.array(scored).T
-    return figures.data_uri(figures.calibration(score, good > 0))
+    drawn = (figures.calibration(score, good > 0), figures.cutoff_curves(score, good > 0, truth))
+    return [figures.data_uri(figure) for figure in drawn]
+
+
+def _gallery(
+    config: Config,
+    output: str,
+    table: pa.Table | None,
+    correct: Mapping[int, bool],
+    missed: Mapping[int, int],
+    link_of: Callable[[Sequence[float]], str] | None,
+) -> dict[str, list[dict[str, str | None]]]:
+    """Pictures of single synapses, by kind."""
+    if table is None or config.evaluate.truth is None:
+        return {}
+    instances = open_image(join(output, "instances"), channels=0)
+    raw = open_image(config.need("predict.raw"), channels=0)
+    truth = open_image(config.evaluate.truth, channels=0)
+    before = raw.place_of(instances, "the image")
+    true_before = truth.place_of(instances, "the truth")
+    sides = config.decode.sides
+    lost = dict(list(missed.items())[: gallery.COUNT])
+    places = gallery.places_of(truth, lost, true_before, instances.shape_vx, sides)
+    labels = [(instances, (0, 0, 0)), (truth, true_before)]
+    return {
+        kind: [
+            {
+                "title": synapse.title,
+                "image": gallery.picture(instances, synapse.place, (raw, before), labels, sides),
+                "link": link_of(synapse.place) if link_of else None,
+            }
+            for synapse in synapses
+        ]
+        for kind, synapses in gallery.choose(table, correct, places).items()
+    }
 
 
 def _compared(path: str, score: str) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ def scene_server(
     port : int
         0: any that is free.
     token : str
-        Part of every address; see `scene_token`.
+        Part of every address; see `synpol.viewer.links.scene_token`.
     host : str
         Address to listen on.
 
@@ -97,24 +95,6 @@ class _GoTo(tornado.web.RequestHandler):
             nm = [1e9 * scale for scale in state.dimensions.scales]
             state.position = [p / n for p, n in zip(place, nm, strict=True)]
         self.redirect(self.viewer.get_viewer_url())
-
-
-def scene_token(work_dir: Path) -> str:
-    """The secret part of a scene's addresses: made once, readable by its owner alone."""
-    path = work_dir / "scene_token"
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        contextlib.suppress(FileExistsError),
-        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-    ):
-        file.write(secrets.token_hex(16))
-    return path.read_text()
-
-
-def place_link(port: int, token: str, place: Sequence[float]) -> str:
-    """Address of a place (z, y, x; nm) in the scene that this machine serves on a port."""
-    z, y, x = place
-    return f"http://127.0.0.1:{port}/at/{token}?z={z:.0f}&y={y:.0f}&x={x:.0f}"
 
 
 def screenshot(
