@@ -1,6 +1,7 @@
 """Write the synapse table in a form that other programs read.
 
   --csv FILE              all columns
+  --parts FOLDER          all columns, a Parquet file for every million synapses
   --cave FILE             Parquet with the columns of CAVE's synapse tables
   --synful FILE           Parquet with the columns of synful's tables
   --sqlite FILE           a graph database of funlib.persistence: synapses as nodes
@@ -29,6 +30,7 @@ from synpol.table_forms import (
     synful_rows,
     write_csv,
     write_parquet_form,
+    write_parts,
 )
 from synpol.writing import check_writable
 
@@ -36,6 +38,7 @@ from synpol.writing import check_writable
 def options(parser: argparse.ArgumentParser) -> None:
     for form in ("csv", "cave", "synful", "sqlite"):
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
+    parser.add_argument("--parts", type=Path, metavar="FOLDER")
     parser.add_argument("--postgres", metavar="HOST/DATABASE")
 
 
@@ -44,8 +47,12 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if is_url(output):
         raise InputError("predict.output is remote; copy its synapses.parquet first")
     files = (given.csv, given.cave, given.synful, given.sqlite)
-    if given.postgres is None and not any(files):
-        raise InputError("say what to write: --csv, --cave, --synful, --sqlite or --postgres")
+    if given.postgres is None and given.parts is None and not any(files):
+        raise InputError(
+            "say what to write: --csv, --parts, --cave, --synful, --sqlite or --postgres"
+        )
+    if given.parts and given.parts.is_file():
+        raise InputError(f"{given.parts} is a file; a folder to write is expected")
     for file in filter(None, files):
         if file.is_dir():
             raise InputError(f"{file} is a folder; a file to write is expected")
@@ -55,6 +62,9 @@ def main(config: Config, given: argparse.Namespace) -> None:
     grid = open_image(join(output, "instances"), channels=0)
     if given.csv:
         print(f"{write_csv(table, given.csv)} synapses in {given.csv}")
+    if given.parts:
+        check_writable(given.parts.parent)
+        print(f"{write_parts(table, given.parts)} files in {given.parts}")
     for path, form in ((given.cave, cave_rows), (given.synful, synful_rows)):
         if path:
             count, left_out = write_parquet_form(table, path, form, grid)

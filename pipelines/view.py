@@ -27,6 +27,7 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.levels import level_factors
+from synpol.precomputed import SCHEME
 from synpol.viewer.annotations import score_range, write_annotations
 from synpol.viewer.browser import browser
 from synpol.viewer.links import scene_token
@@ -58,7 +59,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     addresses: dict[str, str] = {}
     folders: dict[str, str] = {}
     for name, (image, _) in layers.images().items():
-        path = image_path(image)
+        path = image_path(image).removeprefix(SCHEME)
         (addresses if is_url(path) else folders)[name] = path
     scores = (0.0, 1.0)
     table = Path(config.need("predict.output")) / "synapses.parquet"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
@@ -22,6 +22,7 @@ import zarr.errors
 from funlib.geometry import Coordinate, Roi
 
 from synpol.errors import InputError, nearest
+from synpol.precomputed import SCHEME, PrecomputedArray
 from synpol.world import SIZE_KEYS, in_nm, multiscales_of, placement
 
 #: attribute of every array that synpol writes: the hash of what it was made from
@@ -41,7 +42,8 @@ class Image:
     path : str
         Path or URL of the array itself.
     array : zarr.Array
-        ``(z, y, x)``, or ``(channel, z, y, x)``.
+        ``(z, y, x)``, or ``(channel, z, y, x)``; a `synpol.precomputed.PrecomputedArray` where a
+        segmentation is in that format.
     voxel_size, offset : Coordinate
         Size of a voxel, and corner of the first voxel, in `unit`; z, y, x.
     unit : {"nm", "angstrom", "pm"}
@@ -187,7 +189,8 @@ def open_image(
     Parameters
     ----------
     path : path or URL
-        An OME-Zarr group (its first, full-resolution dataset is taken) or an array.
+        An OME-Zarr group (its first, full-resolution dataset is taken) or an array; or, to be read
+        only, a precomputed segmentation (``precomputed://`` and its folder or URL).
     channels : int, optional
         Refuse an array that does not have this many channels; 0 means ``(z, y, x)`` is expected.
     mode : {"r", "r+"}
@@ -206,6 +209,8 @@ def open_image(
         unit, or another number of channels.
     """
     path = str(path).rstrip("/")
+    if path.startswith(SCHEME):
+        return _open_precomputed(path, channels, mode)
     node = _open_node(path, mode)
     multiscales: Mapping[str, Any] | None = None
     if isinstance(node, zarr.Group):
@@ -240,6 +245,14 @@ def open_image(
         return Image(path, array, Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm")
     voxel_size, offset, unit = placement(path, array, multiscales)
     return Image(path, array, voxel_size, offset, unit)
+
+
+def _open_precomputed(path: str, channels: int | None, mode: str) -> Image:
+    if channels or mode != "r":
+        raise InputError(f"{path} is precomputed; only segmentations are read in that format")
+    volume = PrecomputedArray(path.removeprefix(SCHEME))
+    voxel_size, offset, unit = volume.placement(path)
+    return Image(path, cast(zarr.Array, volume), voxel_size, offset, unit)
 
 
 def _open_node(path: str, mode: str) -> zarr.Group | zarr.Array:
@@ -309,6 +322,8 @@ def image_path(image: Image) -> str:
 
 def _listed_multiscales(image: Image) -> Mapping[str, Any] | None:
     path, _, name = image.path.rpartition("/")
+    if image.path.startswith(SCHEME):
+        return None
     try:
         group = zarr.open_group(path or ".", mode="r")
     except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):

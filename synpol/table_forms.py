@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 #: rows that are in memory at once
 ROWS = 50_000
+#: rows of a file where a table is several
+PART_ROWS = 1_000_000
+_PART = re.compile(r"part-\d+\.parquet")
 #: position of a node; the other columns of the table are its attributes
 POSITION = "position"
 
@@ -77,6 +82,52 @@ def write_csv(table: str | os.PathLike[str], path: Path) -> int:
             writer.write_table(part)
             count += part.num_rows
     return count
+
+
+def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_ROWS) -> int:
+    """A folder of Parquet files by ascending ids, which readers take for one table.
+
+    Parameters
+    ----------
+    table : path
+    folder : path
+        To be made; one that holds nothing but such files is replaced.
+    rows : int
+        Of a file at most.
+
+    Returns
+    -------
+    int
+        Files written.
+
+    Raises
+    ------
+    InputError
+        As `opened`, or the folder holds something else.
+    """
+    import pyarrow.dataset as ds
+
+    file = opened(table)
+    if folder.exists() and any(not _PART.fullmatch(p.name) for p in folder.iterdir()):
+        raise InputError(f"{folder} holds other files than parts of a table; give another folder")
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    ds.write_dataset(
+        file.iter_batches(min(ROWS, rows)),
+        temporary,
+        schema=file.schema_arrow,
+        format="parquet",
+        basename_template="part-{i}.parquet",
+        max_rows_per_file=rows,
+        max_rows_per_group=min(ROWS, rows),
+        preserve_order=True,
+    )
+    names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
+    for number, path in enumerate(names):  # their order is that of their names
+        path.rename(temporary / f"part-{number:05}.parquet")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return len(names)
 
 
 def cave_rows(part: pa.Table, grid: Image) -> pa.Table:

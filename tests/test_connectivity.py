@@ -159,3 +159,67 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     assert run("predict_blockwise", config, "decode.sides=false", "--only", "decode") == 0
     assert "was decoded with sides = False" in run_refused(capsys, "connect", config)
     assert "connect.segmentation" in run_refused(capsys, "connect", tiny_config(tmp_path))
+
+
+def write_precomputed(folder, neurons, resolution, begin):
+    """A segmentation as other programs write it; arrays z, y, x."""
+    import tensorstore
+
+    store = tensorstore.open(
+        {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": f"file://{folder}/",
+            "multiscale_metadata": {
+                "type": "segmentation",
+                "data_type": "uint64",
+                "num_channels": 1,
+            },
+            "scale_metadata": {
+                "size": neurons.shape[::-1],
+                "voxel_offset": begin[::-1],
+                "resolution": resolution[::-1],
+                "chunk_size": [5, 4, 3],
+                "encoding": "compressed_segmentation",
+                "compressed_segmentation_block_size": [4, 4, 4],
+            },
+        },
+        create=True,
+    ).result()
+    store[..., 0] = neurons.T
+
+
+def test_a_precomputed_segmentation_gives_what_the_same_zarr_gives(tmp_path):
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 9, (6, 10, 12)).astype(np.uint64)
+    neurons = rng.integers(0, 2**40, (4, 7, 8)).astype(np.uint64) >> np.uint64(38)
+    instances = image(tmp_path, "instances", labels, offset=(40, 16, 32))
+    zarr_neurons = image(tmp_path, "neurons", neurons, voxel_size=(80, 16, 16))
+    write_precomputed(tmp_path / "p", neurons, [80, 16, 16], [0, 0, 0])
+    write_precomputed(tmp_path / "q", neurons, [80, 16, 16], [3, 2, 5])
+    shifted = image(tmp_path, "far", labels, offset=(280, 48, 112))
+    found = []
+    for first, second in (
+        (instances, zarr_neurons),
+        (instances, open_image(f"precomputed://{tmp_path}/p")),
+        (shifted, open_image(f"precomputed://{tmp_path}/q", channels=0)),
+    ):
+        found.append(
+            partners_blockwise(
+                first, second, block_shape=(4, 5, 6), work_dir=tmp_path / "w", num_workers=1
+            )
+        )
+    assert found[0] == found[1] == found[2]
+    assert found[0].num_rows == 4
+
+
+def test_what_is_no_precomputed_volume_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"precomputed://.*/none cannot be opened"):
+        open_image(f"precomputed://{tmp_path}/none")
+    write_precomputed(tmp_path / "p", np.ones((2, 2, 2), np.uint64), [8, 4.25, 4], [0, 0, 0])
+    with pytest.raises(InputError, match="is not whole in angstrom"):
+        open_image(f"precomputed://{tmp_path}/p")
+    write_precomputed(tmp_path / "q", np.ones((2, 2, 2), np.uint64), [8, 4.5, 4], [1, 1, 0])
+    found = open_image(f"precomputed://{tmp_path}/q")
+    assert (found.voxel_size_nm, found.offset_nm) == ((8, 4.5, 4), (8, 4.5, 0))
+    with pytest.raises(InputError, match="only segmentations are read in that format"):
+        open_image(f"precomputed://{tmp_path}/q", channels=3)

@@ -3,9 +3,12 @@
 import json
 import sqlite3
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import psycopg2
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from funlib.geometry import Roi
@@ -14,7 +17,7 @@ from funlib.persistence.types import Vec
 from postgres_server import postgres_server
 from recipes import ROOT, run, run_refused, tiny_config, write
 
-from synpol import table_forms
+from synpol import InputError, table_forms
 
 
 @pytest.fixture
@@ -42,6 +45,36 @@ def test_csv_has_what_the_table_has(decoded, tmp_path, capsys):
     assert len(found) == 3
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert expected.one_sided.tolist() == [False, False, True]
+
+
+def test_pandas_polars_duckdb_and_pyarrow_read_the_table_and_its_parts(
+    decoded, tmp_path, monkeypatch
+):
+    table = tmp_path / "result" / "synapses.parquet"
+    expected = pq.read_table(table)
+    folder = tmp_path / "parts"
+    assert table_forms.write_parts(table, folder, rows=2) == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
+    first = pq.read_table(folder / "part-00000.parquet")
+    assert first["synapse_id"].to_pylist() == expected["synapse_id"].to_pylist()[:2]
+    for source, files in ((table, table), (folder, folder / "*.parquet")):
+        assert pq.read_table(source).equals(expected)
+        pd.testing.assert_frame_equal(pd.read_parquet(source), expected.to_pandas())
+        assert polars.read_parquet(files).to_arrow().to_pylist() == expected.to_pylist()
+        rows = duckdb.sql(f"select * from '{files}' order by synapse_id")
+        assert rows.to_arrow_table().to_pylist() == expected.to_pylist()
+    assert table_forms.write_parts(table, folder) == 1  # what is there is replaced
+    (folder / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds other files than parts of a table"):
+        table_forms.write_parts(table, folder)
+
+
+def test_the_parts_of_a_long_table_are_in_order(tmp_path):
+    count = 250_000
+    rows = pa.table({"synapse_id": np.arange(count, dtype=np.uint64)})
+    pq.write_table(rows, tmp_path / "t.parquet")
+    assert table_forms.write_parts(tmp_path / "t.parquet", tmp_path / "p", rows=20_000) == 13
+    assert pq.read_table(tmp_path / "p").equals(rows)
 
 
 def test_every_column_says_its_unit(decoded, tmp_path):

@@ -227,7 +227,7 @@ class Connect(Section):
     segmentation: str | None = Field(
         default=None,
         description="path or URL of the neurons (z, y, x), 0 between them; voxels may be whole "
-        "multiples of the image's",
+        "multiples of the image's; precomputed://... for neuroglancer's precomputed format",
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from synpol.arrays import Image, image_path, join, open_image
 from synpol.config import Config
 from synpol.errors import InputError
+from synpol.precomputed import SCHEME
 from synpol.viewer.figures import POST, PRE, UNION
 
 #: folder of the precomputed annotations in a result
@@ -184,6 +185,8 @@ def scene_of(
 
 def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
     """An image as neuroglancer's source; channels become those of the shader."""
+    if image.path.startswith(SCHEME):
+        return neuroglancer.LayerDataSource(url=f"{address}|neuroglancer-precomputed:")
     scheme = f"zarr{image.array.metadata.zarr_format}"
     names, scales, units = ["z", "y", "x"], list(image.voxel_size_nm), ["nm"] * 3
     places = [o / v for o, v in zip(image.offset_nm, image.voxel_size_nm, strict=True)]
