@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-full lint venv system-deps clean
+.PHONY: demo docs test test-full lint venv system-deps clean
 
 venv: .venv/installed
 
@@ -15,6 +15,10 @@ venv: .venv/installed
 
 demo: venv
 	$(BIN)/python pipelines/demo.py configs/demo.yaml
+
+docs: venv
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+	@echo open docs/_build/html/index.html
 
 lint: venv
 	$(BIN)/ruff format --check .
@@ -34,4 +38,4 @@ system-deps:
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql chromium chromium-driver
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

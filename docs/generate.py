@@ -2,12 +2,15 @@
 
     python docs/generate.py [--pictures]
 
---pictures makes the pictures too; synthetic.png from the generator, result.png from runs/demo.
+--pictures makes the pictures too; synthetic.png from the generator, result.png and scene.png from
+runs/demo.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 from synpol.config import Config, Section, describe
@@ -87,6 +90,13 @@ def result_picture(run: Path = Path("runs/demo/heldout"), z: int = 20) -> None:
     figures.panel(columns, {2: instances}).savefig(HERE / "result.png", dpi=80)
 
 
+def scene_picture(config: str = "configs/demo.yaml") -> None:
+    """The demo's scene as Chromium draws it."""
+    command = ["pipelines/view.py", config, "runs/demo/tuned.yaml", "view.port=0"]
+    picture = HERE / "scene.png"
+    subprocess.run([sys.executable, *command, "--screenshot", picture], check=True, cwd=HERE.parent)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", action="store_true")
@@ -95,3 +105,4 @@ if __name__ == "__main__":
     if parser.parse_args().pictures:
         synthetic_picture()
         result_picture()
+        scene_picture()

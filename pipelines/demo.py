@@ -34,6 +34,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         ["evaluate.py", tuned, f"evaluate.compare=[{untrained}/scores.json]"],
         ["table.py", tuned, "--csv", f"{config.predict.output}/synapses.csv"],
         ["connect.py", tuned],
+        ["view.py", tuned, "--prepare"],
     ]
     for name, *more in steps:
         command = [sys.executable, str(HERE / name), *given.config, *more]
@@ -43,7 +44,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
         if code:
             sys.exit(code)
     report = Path(config.need("predict.output")) / "report.html"
-    print(f"\n[{time.monotonic() - started:4.0f} s] done; open {report}")
+    scene = shlex.join(["python", "pipelines/view.py", *given.config, tuned])
+    print(f"\n[{time.monotonic() - started:4.0f} s] done; open {report}; the scene: {scene}")
 
 
 if __name__ == "__main__":

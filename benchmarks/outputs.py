@@ -1,0 +1,334 @@
+"""What a million synapses cost: the table, its forms, the graph, and the scene.
+
+    python benchmarks/outputs.py [--synapses 1000000] [--folder DIR] [--json FILE]
+
+Synapses at random places of a cube with one in a cubic micrometre. Each step runs in a process of
+its own, whose time (imports left out) and largest memory are told. The scene is drawn by Chromium
+without a window (no GPU: WebGL in software): the whole volume, then thirty jumps to random places,
+5 micrometres wide; each until everything is there. Peer: the writer that comes with
+neuroglancer, on a tenth of the synapses (it writes a file each), and the scene of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from figures import tell
+from funlib.geometry import Coordinate, Roi
+
+from synpol.arrays import Image, open_image
+from synpol.blockwise.fragments import Rows, Stats
+from synpol.connectivity import connections, graph_of
+from synpol.synapses import synapse_rows, write_synapses
+from synpol.writing import create_image
+
+VOXEL = 16
+LAYERS = 64
+#: a query: a part of the volume, micrometres
+QUERY = 10
+
+
+def side_of(count: int) -> int:
+    """Of the cube, nm."""
+    return round(count ** (1 / 3)) * 1000
+
+
+def grid_of(count: int) -> Image:
+    """Where voxels lie; nothing is read."""
+    shape = (side_of(count) // VOXEL,) * 3
+
+    class Nothing:
+        pass
+
+    Nothing.shape = shape  # type: ignore[attr-defined]
+    array: Any = Nothing()
+    return Image("", array, Coordinate((VOXEL,) * 3), Coordinate(0, 0, 0), "nm")
+
+
+def parts_of(count: int) -> Iterator[pa.Table]:
+    """The table layer by layer, as the decoder makes it."""
+    rng = np.random.default_rng(0)
+    side, grid = side_of(count) // VOXEL, grid_of(count)
+    first = np.linspace(0, count, LAYERS + 1).astype(int)
+    for layer, (begin, end) in enumerate(itertools.pairwise(first)):
+        n = end - begin
+        place = rng.integers(0, side - 40, (n, 3))
+        place[:, 0] = layer * side // LAYERS + rng.integers(0, side // LAYERS, n)
+        step = rng.normal(0, 8, (n, 3)).astype(int)
+        sides = []
+        for middle in (place, np.clip(place + step, 0, side - 20)):
+            voxels = rng.integers(100, 600, n)
+            probable = voxels * rng.integers(130, 250, n)
+            sums = [voxels, *(middle * voxels[:, None]).T, probable, probable, probable]
+            peak = np.full((n, 3), 255)
+            sides.append(Stats(np.stack(sums, axis=1), middle, middle + 12, peak))
+        faces = rng.integers(5, 60, (n, 3))
+        rows = Rows(np.arange(n, dtype=np.uint64), sides[0], sides[1], faces)
+        yield synapse_rows(np.arange(begin + 1, end + 1, dtype=np.uint64), rows, grid, 255.0)
+
+
+def query(count: int) -> tuple[np.ndarray, np.ndarray]:
+    middle = np.full(3, side_of(count) / 2)
+    return middle - QUERY * 500, middle + QUERY * 500
+
+
+def write_table(folder: Path, count: int) -> None:
+    write_synapses(folder / "synapses.parquet", parts_of(count), sides=True)
+
+
+def read_table(folder: Path, count: int) -> None:
+    assert_rows(len(pq.read_table(folder / "synapses.parquet").to_pandas()), count)
+
+
+def read_query(folder: Path, count: int) -> None:
+    low, high = query(count)
+    wanted = None
+    for axis, a, b in zip("zyx", low, high, strict=True):
+        inside = (pc.field(axis) >= a) & (pc.field(axis) < b)
+        wanted = inside if wanted is None else wanted & inside
+    found = ds.dataset(folder / "synapses.parquet").to_table(filter=wanted)
+    print(f"{found.num_rows} synapses in {QUERY} micrometres cubed", file=sys.stderr)
+
+
+def write_csv(folder: Path, count: int) -> None:
+    from synpol.table_forms import write_csv
+
+    write_csv(folder / "synapses.parquet", folder / "synapses.csv")
+
+
+def write_sqlite(folder: Path, count: int) -> None:
+    from synpol.table_forms import fill_graph, open_graph
+
+    whole = Roi((0, 0, 0), (side_of(count),) * 3)
+    table = folder / "synapses.parquet"
+    assert_rows(fill_graph(table, open_graph(table, whole, sqlite=folder / "synapses.db")), count)
+
+
+def query_sqlite(folder: Path, count: int) -> None:
+    from funlib.persistence.graphs import SQLiteGraphDataBase
+
+    low, high = (q.astype(int) for q in query(count))
+    graph = SQLiteGraphDataBase(folder / "synapses.db", "position", mode="r")
+    found = graph.read_graph(Roi(low, high - low)).number_of_nodes()
+    print(f"{found} synapses in {QUERY} micrometres cubed", file=sys.stderr)
+
+
+def make_graph(folder: Path, count: int) -> None:
+    """Partners at random of a tenth as many neurons, then edges, Parquet and GraphML."""
+    import networkx as nx
+
+    rng = np.random.default_rng(1)
+    ends = rng.integers(1, max(2, count // 10), (2, count)).astype(np.uint64)
+    no = np.zeros(count, bool)
+    ids = np.arange(1, count + 1, dtype=np.uint64)
+    columns = {"synapse_id": ids, "pre_id": ends[0], "post_id": ends[1]}
+    partners = pa.table(columns | {"unassigned": no, "autapse": ends[0] == ends[1]})
+    pq.write_table(partners, folder / "partners.parquet")
+    wanted = ["synapse_id", "pre_score", "post_score", "contact_area"]
+    edges = connections(partners, pq.read_table(folder / "synapses.parquet", columns=wanted))
+    pq.write_table(edges, folder / "connectivity.parquet")
+    nx.write_graphml(graph_of(edges), folder / "connectivity.graphml")
+
+
+def write_lines(folder: Path, count: int) -> None:
+    from synpol.viewer.annotations import write_annotations
+
+    high = (side_of(count),) * 3
+    write_annotations(folder / "lines", folder / "synapses.parquet", (0, 0, 0), high)
+
+
+def write_lines_by_neuron(folder: Path, count: int) -> None:
+    from synpol.viewer.annotations import write_annotations
+
+    high, partners = (side_of(count),) * 3, folder / "partners.parquet"
+    write_annotations(folder / "both", folder / "synapses.parquet", (0, 0, 0), high, partners)
+
+
+def write_peer(folder: Path, count: int) -> None:
+    """The same lines by neuroglancer's own writer."""
+    import neuroglancer
+    from neuroglancer.write_annotations import AnnotationWriter
+
+    space = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=[1, 1, 1])
+    score = neuroglancer.AnnotationPropertySpec(id="score", type="float32")
+    writer = AnnotationWriter(space, "line", properties=[score])
+    names = [f"{s}_{a}" for s in ("pre", "post") for a in "xyz"]
+    table = pq.read_table(folder / "synapses.parquet", columns=["synapse_id", "pre_score", *names])
+    places = np.stack([table[n].to_numpy() for n in names], axis=1)
+    for number, score_of, line in zip(
+        table["synapse_id"].to_pylist(), table["pre_score"].to_pylist(), places, strict=True
+    ):
+        writer.add_line(line[:3], line[3:], id=number, score=score_of)
+    writer.write(folder / "peer")
+
+
+def draw(folder: Path, count: int, lines: str = "lines") -> dict[str, float]:
+    """Seconds until the whole volume is drawn, and of a jump, in Chromium; and its memory."""
+    import neuroglancer
+    import psutil
+
+    from synpol.config import Config
+    from synpol.viewer.browser import browser
+    from synpol.viewer.scene import Layers, scene_of
+    from synpol.viewer.scene_server import scene_server, screenshot
+
+    shape, voxel = (128,) * 3, side_of(count) // 128
+    for name, kind in (("raw", np.uint8), ("instances", np.uint64)):
+        image = create_image(
+            folder,
+            name,
+            shape=shape,
+            dtype=kind,
+            voxel_size=(voxel,) * 3,
+            offset=(0, 0, 0),
+            unit="nm",
+            chunk_shape=(64,) * 3,
+            overwrite=True,
+        )
+        if name == "raw":
+            image.array[:] = np.random.default_rng(0).integers(0, 255, shape)
+    raw, instances = (open_image(folder / name) for name in ("raw", "instances"))
+    layers = Layers(raw, None, instances, None, None)
+    folders = {"image": folder / "raw", "instances": folder / "instances"}
+    folders["synapses"] = folder / lines
+
+    def state_of(address_of: Any) -> neuroglancer.ViewerState:
+        state = scene_of(layers, Config(run_dir="."), address_of)
+        side = side_of(count)
+        state.cross_section_scale, state.projection_scale = side / 700 / voxel, side / voxel
+        return state
+
+    rng = np.random.default_rng(2)
+    with scene_server(folders, state_of, port=0, token="t") as viewer, browser() as page:
+        started = time.monotonic()
+        page.get(viewer.get_viewer_url())
+        (folder / f"{lines}.png").write_bytes(screenshot(viewer, seconds=1800))
+        whole = time.monotonic() - started
+        jumps = []
+        for _ in range(30):
+            with viewer.txn() as state:
+                state.position = rng.uniform(10, 118, 3)
+                state.cross_section_scale, state.projection_scale = (
+                    5000 / 700 / voxel,
+                    5000 / voxel,
+                )
+            started = time.monotonic()
+            screenshot(viewer, seconds=1800)
+            jumps.append(time.monotonic() - started)
+        (folder / f"{lines}-near.png").write_bytes(screenshot(viewer))
+        process = psutil.Process(page.service.process.pid)
+        memory = sum(p.memory_info().rss for p in process.children(recursive=True))
+    return {"whole_s": whole, "jump_s": statistics.median(jumps), "chromium_bytes": memory}
+
+
+def draw_peer(folder: Path, count: int) -> dict[str, float]:
+    return draw(folder, count, "peer")
+
+
+def assert_rows(found: int, expected: int) -> None:
+    if found != expected:
+        raise RuntimeError(f"{found} rows, not {expected}")
+
+
+#: every step by its name; those of the second list run on a tenth of the synapses
+STEPS: list[Callable[[Path, int], Any]] = [
+    write_table,
+    read_table,
+    read_query,
+    write_csv,
+    write_sqlite,
+    query_sqlite,
+    make_graph,
+    write_lines,
+    write_lines_by_neuron,
+    draw,
+]
+TENTH: list[Callable[[Path, int], Any]] = [write_table, write_lines, draw, write_peer, draw_peer]
+
+
+def in_process(step: str, folder: Path, count: int) -> dict[str, float]:
+    """Run a step in a process of its own; returns its figures."""
+    command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
+    done = subprocess.run(
+        [*command, "--synapses", str(count)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Bytes and files of a file or folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in files), len(files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--synapses", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="kept; by default a temporary one")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write the figures as a flat object")
+    given = parser.parse_args()
+    if given.step:
+        step = globals()[given.step]
+        began = time.monotonic()
+        found = step(given.folder, given.synapses) or {}
+        found |= {"seconds": time.monotonic() - began}
+        found |= {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        print(json.dumps(found))
+        return
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="synpol-outputs-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = ("pyarrow", "neuroglancer", "tensorstore", "funlib.persistence", "networkx")
+    print(platform.platform(), *(f"{p} {version(p)}" for p in packages))
+    figures: dict[str, float] = {}
+    for steps, count, ending in (
+        (STEPS, given.synapses, ""),
+        (TENTH, given.synapses // 10, "_tenth"),
+    ):
+        place = folder / f"of_{count}"
+        place.mkdir(exist_ok=True)
+        for step in steps:
+            name = step.__name__
+            for key, value in in_process(name, place, count).items():
+                figures[f"{name}_{key}{ending}"] = value
+            print(
+                f"{count:>8} {name:<22} {figures[f'{name}_seconds{ending}']:8.1f} s "
+                f"{figures[f'{name}_bytes{ending}'] / 1e6:8.0f} MB",
+                flush=True,
+            )
+        for name in ("synapses.parquet", "synapses.csv", "synapses.db", "lines", "both", "peer"):
+            if (place / name).exists():
+                size, files = size_of(place / name)
+                print(f"{count:>8} {name:<22} {size / 1e6:8.1f} MB in {files} files")
+                figures[f"{Path(name).stem}_{name.rpartition('.')[2]}_size{ending}"] = size
+    figures["lines_over_peer"] = (
+        figures["write_peer_seconds_tenth"] / figures["write_lines_seconds_tenth"]
+    )
+    tell(figures, given.json)
+    if not given.folder:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
