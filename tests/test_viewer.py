@@ -506,7 +506,11 @@ def test_places_of_synapses_are_their_centroids_whatever_the_chunks(tmp_path_fac
     part = labels[tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))]
     numbers = (part + 1) // 2 if sides else part
     wanted = {int(n): int((numbers == n).sum()) for n in np.unique(numbers[numbers > 0])}
-    found = gallery.places_of(image, wanted, begin, size, sides)
+    found = gallery.places_of(image, wanted | {99: 5}, begin, size, sides)
+    assert found.keys() == wanted.keys()
+    if wanted:
+        least = min(wanted)
+        assert least not in gallery.places_of(image, {least: 10_000}, begin, size, sides)
     for number in wanted:
         centre = np.argwhere(numbers == number).mean(axis=0) + begin + 0.5
         np.testing.assert_allclose(found[number], centre * (30, 16, 16))

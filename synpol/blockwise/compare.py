@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ import numpy as np
 from synpol.arrays import Image, open_image, shifted
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.mask import instances_of_mask, is_mask
 from synpol.blockwise.output import hash_of, identity_of, work_folder
 from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
-from synpol.evaluation import Evaluation, Labels, meetings, truth_instances
+from synpol.evaluation import Evaluation, Labels, meetings
 from synpol.writing import check_writable
 
 if TYPE_CHECKING:
@@ -106,8 +108,7 @@ def evaluate_blockwise(
     predicted, truth : Image
         The truth covers the prediction, on the same voxel grid; what lies beside does not count.
     labels : {"polarity", "union"}
-        What both mark; see `synpol.evaluation.truth_instances`. A truth that is a mask without ids
-        is labelled in memory.
+        What both mark; see `synpol.evaluation.truth_instances`.
     min_size : int
         As in `Evaluation.of`.
     dilate_sz : int
@@ -130,11 +131,17 @@ def evaluate_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    begin = truth.place_of(predicted, "the truth")
+    truth.place_of(predicted, "the truth")
+    apart = Path(work_dir) / "truth"
     if labels == "union" and is_mask(truth):
-        whole = truth_instances(np.asarray(truth.array[:]), labels, dilate_sz)
-        whole = whole[shifted([slice(0, n) for n in predicted.shape_vx], begin)]
-        return Evaluation.of([(np.asarray(predicted.array[:]), whole)], labels, min_size)
+        truth = instances_of_mask(
+            truth,
+            dilate_sz,
+            apart,
+            block_shape=block_shape,
+            num_workers=num_workers,
+            workers=workers,
+        )
     pairs, counts = meetings_blockwise(
         predicted,
         truth,
@@ -144,6 +151,7 @@ def evaluate_blockwise(
         num_workers=num_workers,
         workers=workers,
     )
+    shutil.rmtree(apart, ignore_errors=True)
     return Evaluation.of_meetings(pairs, counts, labels, min_size)
 
 
@@ -210,14 +218,3 @@ def meetings_blockwise(
         shutil.rmtree(folder)
     pairs = np.concatenate([record["pairs"] for record in records])
     return pairs, np.concatenate([record["counts"] for record in records])
-
-
-def is_mask(truth: Image) -> bool:
-    """Whether a label volume has one single label."""
-    found: set[int] = set()
-    for begin in range(0, truth.shape_vx[0], truth.array.chunks[0]):
-        layer = np.asarray(truth.array[begin : begin + truth.array.chunks[0]])
-        found |= set(np.unique(layer[layer != 0]).tolist())
-        if len(found) > 1:
-            return False
-    return True

@@ -83,7 +83,8 @@ def places_of(
 ) -> dict[int, tuple[float, float, float]]:
     """Centroids (nm) of synapses of a label volume of any size.
 
-    Reads block by block, until all are found.
+    Reads block by block, until all are found. A synapse that has another number of voxels there is
+    left out: a mask, for one, does not carry the numbers that its parts were scored by.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def places_of(
     chunk = [max(c, 128) for c in labels.array.chunks]
     blocks = BlockGrid.of(shape, chunk)
     for index in blocks_of(blocks.grid):
-        if not left:
+        if not any(n > 0 for n in left.values()):
             break
         where = blocks.slices(index)
         found = np.asarray(labels.array[shifted(where, begin)]).astype(np.uint64)
@@ -111,11 +112,11 @@ def places_of(
             mine = at[found[tuple(at.T)] == number] + [w.start for w in where]
             sums[number] += mine.sum(axis=0)
             left[number] -= len(mine)
-            if left[number] <= 0:
-                del left[number]
     size, origin = np.array(labels.voxel_size_nm), np.array(labels.offset_nm)
     places = {}
     for number, voxels in wanted.items():
+        if left[number]:
+            continue
         z, y, x = origin + (sums[number] / voxels + begin + 0.5) * size
         places[number] = (float(z), float(y), float(x))
     return places
