@@ -23,7 +23,7 @@ __all__ = [
 _HOME = {
     "InputError": "synpol.errors",
     "decode_blockwise": "synpol.blockwise.decode",
-    "match_instances": "synpol.evaluation",
+    "match_instances": "synpol.matching",
     "merge_graph": "synpol.blockwise.merge",
     "polarity2instance": "synpol.decoding",
     "polarity_to_seg": "synpol.polarity",
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from synpol.blockwise.merge import merge_graph
     from synpol.decoding import polarity2instance
     from synpol.errors import InputError
-    from synpol.evaluation import match_instances
+    from synpol.matching import match_instances
     from synpol.polarity import polarity_to_seg, seg_to_polarity
 
 

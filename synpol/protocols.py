@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation, generate_binary_structure
 from scipy.optimize import linear_sum_assignment
 
 from synpol.errors import InputError
-from synpol.evaluation import Contingency, Matching
+from synpol.matching import Contingency, Matching
 from synpol.polarity import polarity_to_seg
 
 

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from synpol import InputError, match_instances
 from synpol.blockwise import driver
 from synpol.blockwise.compare import evaluate_blockwise
-from synpol.evaluation import Evaluation, Matching, best_pairs, truth_instances
+from synpol.evaluation import Evaluation, truth_instances
+from synpol.matching import Matching, best_pairs
 from synpol.writing import create_image
 
 SCORES = ("polarity_correct", "synapse", "pre", "post")

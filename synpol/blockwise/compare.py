@@ -23,7 +23,8 @@ from synpol.blockwise.output import hash_of, identity_of, work_folder
 from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
-from synpol.evaluation import Evaluation, Labels, meetings
+from synpol.evaluation import Evaluation, Labels
+from synpol.matching import meetings
 from synpol.writing import check_writable
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def meetings_blockwise(
     num_workers: int = 1,
     workers: Workers | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `synpol.evaluation.meetings` finds in all blocks of two label volumes of any size.
+    """What `synpol.matching.meetings` finds in all blocks of two label volumes of any size.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ from synpol.blockwise.predict import predict_blockwise
 from synpol.blockwise.records import write_whole
 from synpol.config import Config, Train, Workers
 from synpol.errors import InputError
-from synpol.evaluation import Labels, Matching
+from synpol.evaluation import Labels
+from synpol.matching import Matching
 from synpol.training.checkpoint import best_checkpoint, checkpoint_path, load_checkpoint
 from synpol.training.volumes import OpenVolume, open_volume
 
