@@ -35,7 +35,8 @@ from figures import tell
 from monai.inferers import sliding_window_inference
 
 from synpol.arrays import open_image
-from synpol.blockwise.predict import PredictJob, network_of
+from synpol.blockwise.predict import network_of
+from synpol.blockwise.predict_job import PredictJob
 from synpol.blockwise.records import write_record
 from synpol.config import Config, load_config
 from synpol.model import build_model
@@ -188,7 +189,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from synpol.config import load_config
-from synpol.blockwise.predict import predict_blockwise
+from synpol.blockwise.predict_job import predict_blockwise
 config = load_config([sys.argv[1]])
 Path("/proc/self/clear_refs").write_text("5")
 predict_blockwise(config, config.predict.raw, config.predict.output, Path(sys.argv[2]))

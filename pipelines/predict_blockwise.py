@@ -48,7 +48,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
 
 
 def predict(config: Config, output: str, fresh: bool) -> None:
-    from synpol.blockwise.predict import PredictJob
+    from synpol.blockwise.predict_job import PredictJob
     from synpol.training.checkpoint import find_checkpoint
 
     job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
@@ -61,7 +61,7 @@ def planned(config: Config, output: str, only: str | None) -> str:
 
     settings, stages, jobs = config.workers, [], []
     if only != "decode":
-        from synpol.blockwise.predict import PredictJob
+        from synpol.blockwise.predict_job import PredictJob
         from synpol.training.checkpoint import find_checkpoint
 
         job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))

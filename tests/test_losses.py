@@ -9,7 +9,7 @@ from synpol.config import Train
 from synpol.errors import InputError
 from synpol.model.device import choose_dtype
 from synpol.model.losses import PolarityLoss, non_overlap, side_contrast
-from synpol.training.loop import build_optimizer
+from synpol.training.optimizer import build_optimizer
 
 
 def test_non_overlap_is_the_mean_of_the_product_and_leaves_the_union_alone():

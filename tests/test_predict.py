@@ -19,7 +19,8 @@ from test_faults import command_of
 
 from synpol.arrays import open_image
 from synpol.blockwise import driver
-from synpol.blockwise.predict import PredictJob, flips_of, network_of, sample_mask
+from synpol.blockwise.predict import flips_of, network_of, sample_mask
+from synpol.blockwise.predict_job import PredictJob
 from synpol.config import load_config
 from synpol.errors import InputError
 

@@ -16,7 +16,8 @@ from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.label import LabelStage
 from synpol.blockwise.merge import MergeStage
 from synpol.blockwise.number import NumberStage, ResolveStage
-from synpol.blockwise.predict import PredictJob, PredictStage, network_of
+from synpol.blockwise.predict import PredictStage, network_of
+from synpol.blockwise.predict_job import PredictJob
 from synpol.blockwise.relabel import RelabelStage
 from synpol.blockwise.rescale import RescaleStage, rescaled_blocks
 from synpol.blockwise.stage import VoxelStage

@@ -7,14 +7,12 @@ goes on with the very batches it would have seen.
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +20,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from synpol.config import Config, Train
+from synpol.config import Config
 from synpol.errors import InputError
 from synpol.model import build_loss, build_model
 from synpol.model.device import autocast, choose_device, choose_dtype
@@ -33,24 +31,13 @@ from synpol.training.checkpoint import (
     save_checkpoint,
     training_identity,
 )
+from synpol.training.log import TrainingLog
+from synpol.training.optimizer import build_optimizer, learning_rate_factor
 from synpol.training.processes import Processes
-from synpol.training.validation import Validated, Validation, validates_at
+from synpol.training.validation import Validation, validates_at
 
 #: a larger share of the time that is waited for batches is worth a word
 WAITING_TOLD = 0.05
-COLUMNS = (
-    "iteration",
-    "loss",
-    "bce",
-    "dice",
-    "side_contrast",
-    "non_overlap",
-    "side_right",
-    "acceptance",
-    "lr",
-    "waited",
-    "seconds",
-)
 
 
 class Trainer:
@@ -313,36 +300,6 @@ class Trainer:
         return self.finished
 
 
-def learning_rate_factor(train: Train) -> Callable[[int], float]:
-    """Linear warm-up, then a cosine from `lr` to `lr_min`, as a factor of `lr`."""
-
-    def factor(iteration: int) -> float:
-        if iteration < train.warmup:
-            return (iteration + 1) / train.warmup
-        done = (iteration - train.warmup) / max(1, train.iterations - train.warmup)
-        low = train.lr_min / train.lr
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
-
-
-def build_optimizer(model: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
-    """The optimizer of a config."""
-    groups = _parameter_groups(model, train.weight_decay)
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
-    return torch.optim.AdamW(groups, lr=train.lr)
-
-
-def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]  # norms and biases
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-
-
 def side_right(logits: torch.Tensor, target: torch.Tensor, exclusive: bool) -> tuple[int, int]:
     """Voxels of known side that get the right one, and all voxels of known side."""
     if exclusive:
@@ -376,70 +333,3 @@ class _Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-
-
-class TrainingLog:
-    """``log.csv``, a row an iteration, and TensorBoard beside it in ``tensorboard/``.
-
-    Of several processes the first writes; loss and sides are those of the whole batch.
-    """
-
-    def __init__(self, config: Config, iteration: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder = Path(config.run_dir)
-        self.path = folder / "log.csv"
-        kept = [row for row in read_log(self.path) if int(row["iteration"]) <= iteration]
-        self._file = open(self.path, "w", newline="")  # noqa: SIM115 closed in __exit__
-        self._rows = csv.DictWriter(self._file, COLUMNS)
-        self._rows.writeheader()
-        self._rows.writerows(kept)
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=iteration + 1)
-
-    def write(self, iteration: int, measures: dict[str, float]) -> None:
-        row = {k: f"{v:.6g}" for k, v in measures.items()}
-        self._rows.writerow({"iteration": iteration, **row})
-        if iteration % 10 == 0:
-            self._file.flush()
-            for name, value in measures.items():
-                self._board.add_scalar(name, value, iteration)
-
-    def validated(self, row: Validated) -> None:
-        """Show a validation in TensorBoard; ``validation.csv`` has it already."""
-        for name in ("f1", "precision", "recall"):
-            self._board.add_scalar(f"validation/{name}", getattr(row, name), row.iteration)
-
-    def images(
-        self, iteration: int, batch: dict[str, np.ndarray], logits: torch.Tensor, exclusive: bool
-    ) -> None:
-        """Middle section of the first patch: image, what was asked for, what came."""
-        middle = batch["raw"].shape[2] // 2
-        raw = batch["raw"][0, 0, middle]
-        target = batch["target"][0]
-        if exclusive:
-            shown = logits[0, :, middle].softmax(0)
-            wanted = np.stack([target == c for c in range(3)]).astype(np.float32)
-        else:
-            shown, wanted = logits[0, :, middle].sigmoid(), target
-        self._board.add_image("raw", np.clip(raw, 0, 1), iteration, dataformats="HW")
-        self._board.add_image("target", wanted[:, middle], iteration)
-        self._board.add_image("prediction", shown.float().cpu().numpy(), iteration)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        self._board.close()
-
-
-def read_log(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a ``log.csv``; nothing when there is none, and no half-written last row."""
-    if path.exists():
-        with open(path, newline="") as file:
-            yield from [r for r in csv.DictReader(file) if r.get("loss") and None not in r]

@@ -18,7 +18,7 @@ from synpol.arrays import Image, join, open_image
 from synpol.blockwise.compare import evaluate_blockwise
 from synpol.blockwise.decode import decode_blockwise
 from synpol.blockwise.output import hash_of, identity_of, work_folder
-from synpol.blockwise.predict import predict_blockwise
+from synpol.blockwise.predict_job import predict_blockwise
 from synpol.blockwise.records import write_whole
 from synpol.config import Config, Train, Workers
 from synpol.errors import InputError

@@ -54,7 +54,7 @@ def write_report(
     link_of : callable, optional
         Address of a place (z, y, x; nm) in the scene.
     """
-    from synpol.training.loop import read_log
+    from synpol.training.log import read_log
 
     template = jinja2.Environment(autoescape=True).from_string(
         files("synpol.viewer").joinpath("report.html").read_text()
