@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
 from synpol.synapses import confidence
-from synpol.table_forms import opened
+from synpol.table_forms import ROWS, opened
 
 #: raised when a change of code changes what is written
 VERSION = 1
@@ -88,7 +89,7 @@ def write_annotations(
 
     Notes
     -----
-    Takes some 200 bytes of memory a synapse.
+    Takes about half a kilobyte of memory a synapse.
     """
     digest = _digest(table, partners, low, high)
     there = folder / "info"
@@ -174,21 +175,23 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and records of all synapses."""
     file = opened(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
-    names = [f"{p}_{a}" for p in parts for a in "xyz"] + ["contact_area"]
-    names += ["pre_voxels", "post_voxels"]
-    scores = [f"{p}_score" for p in parts]
-    rows = pq.read_table(table, columns=["synapse_id", *names, *scores])
-    column = {name: rows[name].to_numpy() for name in names}  # null is NaN
-    ends = [np.stack([column[f"{p}_{a}"] for a in "xyz"], axis=1) for p in parts]
-    first, last = ends[0], ends[-1]
-    records = np.zeros(rows.num_rows, _RECORD)
-    records["line"] = np.concatenate(
-        [np.where(np.isnan(first), last, first), np.where(np.isnan(last), first, last)], axis=1
-    )
-    records["score"] = confidence(rows)
-    for name in ("contact_area", "pre_voxels", "post_voxels"):
-        records[name] = column[name]
-    return rows["synapse_id"].to_numpy(), records
+    names = [f"{p}_{a}" for p in parts for a in "xyz"] + [f"{p}_score" for p in parts]
+    names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
+    ids = np.zeros(file.metadata.num_rows, np.uint64)
+    records, at = np.zeros(len(ids), _RECORD), 0
+    for batch in file.iter_batches(ROWS, columns=names):
+        rows = pa.Table.from_batches([batch])
+        here = slice(at, at + rows.num_rows)
+        ends = [np.stack([rows[f"{p}_{a}"].to_numpy() for a in "xyz"], axis=1) for p in parts]
+        first, last = ends[0], ends[-1]  # null is NaN
+        records["line"][here, :3] = np.where(np.isnan(first), last, first)
+        records["line"][here, 3:] = np.where(np.isnan(last), first, last)
+        records["score"][here] = confidence(rows)
+        for name in ("contact_area", "pre_voxels", "post_voxels"):
+            records[name][here] = rows[name].to_numpy()
+        ids[here] = rows["synapse_id"].to_numpy()
+        at = here.stop
+    return ids, records
 
 
 def _related(partners: str | os.PathLike[str] | None, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -386,7 +389,9 @@ def _grouped(
 ) -> Iterator[tuple[int, bytes]]:
     """The lines of each key together; keys ascend."""
     keys, begins = np.unique(key, return_index=True)
-    for number, rows in zip(keys.tolist(), np.split(line, begins[1:]), strict=len(keys) > 0):
+    ends = np.append(begins[1:], len(key)).astype(int)[: len(keys)]
+    for number, begin, end in zip(keys.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        rows = line[begin:end]
         content = records[rows].tobytes() + ids[rows].astype("<u8").tobytes()
         yield number, len(rows).to_bytes(8, "little") + content
 
