@@ -12,6 +12,7 @@ neuroglancer, on a tenth of the synapses (it writes a file each), and the scene 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import platform
@@ -43,6 +44,19 @@ from synpol.writing import create_image
 
 VOXEL = 16
 LAYERS = 64
+#: of the steps; imported before their time begins
+IMPORTS = (
+    "funlib.persistence.graphs",
+    "networkx",
+    "neuroglancer.write_annotations",
+    "pandas",
+    "pyarrow.csv",
+    "synpol.table_forms",
+    "synpol.viewer.annotations",
+    "synpol.viewer.browser",
+    "synpol.viewer.scene",
+    "synpol.viewer.scene_server",
+)
 #: a query: a part of the volume, micrometres
 QUERY = 10
 
@@ -218,9 +232,9 @@ def draw(folder: Path, count: int, lines: str = "lines") -> dict[str, float]:
         return state
 
     rng = np.random.default_rng(2)
-    with scene_server(folders, state_of, port=0, token="t") as viewer, browser() as page:
+    with scene_server(folders, state_of, port=0) as (viewer, address), browser() as page:
         started = time.monotonic()
-        page.get(viewer.get_viewer_url())
+        page.get(address)
         (folder / f"{lines}.png").write_bytes(screenshot(viewer, seconds=1800))
         whole = time.monotonic() - started
         jumps = []
@@ -291,6 +305,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.step:
         step = globals()[given.step]
+        for module in IMPORTS:  # they take longer than some of the steps
+            importlib.import_module(module)
         began = time.monotonic()
         found = step(given.folder, given.synapses) or {}
         found |= {"seconds": time.monotonic() - began}

@@ -21,6 +21,7 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
+from synpol.table_forms import TABLE_HASH, digest_of
 from synpol.writing import check_writable
 
 
@@ -57,7 +58,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     graph = graph_of(edges)
     for name, rows in (("partners", partners), ("connectivity", edges)):
         made = io.BytesIO()
-        pq.write_table(rows, made)
+        pq.write_table(rows.replace_schema_metadata({TABLE_HASH: digest_of(table)}), made)
         write_whole(folder / f"{name}.parquet", made.getbuffer())
     made = io.BytesIO()
     nx.write_graphml(graph, made)

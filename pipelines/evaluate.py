@@ -19,7 +19,7 @@ from synpol.blockwise.output import work_folder
 from synpol.command import run_command, write_json
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.viewer.links import place_link, scene_token
+from synpol.viewer.links import place_link
 from synpol.viewer.report import write_report
 
 
@@ -54,7 +54,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     scores = evaluation.to_json(config.evaluate.iou)
     if protocols:
         scores["protocols"] = protocols
-    token, port = scene_token(work), config.view.port
+    port = config.view.port
     write_report(
         config,
         output,
@@ -62,7 +62,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         Path(output) / "report.html",
         evaluation.correct(),
         evaluation.missed(),
-        (lambda place: place_link(port, token, place)) if port else None,
+        (lambda place: place_link(port, place)) if port else None,
     )
     write_json(Path(output) / "scores.json", scores)
     print(f"{'IoU':>5}  {'score':<17} precision  recall     F1  (95 %)")

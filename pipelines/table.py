@@ -51,8 +51,6 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raise InputError(
             "say what to write: --csv, --parts, --cave, --synful, --sqlite or --postgres"
         )
-    if given.parts and given.parts.is_file():
-        raise InputError(f"{given.parts} is a file; a folder to write is expected")
     for file in filter(None, files):
         if file.is_dir():
             raise InputError(f"{file} is a folder; a file to write is expected")

@@ -6,6 +6,8 @@
   --levels NAME ...     give image, prediction, truth or neurons that others wrote coarser levels
                         too, in their own Zarr
 
+--fresh makes the levels again, where an image was rewritten in place.
+
 Makes coarser levels of what synpol wrote, block by block, and the synapses as precomputed
 annotations, both once; then serves the scene on this machine until Ctrl-C.
 """
@@ -13,6 +15,8 @@ annotations, both once; then serves the scene on this machine until Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -30,7 +34,6 @@ from synpol.levels import level_factors
 from synpol.precomputed import SCHEME
 from synpol.viewer.annotations import score_range, write_annotations
 from synpol.viewer.browser import browser
-from synpol.viewer.links import scene_token
 from synpol.viewer.scene import ANNOTATIONS, Layers, scene_of
 from synpol.viewer.scene_server import scene_server, screenshot
 from synpol.writing import check_writable
@@ -51,68 +54,85 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
-    layers = Layers.of(config)
+    layers, output = Layers.of(config), config.need("predict.output")
+    for image, _ in layers.images().values():
+        check_complete(image)
+    for name in given.levels:
+        if name not in layers.images():
+            raise InputError(f"--levels {name}: the config names no {name}")
     if given.screenshot:
+        if given.screenshot.is_dir():
+            raise InputError(f"{given.screenshot} is a folder; a file to write is expected")
         check_writable(given.screenshot.parent)
-    work = work_folder(config.need("predict.output"), config.workers.work_dir)
-    make_levels(config, layers, work, given.levels, given.fresh)
+    table = Path(output) / "synapses.parquet"
+    lines = table.with_name(ANNOTATIONS) if table.is_file() else None
+    work = work_folder(output, config.workers.work_dir)
+    check_writable(work)
+    with Driver(
+        work, f"scene of {layers.instances.path}", config.workers.num_workers, config.workers
+    ) as driver:
+        make_levels(driver, layers, given.levels, given.fresh)
+        if lines is not None:
+            check_writable(output)
+            make_annotations(layers, lines, table)
+    if lines is None:
+        print(f"no lines are drawn: there is no {table}")
+    if not given.prepare:
+        show(config, layers, lines, score_range(table) if lines else (0.0, 1.0), given)
+
+
+def show(
+    config: Config,
+    layers: Layers,
+    lines: Path | None,
+    scores: tuple[float, float],
+    given: argparse.Namespace,
+) -> None:
+    """Serve the scene until Ctrl-C, or take its picture."""
     addresses: dict[str, str] = {}
-    folders: dict[str, str] = {}
+    folders = {} if lines is None else {"synapses": lines}
     for name, (image, _) in layers.images().items():
         path = image_path(image).removeprefix(SCHEME)
-        (addresses if is_url(path) else folders)[name] = path
-    scores = (0.0, 1.0)
-    table = Path(config.need("predict.output")) / "synapses.parquet"
-    if table.is_file():
-        annotations = table.with_name(ANNOTATIONS)
-        make_annotations(layers, annotations, table)
-        folders["synapses"] = str(annotations)
-        scores = score_range(table)
-    else:
-        print(f"no lines are drawn: there is no {table}")
-    if given.prepare:
-        return
+        if is_url(path):
+            addresses[name] = path
+        else:
+            folders[name] = Path(path)
     with scene_server(
-        {name: Path(path) for name, path in folders.items()},
+        folders,
         lambda served: scene_of(layers, config, {**addresses, **served}, scores),
         port=config.view.port,
-        token=scene_token(work),
-    ) as viewer:
+    ) as (viewer, address):
         if given.screenshot:
             with browser() as page:
-                page.get(viewer.get_viewer_url())
+                page.get(address)
                 given.screenshot.write_bytes(screenshot(viewer))
             print(given.screenshot)
             return
         try:
-            print(f"{viewer.get_viewer_url()}\nCtrl-C ends it", flush=True)
+            print(f"{address}\nCtrl-C ends it", flush=True)
             if not given.link:
-                webbrowser.open(viewer.get_viewer_url())
+                webbrowser.open(address)
             threading.Event().wait()
         except KeyboardInterrupt:
             print()
 
 
-def make_levels(config: Config, layers: Layers, work: Path, wanted: list[str], fresh: bool) -> None:
-    """Give every image that synpol wrote, and those named, coarser levels."""
-    images = layers.images()
-    for name in wanted:
-        if name not in images:
-            raise InputError(f"--levels {name}: the config names no {name}")
-    for image, _ in images.values():
-        check_complete(image)
-    check_writable(work)
-    with Driver(
-        work, f"scene of {layers.instances.path}", config.workers.num_workers, config.workers
-    ) as driver:
-        for name, (image, labels) in images.items():
-            if HASH in image.array.attrs or name in wanted:
-                add_levels(driver, image, labels, fresh=fresh)
-            elif not levels_of(image) and level_factors(image.shape_vx, image.voxel_size):
-                print(
-                    f"{image.path} has no coarser levels, so it is slow when zoomed out; "
-                    f"--levels {name} makes them, in the same Zarr"
-                )
+def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) -> None:
+    """Give every image that synpol wrote on disk, and those named, coarser levels."""
+    for name, (image, labels) in layers.images().items():
+        ours = HASH in image.array.attrs and not is_url(image.path)
+        if not ours and name not in wanted:
+            if not levels_of(image) and level_factors(image.shape_vx, image.voxel_size):
+                print(f"{image.path} has no coarser levels, so it is slow when zoomed out")
+            continue
+        try:
+            add_levels(driver, image, labels, fresh=fresh)
+        except InputError as error:
+            if name in wanted:
+                raise
+            print(f"{error}; it is slow when zoomed out", file=sys.stderr)
+    for old in driver.work_dir.glob("level-*"):  # of images that have changed since
+        shutil.rmtree(old)
 
 
 def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
@@ -126,4 +146,4 @@ def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__, options=options)
+    run_command(main, __doc__, options=options, timed=False)

@@ -311,16 +311,17 @@ def check_complete(image: Image) -> None:
 
 def levels_of(image: Image) -> list[str]:
     """Names of the coarser levels that an image's metadata list; none for an array alone."""
-    found = _listed_multiscales(image)
+    found = listed_multiscales(image)
     return [d["path"] for d in found["datasets"][1:]] if found else []
 
 
 def image_path(image: Image) -> str:
     """Path of the OME-Zarr group whose full resolution an array is, else of the array itself."""
-    return image.path.rpartition("/")[0] if _listed_multiscales(image) else image.path
+    return image.path.rpartition("/")[0] if listed_multiscales(image) else image.path
 
 
-def _listed_multiscales(image: Image) -> Mapping[str, Any] | None:
+def listed_multiscales(image: Image) -> Mapping[str, Any] | None:
+    """The OME metadata of which an array is the full resolution, None for an array alone."""
     path, _, name = image.path.rpartition("/")
     if image.path.startswith(SCHEME):
         return None
@@ -337,5 +338,13 @@ def opened_group(
 ) -> zarr.Group | None:
     try:
         return zarr.open_group(str(path), mode=mode, zarr_format=zarr_format)
+    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
+        return None
+
+
+def opened_array(path: str) -> zarr.Array | None:
+    """A Zarr array, or None where there is none."""
+    try:
+        return zarr.open_array(path, mode="r")
     except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
         return None

@@ -31,6 +31,7 @@ def run_command(
     doc: str | None,
     arguments: Sequence[str] | None = None,
     options: Callable[[argparse.ArgumentParser], object] | None = None,
+    timed: bool = True,
 ) -> None:
     """Read the config from the command line, run, and exit with the right code.
 
@@ -45,6 +46,8 @@ def run_command(
         By default those of the process.
     options : callable, optional
         Adds the options that only this command has to the parser.
+    timed : bool
+        Whether how long it took is noted in the run's folder.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(
@@ -73,7 +76,8 @@ def run_command(
         sys.exit(130)
     if done is False:
         sys.exit(130)
-    _note_time(config, given.config, time.monotonic() - started)
+    if timed:
+        _note_time(config, given.config, time.monotonic() - started)
 
 
 def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:

@@ -138,10 +138,14 @@ class Evaluation:
         """True synapses that are scored and were not found, and their voxels; the largest first."""
         found = {pair[1] for pair in self._first_score(iou).pairs}
         _, kept = self._kept(iou)
-        lost = [int(number) for number in kept if int(number) not in found]
-        voxels = self.synapse.truth_voxels[np.searchsorted(self.synapse.truth, lost)]
-        order = np.argsort(-voxels, kind="stable")
-        return {lost[k]: int(voxels[k]) for k in order}
+        table = self.synapse
+        lost = [
+            k
+            for k in np.flatnonzero(np.isin(table.truth, kept))
+            if int(table.truth[k]) not in found
+        ]
+        lost.sort(key=lambda k: -table.truth_voxels[k])
+        return {int(table.truth[k]): int(table.truth_voxels[k]) for k in lost}
 
     def _first_score(self, iou: float) -> Matching:
         return next(iter(self.score(iou).values()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from funlib.geometry import Coordinate
 
 from synpol.errors import InputError
-from synpol.world import to_world
 
 #: how their paths and URLs begin
 SCHEME = "precomputed://"
@@ -39,10 +39,12 @@ class PrecomputedArray:
     def __init__(self, path: str) -> None:
         import tensorstore
 
-        where = path if "://" in path else f"file://{path}"
+        where: Any = path.rstrip("/") + "/"
+        if "://" not in path:
+            where = {"driver": "file", "path": f"{Path(path).resolve()}/"}
         try:
             self._store = tensorstore.open(
-                {"driver": "neuroglancer_precomputed", "kvstore": where.rstrip("/") + "/"},
+                {"driver": "neuroglancer_precomputed", "kvstore": where},
                 read=True,
                 open=True,
             ).result()
@@ -76,11 +78,12 @@ class PrecomputedArray:
         Raises
         ------
         InputError
-            They are whole neither in nm nor in angstrom.
+            They are not even whole in pm.
         """
         offset = [b * r for b, r in zip(self.begin, self.resolution, strict=True)]
-        whole = all(float(v).is_integer() for v in (*self.resolution, *offset))
-        unit, factor = ("nm", 1) if whole else ("angstrom", 10)
-        size, _ = to_world([r * factor for r in self.resolution], unit, f"voxel size of {path}")
-        first, _ = to_world([o * factor for o in offset], unit, f"offset of {path}")
-        return size, first, unit
+        for unit, factor in (("nm", 1), ("angstrom", 10), ("pm", 1000)):
+            values = [round(v * factor, 6) for v in (*self.resolution, *offset)]
+            if all(v.is_integer() for v in values):
+                size, first = (Coordinate(map(int, part)) for part in (values[:3], values[3:]))
+                return size, first, unit
+        raise InputError(f"{path} has voxels of {self.resolution} nm, which are not whole in pm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ ROWS = 50_000
 #: rows of a file where a table is several
 PART_ROWS = 1_000_000
 _PART = re.compile(r"part-\d+\.parquet")
+#: of the synapse table, in the metadata of tables that are made of it
+TABLE_HASH = b"synpol_table"
 #: position of a node; the other columns of the table are its attributes
 POSITION = "position"
 
@@ -46,11 +49,17 @@ def opened(table: str | os.PathLike[str]) -> pq.ParquetFile:
         )
     try:
         file = pq.ParquetFile(table)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{table} is not a Parquet file: {error}") from None
     if "synapse_id" not in file.schema_arrow.names:
         raise InputError(f"{table} is not a synapse table: it has no column synapse_id")
     return file
+
+
+def digest_of(path: str | os.PathLike[str]) -> bytes:
+    """Hash of a file's content, for the metadata of what is made of it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
 def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
@@ -108,10 +117,16 @@ def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_RO
     import pyarrow.dataset as ds
 
     file = opened(table)
-    if folder.exists() and any(not _PART.fullmatch(p.name) for p in folder.iterdir()):
-        raise InputError(f"{folder} holds other files than parts of a table; give another folder")
     temporary = folder.with_name(f"{folder.name}.tmp")
+    for place in (folder, temporary):
+        if place.is_symlink() or place.is_file():
+            raise InputError(f"{place} is no folder; a folder to write is expected")
+        if place.exists() and any(not _PART.fullmatch(p.name) for p in place.iterdir()):
+            raise InputError(f"{place} holds other files than parts of a table; give another name")
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if file.metadata.num_rows == 0:  # the dataset would have no file, and so no columns
+        pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
     ds.write_dataset(
         file.iter_batches(min(ROWS, rows)),
         temporary,
@@ -121,6 +136,7 @@ def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_RO
         max_rows_per_file=rows,
         max_rows_per_group=min(ROWS, rows),
         preserve_order=True,
+        existing_data_behavior="overwrite_or_ignore",
     )
     names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
     for number, path in enumerate(names):  # their order is that of their names

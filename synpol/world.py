@@ -122,20 +122,7 @@ def placement(
             "multiscales on its group); import it with pipelines/prepare.py, or set the "
             "attribute `voxel_size` (z, y, x in nm)"
         )
-    scale, translation = [1.0, 1.0, 1.0], None
-    transforms = [
-        *multiscales["datasets"][0].get("coordinateTransformations", []),
-        *multiscales.get("coordinateTransformations", []),
-    ]
-    for transform in transforms:
-        if transform["type"] == "scale":
-            factors = transform["scale"][-3:]
-            scale = [s * f for s, f in zip(scale, factors, strict=True)]
-            if translation is not None:
-                translation = [t * f for t, f in zip(translation, factors, strict=True)]
-        elif transform["type"] == "translation":
-            steps = transform["translation"][-3:]
-            translation = [t + s for t, s in zip(translation or [0.0] * 3, steps, strict=True)]
+    scale, translation = ome_transform(multiscales)
     unit = _one_unit([a.get("unit") for a in multiscales.get("axes", [])], path)
     voxel_size, base = to_world(scale, unit, f"voxel size of {path}", positive=True)
     corner = [0.0] * 3
@@ -153,6 +140,54 @@ def placement(
     return voxel_size, offset, base
 
 
+def ome_transform(multiscales: Mapping[str, Any]) -> tuple[list[float], list[float] | None]:
+    """Scale and translation of the full resolution along z, y, x, in the unit of the axes.
+
+    The translation is that of the centre of the first voxel, None where there is none.
+    """
+    scale: list[float] = [1.0, 1.0, 1.0]
+    translation: list[float] | None = None
+    for transform in [
+        *multiscales["datasets"][0].get("coordinateTransformations", []),
+        *multiscales.get("coordinateTransformations", []),
+    ]:
+        if transform["type"] == "scale":
+            factors = transform["scale"][-3:]
+            scale = [s * f for s, f in zip(scale, factors, strict=True)]
+            if translation is not None:
+                translation = [t * f for t, f in zip(translation, factors, strict=True)]
+        elif transform["type"] == "translation":
+            steps = transform["translation"][-3:]
+            translation = [t + s for t, s in zip(translation or [0.0] * 3, steps, strict=True)]
+    return scale, translation
+
+
+def ome_level(full: Mapping[str, Any], path: str, factors: Sequence[int]) -> dict[str, Any]:
+    """What the OME metadata say of a coarser level, in terms of what they say of the full one.
+
+    Parameters
+    ----------
+    full : mapping
+        The entry of the full resolution in ``datasets``.
+    path : str
+        Of the level.
+    factors : 3 ints
+        Voxels of the full resolution that make one of the level.
+    """
+    transforms = full.get("coordinateTransformations", [])
+    scale = next((t["scale"] for t in transforms if t["type"] == "scale"), [1.0, 1.0, 1.0])
+    moved = next((t["translation"] for t in transforms if t["type"] == "translation"), None)
+    by = [*[1] * (len(scale) - 3), *factors]
+    first = zip(moved or [0.0] * len(scale), scale, by, strict=True)
+    return {
+        "path": path,
+        "coordinateTransformations": [
+            {"type": "scale", "scale": [s * f for s, f in zip(scale, by, strict=True)]},
+            {"type": "translation", "translation": [t + (f - 1) / 2 * s for t, s, f in first]},
+        ],
+    }
+
+
 def _one_unit(units: Sequence[str | None], path: str) -> str:
     found = [u for u in units[-3:] if u]
     if len({_UNIT_ALIASES.get(u.lower(), u) for u in found}) > 1:
@@ -166,26 +201,19 @@ def ome_metadata(
     """The OME 0.5 metadata of an image's group, with its full resolution ``s0`` alone."""
     channel = [] if spatial else [{"name": "c", "type": "channel"}]
     space = [{"name": a, "type": "space", "unit": _OME_NAME[unit]} for a in "zyx"]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [*channel, *space],
-                "datasets": [ome_dataset("s0", spatial, voxel_size, offset)],
-            }
-        ],
-    }
-
-
-def ome_dataset(
-    path: str, spatial: bool, voxel_size: Sequence[int], offset: Sequence[int]
-) -> dict[str, Any]:
-    """What the OME metadata say of one level."""
     lead = [] if spatial else [1.0]
     centre = [o + v / 2 for o, v in zip(offset, voxel_size, strict=True)]
     transforms = [
         {"type": "scale", "scale": [*lead, *(float(v) for v in voxel_size)]},
         {"type": "translation", "translation": [*([0.0] * len(lead)), *centre]},
     ]
-    return {"path": path, "coordinateTransformations": transforms}
+    return {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": name,
+                "axes": [*channel, *space],
+                "datasets": [{"path": "s0", "coordinateTransformations": transforms}],
+            }
+        ],
+    }

@@ -15,9 +15,9 @@ from funlib.geometry import Coordinate
 from numpy.typing import DTypeLike
 from zarr.codecs import ZstdCodec
 
-from synpol.arrays import Image, is_url, join, opened_group
+from synpol.arrays import HASH, Image, is_url, join, opened_array, opened_group
 from synpol.errors import InputError
-from synpol.world import multiscales_of, ome_dataset, ome_metadata
+from synpol.world import multiscales_of, ome_level, ome_metadata
 
 
 def create_image(
@@ -75,11 +75,10 @@ def create_image(
         zarr.open_group(str(container), mode="a", zarr_format=3)
         group = zarr.open_group(
             group_path,
-            mode="w" if overwrite else "a" if _half_made(group_path) else "w-",
+            mode="w" if overwrite or _half_made(group_path) else "w-",
             zarr_format=3,
             attributes=metadata,
         )
-        group.update_attributes(metadata)  # of one that was half made
         image = _create_array(
             group,
             join(group_path, "s0"),
@@ -143,7 +142,7 @@ def image_group(image: Image) -> zarr.Group:
     Raises
     ------
     InputError
-        It is of an older version, or the array stands alone.
+        It is of an older version, the array stands alone, or metadata are consolidated.
     """
     path, _, name = image.path.rpartition("/")
     group = opened_group(path, 3, "r+") if path else None
@@ -152,6 +151,11 @@ def image_group(image: Image) -> zarr.Group:
         raise InputError(
             f"{image.path} is not the full resolution of an OME-Zarr 0.5 image, so it cannot get "
             "coarser levels; pipelines/prepare.py imports it as one"
+        )
+    if group.metadata.consolidated_metadata is not None:
+        raise InputError(
+            f"{path} has consolidated metadata, which would not know of coarser levels; "
+            "consolidate it anew when they are there, and remove that first"
         )
     return group
 
@@ -207,31 +211,38 @@ def create_level(
         raise InputError(f"{image.path} cannot get coarser levels: {error}") from error
 
 
-def list_levels(image: Image, levels: Sequence[Image]) -> None:
-    """Say in an image's metadata that these are its coarser levels, finest first."""
+def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
+    """Say in an image's metadata which coarser levels it has.
+
+    Parameters
+    ----------
+    image : Image
+        The full resolution.
+    levels : mapping of str to 3 ints
+        Names of their arrays, finest first, and voxels of the image that make one of theirs.
+    """
     group = image_group(image)
-    multiscales = {**(multiscales_of(group.attrs) or {})}
-    full = multiscales["datasets"][0]
-    multiscales["datasets"] = [
-        full,
-        *(
-            ome_dataset(
-                level.path.rpartition("/")[2], level.array.ndim == 3, level.voxel_size, level.offset
-            )
-            for level in levels
-        ),
-    ]
     ome: Any = group.attrs["ome"]
-    group.update_attributes({"ome": {**ome, "multiscales": [multiscales]}})
+    first, *others = ome["multiscales"]
+    full = first["datasets"][0]
+    coarser = [ome_level(full, name, factors) for name, factors in levels.items()]
+    first = {**first, "datasets": [full, *coarser]}
+    group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
 
 
 def _half_made(path: str) -> bool:
-    """Whether an interruption left an image of ours there without its array."""
+    """Whether an interruption left there an image of ours without its full resolution."""
     group = opened_group(path, 3)
-    found = None if group is None else multiscales_of(group.attrs)
-    if group is None or found is None or found["datasets"][0]["path"] != "s0":
+    if group is not None:
+        found = multiscales_of(group.attrs)
+        if found is None or found["datasets"][0]["path"] != "s0":
+            return False
+        left = dict(group.members())
+        return "s0" not in left and all(HASH in node.attrs for node in left.values())
+    if is_url(path) or not Path(path).is_dir():
         return False
-    return next(iter(group.members()), None) is None
+    nodes = [opened_array(join(path, p.name)) for p in Path(path).iterdir() if p.is_dir()]
+    return any(nodes) and all(node is None or HASH in node.attrs for node in nodes)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

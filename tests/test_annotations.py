@@ -14,6 +14,7 @@ from neuroglancer.read_precomputed_annotations import AnnotationReader
 
 from synpol.errors import InputError
 from synpol.synapses import schema_of
+from synpol.table_forms import TABLE_HASH, digest_of
 from synpol.viewer import annotations
 from synpol.viewer.annotations import morton, score_range, spatial_levels, write_annotations
 
@@ -114,6 +115,7 @@ def test_synapses_are_found_by_their_neurons(tmp_path):
     ids = np.array([row["synapse_id"] for row in rows], np.uint64)
     neurons = {s: rng.integers(0, 9, 200).astype(np.uint64) * np.uint64(2**60) for s in "ab"}
     partners = pa.table({"synapse_id": ids, "pre_id": neurons["a"], "post_id": neurons["b"]})
+    partners = partners.replace_schema_metadata({TABLE_HASH: digest_of(tmp_path / "t.parquet")})
     pq.write_table(partners, tmp_path / "p.parquet")
     write_annotations(tmp_path / "a", tmp_path / "t.parquet", LOW, HIGH, tmp_path / "p.parquet")
     found = reader(tmp_path / "a")
@@ -124,7 +126,7 @@ def test_synapses_are_found_by_their_neurons(tmp_path):
     for number, pre, post in zip(ids.tolist(), neurons["a"], neurons["b"], strict=True):
         segments = [[int(n) for n in side] for side in found.by_id[number].segments]
         assert segments == [[n] if n else [] for n in (int(pre), int(post))]
-    pq.write_table(partners.slice(1), tmp_path / "p.parquet")
+    write_table(tmp_path / "t.parquet", 200, seed=2)  # of as many synapses, elsewhere
     with pytest.raises(InputError, match="is of other synapses than the table beside it"):
         write_annotations(tmp_path / "a", tmp_path / "t.parquet", LOW, HIGH, tmp_path / "p.parquet")
 
@@ -151,6 +153,9 @@ def test_a_table_without_rows_is_written_and_none_is_refused(tmp_path):
     write_table(tmp_path / "t.parquet", 0)
     assert write_annotations(tmp_path / "a", tmp_path / "t.parquet", LOW, HIGH) == 0
     assert score_range(tmp_path / "t.parquet") == (0, 1)
+    pq.write_table(pa.table({"synapse_id": [1], "pre_x": [2.0]}), tmp_path / "v.parquet")
+    with pytest.raises(InputError, match="has no column pre_y"):
+        write_annotations(tmp_path / "a", tmp_path / "v.parquet", LOW, HIGH)
     with pytest.raises(InputError, match="there is no synapse table"):
         write_annotations(tmp_path / "a", tmp_path / "u.parquet", LOW, HIGH)
 

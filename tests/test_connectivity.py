@@ -212,14 +212,19 @@ def test_a_precomputed_segmentation_gives_what_the_same_zarr_gives(tmp_path):
     assert found[0].num_rows == 4
 
 
-def test_what_is_no_precomputed_volume_is_named(tmp_path):
+def test_what_is_no_precomputed_volume_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"precomputed://.*/none cannot be opened"):
         open_image(f"precomputed://{tmp_path}/none")
-    write_precomputed(tmp_path / "p", np.ones((2, 2, 2), np.uint64), [8, 4.25, 4], [0, 0, 0])
-    with pytest.raises(InputError, match="is not whole in angstrom"):
+    write_precomputed(tmp_path / "p", np.ones((2, 2, 2), np.uint64), [8, 1 / 3, 4], [0, 0, 0])
+    with pytest.raises(InputError, match="are not whole in pm"):
         open_image(f"precomputed://{tmp_path}/p")
-    write_precomputed(tmp_path / "q", np.ones((2, 2, 2), np.uint64), [8, 4.5, 4], [1, 1, 0])
-    found = open_image(f"precomputed://{tmp_path}/q")
-    assert (found.voxel_size_nm, found.offset_nm) == ((8, 4.5, 4), (8, 4.5, 0))
+    for size in (4.5, 4.25):
+        write_precomputed(
+            tmp_path / f"q{size}", np.ones((2, 2, 2), np.uint64), [8, size, 4], [1, 1, 0]
+        )
+        found = open_image(f"precomputed://{tmp_path}/q{size}")
+        assert (found.voxel_size_nm, found.offset_nm) == ((8, size, 4), (8, size, 0))
+    monkeypatch.chdir(tmp_path)
+    assert open_image("precomputed://q4.5").shape_vx == found.shape_vx
     with pytest.raises(InputError, match="only segmentations are read in that format"):
         open_image(f"precomputed://{tmp_path}/q", channels=3)

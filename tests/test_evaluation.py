@@ -698,6 +698,9 @@ def test_what_is_missed_is_told_with_its_size_largest_first():
     predicted = polarity_labels((1, (30, 40), (40, 50)))
     assert list(Evaluation.of([(predicted, truth)]).missed().items()) == [(4, 8), (1, 6)]
     assert list(Evaluation.of([(predicted, truth)], min_size=4).missed().items()) == [(4, 8)]
+    huge = np.repeat(np.arange(1, 5, dtype=np.uint64) + np.uint64(2**60), [3, 10, 6, 1])
+    lost = Evaluation.of([(np.zeros_like(huge), huge)], "union").missed()
+    assert list(lost.items()) == [(2**60 + n, v) for n, v in ((2, 10), (3, 6), (1, 3), (4, 1))]
 
 
 # ---------------------------------------------------------------- scores.json

@@ -1,5 +1,6 @@
 """Coarser levels: voxels, metadata, and that blocks and interruptions leave no trace."""
 
+import shutil
 from collections import Counter
 
 import hypothesis.strategies as st
@@ -169,10 +170,80 @@ def test_workers_make_levels_too(tmp_path, monkeypatch):
     )
 
 
+def foreign(folder, unit, scale, translation, whole=None):
+    """An image as others write it: no attributes on the array, two images in the group."""
+    content = np.random.default_rng(0).integers(0, 255, (20, 300, 140), dtype=np.uint8)
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    group.create_array("0", data=content, chunks=(20, 64, 64))
+    transforms = [{"type": "scale", "scale": scale}]
+    if translation:
+        transforms.append({"type": "translation", "translation": translation})
+    about = {
+        "axes": [{"name": a, "type": "space", "unit": unit} for a in "zyx"],
+        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
+    }
+    if whole:
+        about["coordinateTransformations"] = [{"type": "scale", "scale": whole}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [about, {"name": "another"}]}
+    return group, content
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "translation", "whole"),
+    [
+        ("micrometer", [0.04, 0.016, 0.016], None, None),
+        ("nanometer", [40, 15, 15], [0, 0, 0], None),
+        ("nanometer", [1, 1, 1], [10, 20, 30], [40, 16, 16]),
+    ],
+)
+def test_levels_of_images_of_others_are_told_in_their_own_terms(
+    tmp_path, unit, scale, translation, whole
+):
+    group, content = foreign(tmp_path / "v", unit, scale, translation, whole)
+    before = group.attrs["ome"]["multiscales"]
+    assert made(tmp_path / "work", open_image(tmp_path / "v"), False) == 2
+    after = zarr.open_group(tmp_path / "v", mode="r").attrs["ome"]["multiscales"]
+    assert after[1] == before[1]
+    assert {k: v for k, v in after[0].items() if k != "datasets"} == {
+        k: v for k, v in before[0].items() if k != "datasets"
+    }
+    assert after[0]["datasets"][0] == before[0]["datasets"][0]
+    for listed, factors in zip(after[0]["datasets"][1:], [(1, 2, 2), (2, 4, 4)], strict=True):
+        found = {t["type"]: t[t["type"]] for t in listed["coordinateTransformations"]}
+        assert np.allclose(found["scale"], np.multiply(scale, factors))
+        # the middle of the first cell, from that of the first voxel
+        step = (np.array(factors) - 1) / 2 * scale
+        assert np.allclose(found["translation"], np.add(translation or [0, 0, 0], step))
+    assert np.array_equal(
+        open_image(tmp_path / "v" / "s1").array[:], mean_of_cells(content, (1, 2, 2))
+    )
+
+
+def test_levels_made_again_hold_nothing_of_what_was_before(tmp_path):
+    group, _ = foreign(tmp_path / "v", "nanometer", [40, 16, 16], None)
+    made(tmp_path / "work", open_image(tmp_path / "v"), False)
+    group["0"][:] = 0
+    made(tmp_path / "work", open_image(tmp_path / "v"), False, fresh=True)
+    assert [open_image(tmp_path / "v" / name).array[:].max() for name in ("s1", "s2")] == [0, 0]
+
+
+def test_an_image_of_which_a_kill_left_coarser_levels_alone_is_made_anew(tmp_path):
+    for lost in (["s0"], ["s0", "zarr.json"], ["zarr.json", "s0/zarr.json"]):
+        image, _ = volume(tmp_path / "v.zarr", (20, 64, 64), True, overwrite=True)
+        made(tmp_path / "work", image, True)
+        group = tmp_path / "v.zarr" / "instances"
+        for name in lost:
+            shutil.rmtree(group / name) if (group / name).is_dir() else (group / name).unlink()
+        found, content = volume(tmp_path / "v.zarr", (20, 64, 64), True, seed=1)
+        assert np.array_equal(found.array[:], content)
+        assert levels_of(found) == []
+        assert not (group / "s1").exists()
+
+
 def test_levels_of_others_stay_and_what_cannot_have_levels_is_named(tmp_path):
     image, _ = volume(tmp_path / "v.zarr", (20, 64, 64), True)
     group = zarr.open_group(image.path[:-3], mode="r+")
-    foreign = group.create_array("s1", shape=(1, 1, 1), dtype="u8")
+    theirs = group.create_array("s1", shape=(1, 1, 1), dtype="u8")
     with pytest.raises(InputError, match=r"s1 exists and was not written by synpol"):
         made(tmp_path / "work", image, True)
     ome = dict(group.attrs["ome"])
@@ -180,7 +251,13 @@ def test_levels_of_others_stay_and_what_cannot_have_levels_is_named(tmp_path):
     ome["multiscales"][0]["datasets"].append(again)
     group.attrs["ome"] = ome
     assert made(tmp_path / "work", image, True) == 1
-    assert foreign.shape == (1, 1, 1)
+    assert theirs.shape == (1, 1, 1)
+    assert made(tmp_path / "work", image, True, fresh=True) == 1
+    assert levels_of(image) == ["s1"]
+    foreign(tmp_path / "v", "nanometer", [40, 16, 16], None)
+    zarr.consolidate_metadata(tmp_path / "v")
+    with pytest.raises(InputError, match="has consolidated metadata"):
+        made(tmp_path / "work", open_image(tmp_path / "v"), False)
     bare = zarr.create_array(tmp_path / "bare", shape=(300, 300, 300), dtype="u1")
     bare.attrs["voxel_size"] = [8, 8, 8]
     with pytest.raises(InputError, match="is not the full resolution of an OME"):

@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -23,7 +25,7 @@ from synpol.config import load_config
 from synpol.errors import InputError
 from synpol.viewer.annotations import write_annotations
 from synpol.viewer.browser import browser
-from synpol.viewer.links import place_link, scene_token
+from synpol.viewer.links import place_link
 from synpol.viewer.scene import Layers, scene_of
 from synpol.viewer.scene_server import scene_server, screenshot
 
@@ -81,7 +83,7 @@ def result(tmp_path_factory):
     return path
 
 
-def served(config, names=None):
+def served(config, names=None, port=0):
     """The scene of a config, with these layers alone, each voxel ten pixels wide."""
     layers, output = Layers.of(config), Path(config.predict.output)
     high = np.array(OFFSET) + np.array(SIZE) * SHAPE
@@ -99,12 +101,13 @@ def served(config, names=None):
         state.show_axis_lines = state.show_scale_bar = state.show_default_annotations = False
         return state
 
-    return scene_server(folders, state_of, port=0, token="secret")
+    return scene_server(folders, state_of, port=port)
 
 
-def drawn(page, viewer):
+def drawn(page, scene):
     """The scene as RGB, 600 x 400 pixels: voxel (y, x) is around pixel 10 * (y - 2), 10 * x."""
-    page.get(viewer.get_viewer_url())
+    viewer, address = scene
+    page.get(address)
     return iio.imread(io.BytesIO(screenshot(viewer, (600, 400), 60)))[..., :3].astype(int)
 
 
@@ -124,8 +127,8 @@ def cyan(image):
 
 def test_sides_and_lines_are_where_the_voxels_are(page, result):
     config = load_config([str(result)])
-    with served(config, ["prediction"]) as viewer:
-        image = drawn(page, viewer)
+    with served(config, ["prediction"]) as scene:
+        image = drawn(page, scene)
     for mask, side in ((magenta(image), PRE), (cyan(image), POST)):
         mask[:, 300:] = False  # where the other one is
         expected = [
@@ -134,8 +137,8 @@ def test_sides_and_lines_are_where_the_voxels_are(page, result):
         ]
         assert np.abs(middle(mask) - expected).max() < 1.5
         assert mask.sum() == pytest.approx(100 * 6 * 5, rel=0.1)
-    with served(config, ["synapses"]) as viewer:
-        image = drawn(page, viewer)
+    with served(config, ["synapses"]) as scene:
+        image = drawn(page, scene)
     for mask, sides in ((magenta(image), (PRE, LOW_PRE)), (cyan(image), (POST, LOW_POST))):
         for side in sides:  # a marker at the centroid of each side
             y, x = (5 * (s.start + s.stop) for s in side[1:])
@@ -150,10 +153,10 @@ def test_sides_and_lines_are_where_the_voxels_are(page, result):
 def test_nothing_is_fetched_from_elsewhere(page, result, tmp_path):
     with (
         browser(flags=[f"--log-net-log={tmp_path}/net.json"]) as own,
-        served(load_config([str(result)])) as viewer,
+        served(load_config([str(result)])) as scene,
     ):
-        drawn(own, viewer)
-        address = viewer.get_viewer_url().partition("/v/")[0]
+        drawn(own, scene)
+        address = scene[1].partition("/open/")[0]
     about = [e.get("params", {}) for e in json.loads((tmp_path / "net.json").read_text())["events"]]
     # what Chromium itself asks for has no page that it comes from (and reaches nothing)
     urls = {a["url"] for a in about if a.get("initiator", "not an origin") != "not an origin"}
@@ -164,8 +167,8 @@ def test_nothing_is_fetched_from_elsewhere(page, result, tmp_path):
 
 def test_an_array_without_ome_metadata_lies_at_its_offset_too(page, result, tmp_path):
     config = load_config([str(result)])
-    with served(config, ["image"]) as viewer:
-        expected = drawn(page, viewer)
+    with served(config, ["image"]) as scene:
+        expected = drawn(page, scene)
     for zarr_format in (2, 3):
         array = zarr.create_array(
             tmp_path / str(zarr_format) / "bare",
@@ -175,8 +178,8 @@ def test_an_array_without_ome_metadata_lies_at_its_offset_too(page, result, tmp_
         )
         array.attrs.update({"voxel_size": SIZE, "offset": OFFSET, "units": ["nm"] * 3})
         given = [str(result), f"predict.raw={tmp_path}/{zarr_format}/bare"]
-        with served(load_config(given), ["image"]) as viewer:
-            assert np.array_equal(drawn(page, viewer), expected)
+        with served(load_config(given), ["image"]) as scene:
+            assert np.array_equal(drawn(page, scene), expected)
 
 
 def test_the_command_takes_a_picture_of_the_whole_scene(result, page, capsys):
@@ -189,20 +192,121 @@ def test_the_command_takes_a_picture_of_the_whole_scene(result, page, capsys):
     assert (result.parent / "result" / "synapses.annotations" / "info").is_file()
 
 
-def test_a_link_from_the_report_leads_to_its_place(page, result):
+def test_a_link_from_the_report_leads_browsers_to_its_place_that_have_opened_the_scene(
+    page, result
+):
     config = load_config([str(result)])
-    with served(config) as viewer:
-        port = int(viewer.get_viewer_url().split(":")[2].split("/")[0])
-        page.get(place_link(port, "secret", (450, 400, 800)))
+    with served(config) as (viewer, opening):
+        port = int(opening.split(":")[2].split("/")[0])
+        page.get(opening)
+        page.get(place_link(port, (450, 400, 800)))
         assert page.current_url == viewer.get_viewer_url()
         assert np.allclose(viewer.state.position, [800 / 16, 400 / 16, 450 / 30])
-        for wrong in ("/at/guessed?z=1&y=1&x=1", "/data/guessed/image/zarr.json"):
-            with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{wrong}")
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/at/secret?z=one&y=1&x=1")
-        found = urllib.request.urlopen(f"http://127.0.0.1:{port}/data/secret/image/zarr.json")
+        token = viewer.token
+        cookie = {"Cookie": f"synpol_scene={token}"}
+        for path, headers, code in (
+            ("/at?z=1&y=1&x=1", {}, 403),
+            ("/at?z=1&y=1&x=1", {"Cookie": "synpol_scene=guessed"}, 403),
+            ("/at?z=one&y=1&x=1", cookie, 400),
+            ("/at?z=nan&y=1&x=1", cookie, 400),
+            ("/data/guessed/image/zarr.json", {}, 404),
+            ("/data//image/zarr.json", {}, 404),
+            (f"/data/{token}/image/../config.yaml", {}, 403),
+        ):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+            with pytest.raises(urllib.error.HTTPError, match=str(code)):
+                urllib.request.urlopen(request)
+        found = urllib.request.urlopen(f"http://127.0.0.1:{port}/data/{token}/image/zarr.json")
         assert json.load(found)["attributes"]["ome"]["version"] == "0.5"
+        assert found.headers["Cache-Control"] == "no-store"
+        assert np.allclose(viewer.state.position, [800 / 16, 400 / 16, 450 / 30])
+
+
+def ome_image(folder, data, scale, unit, translation=None):
+    """An image as others write it: no attributes on the array."""
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    group.create_array("0", data=data, chunks=(5, 20, 20))
+    transforms = [{"type": "scale", "scale": scale}]
+    if translation:
+        transforms.append({"type": "translation", "translation": translation})
+    axes = [{"name": a, "type": "space", "unit": unit} for a in "zyx"]
+    datasets = [{"path": "0", "coordinateTransformations": transforms}]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": datasets}],
+    }
+
+
+def test_images_of_others_lie_where_they_are_taken_to_be(page, result, tmp_path):
+    config = load_config([str(result)])
+    with served(config, ["image"]) as scene:
+        expected = drawn(page, scene)
+    raw = zarr.open_array(config.predict.raw + "/s0", mode="r")[:]
+    before = np.zeros((22, 50, 80), np.uint8)  # the same voxels, counted from the world's origin
+    before[10:, 10:, 20:] = raw
+    ome_image(tmp_path / "a", before, [30, 16, 16], "nanometer")
+    ome_image(tmp_path / "b", raw, [0.03, 0.016, 0.016], "micrometer", [0.315, 0.168, 0.328])
+    for name in "ab":
+        with served(
+            load_config([str(result), f"predict.raw={tmp_path}/{name}"]), ["image"]
+        ) as scene:
+            image = drawn(page, scene)
+        bright, wanted = image[..., 0] > 200, expected[..., 0] > 200
+        assert wanted.sum() == 20 * 600
+        assert np.array_equal(bright, wanted)
+
+
+def test_what_was_written_anew_is_drawn_anew(page, result, tmp_path):
+    port = 0
+    values = []
+    for value in (60, 240):
+        write(
+            tmp_path / str(value),
+            "raw",
+            np.full(SHAPE, value, np.uint8),
+            voxel_size=SIZE,
+            offset=OFFSET,
+        )
+        (tmp_path / "raw").unlink(missing_ok=True)
+        (tmp_path / "raw").symlink_to(tmp_path / str(value) / "raw")
+        old = time.time() - 3 * 86400  # what has not changed for long is kept for long
+        for path in (tmp_path / str(value)).rglob("*"):
+            os.utime(path, (old, old))
+        config = load_config([str(result), f"predict.raw={tmp_path}/raw"])
+        with served(config, ["image"], port) as scene:
+            port = int(scene[1].split(":")[2].split("/")[0])
+            with scene[0].txn() as state:
+                state.layers[
+                    "image"
+                ].shader = "void main() { emitGrayscale(toNormalized(getDataValue())); }"
+            values.append(int(drawn(page, scene)[200, 300, 0]))
+    assert values == [60, 240]
+
+
+def test_a_selected_neuron_shows_its_synapses_alone(page, result, tmp_path):
+    config = load_config([str(result)])
+    neurons = np.full(SHAPE, 7, np.uint64)
+    neurons[:, 20:] = 9  # of the second synapse
+    write(tmp_path, "neurons", neurons, voxel_size=SIZE, offset=OFFSET)
+    given = [str(result), f"connect.segmentation={tmp_path}/neurons"]
+    assert run("connect", *given) == 0
+    config = load_config(given)
+    partners = Path(config.predict.output) / "partners.parquet"
+    with served(config, ["synapses", "neurons"]) as (viewer, address):
+        high = np.array(OFFSET) + np.array(SIZE) * SHAPE
+        table = partners.with_name("synapses.parquet")
+        write_annotations(partners.with_name("lines"), table, OFFSET, high, partners)
+        with viewer.txn() as state:
+            state.layers["neurons"].selected_alpha = 0
+            state.layers["neurons"].visible = True
+        found = []
+        for selected in ([], [9], [7]):
+            with viewer.txn() as state:
+                state.layers["neurons"].segments = selected
+            image = drawn(page, (viewer, address))
+            found.append((bool(magenta(image[:, :300]).any()), bool(magenta(image[:, 300:]).any())))
+    partners.unlink()
+    assert found == [(True, True), (False, True), (True, False)]
 
 
 def test_a_port_that_is_taken_is_named():
@@ -212,7 +316,7 @@ def test_a_port_that_is_taken_is_named():
         port = taken.getsockname()[1]
         with (
             pytest.raises(InputError, match=rf"cannot be served at 127.0.0.1:{port}"),
-            scene_server({}, lambda addresses: None, port=port, token="t"),
+            scene_server({}, lambda addresses: None, port=port),
         ):
             pass
 
@@ -230,15 +334,10 @@ def test_the_command_prints_a_link_and_serves_until_it_is_interrupted(result):
         process.wait()
 
 
-def test_a_token_is_made_once_and_for_its_owner(tmp_path):
-    token = scene_token(tmp_path / "work")
-    assert scene_token(tmp_path / "work") == token
-    assert len(token) == 32
-    assert (tmp_path / "work" / "scene_token").stat().st_mode & 0o777 == 0o600
-
-
 def test_what_is_missing_is_named(result, tmp_path, capsys):
     said = run_refused(capsys, "view", result, f"predict.output={tmp_path}/none")
     assert "there is no Zarr array or group at" in said
     said = run_refused(capsys, "view", result, "--levels", "neurons")
     assert "--levels neurons: the config names no neurons" in said
+    said = run_refused(capsys, "view", result, "--screenshot", tmp_path)
+    assert "is a folder; a file to write is expected" in said

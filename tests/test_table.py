@@ -67,6 +67,16 @@ def test_pandas_polars_duckdb_and_pyarrow_read_the_table_and_its_parts(
     (folder / "notes.txt").touch()
     with pytest.raises(InputError, match="holds other files than parts of a table"):
         table_forms.write_parts(table, folder)
+    (tmp_path / "new.tmp").mkdir()
+    (tmp_path / "new.tmp" / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"new\.tmp holds other files than parts"):
+        table_forms.write_parts(table, tmp_path / "new")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        table_forms.write_parts(table, tmp_path / "link")
+    pq.write_table(expected.slice(0, 0), table)
+    assert table_forms.write_parts(table, tmp_path / "empty") == 1
+    assert pq.read_table(tmp_path / "empty").schema.names == expected.schema.names
 
 
 def test_the_parts_of_a_long_table_are_in_order(tmp_path):

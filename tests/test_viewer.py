@@ -525,7 +525,9 @@ def test_the_report_shows_single_synapses_with_links_into_the_scene(tmp_path):
     plain = Page(path.read_text())
     assert "Most confident" in plain.text and "1, score 0.80" in plain.text
     assert "true synapse 2" in plain.text
-    assert "Wrong" not in plain.text
+    assert "Wrong" not in plain.text and "a truth that is a mask" not in plain.text
+    write_report(config, config.predict.output, scores, path, correct={1: True}, missed={9: 5})
+    assert "1 true synapses were missed; where they are" in Page(path.read_text()).text
     assert not any(reference.startswith("http") for reference in plain.references)
     write_report(
         config,

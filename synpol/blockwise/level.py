@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synpol.arrays import COMPLETE, HASH, Image, join, levels_of, open_image
+from synpol.arrays import COMPLETE, HASH, Image, join, levels_of, open_image, opened_array
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.output import hash_of, identity_of
@@ -81,7 +82,7 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     labels : bool
         Whether voxels are labels (see `synpol.levels.label_of_cells`) instead of grey values.
     fresh : bool
-        Make them again. Wanted where a foreign image was rewritten in place.
+        Make again what synpol made. Wanted where a foreign image was rewritten in place.
 
     Returns
     -------
@@ -97,51 +98,49 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     factors = level_factors(image.shape_vx, image.voxel_size)
     digest = hash_of({"source": identity_of(image), "labels": labels, "code": VERSION})
     there = levels_of(image)
-    if not factors:
-        return len(there)
-    if there and not fresh and _are_current(path, there, digest):
+    if not factors or (there and _stay(path, there, digest, fresh)):
         return len(there)
     image_group(image)
     if there:
-        list_levels(image, [])
-    done: list[Image] = []
+        list_levels(image, {})
     folder = driver.work_dir / f"level-{digest[:16]}"
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
+    done: dict[str, Index] = {}
+    finer = image
     for number, factor in enumerate(factors, start=1):
-        total = np.prod(factors[:number], axis=0)
-        finer = done[-1] if done else image
-        level = _level(image, f"s{number}", total, digest, folder / str(number))
+        name, total = f"s{number}", index_of(np.prod(factors[:number], axis=0))
+        level = _level(image, name, total, digest, folder / name, fresh)
         blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
-        driver.run(
-            LevelStage(
-                folder / str(number), blocks.grid, level.path, finer.path, factor, labels, blocks
-            )
-        )
+        paths = level.path, finer.path
+        driver.run(LevelStage(folder / name, blocks.grid, *paths, factor, labels, blocks))
         level.array.update_attributes({COMPLETE: True})
-        done.append(level)
+        done[name], finer = total, level
     list_levels(image, done)
     shutil.rmtree(folder, ignore_errors=True)
     return len(done)
 
 
-def _are_current(path: str, names: Sequence[str], digest: str) -> bool:
+def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
     """Whether levels were made by somebody else, or by us of this image."""
     for name in names:
-        try:
-            attributes = open_image(join(path, name)).array.attrs
-        except InputError:
+        array = opened_array(join(path, name))
+        if array is not None and HASH not in array.attrs:
+            return True
+        if array is None or fresh:
             return False
-        if HASH in attributes and (attributes[HASH] != digest or not attributes.get(COMPLETE)):
+        if array.attrs[HASH] != digest or not array.attrs.get(COMPLETE):
             return False
     return True
 
 
-def _level(image: Image, name: str, factors: np.ndarray, digest: str, records: Any) -> Image:
+def _level(
+    image: Image, name: str, factors: Index, digest: str, records: Path, fresh: bool
+) -> Image:
     """The array of a level: as an interrupted run left it, or a new one."""
     path = join(image.path.rpartition("/")[0], name)
     found = image_group(image).get(name)
-    if found is not None and found.attrs.get(HASH) == digest:
+    if found is not None and found.attrs.get(HASH) == digest and not fresh:
         return open_image(path, mode="r+")
     if found is not None and HASH not in found.attrs:
         raise InputError(
@@ -154,7 +153,7 @@ def _level(image: Image, name: str, factors: np.ndarray, digest: str, records: A
     return create_level(
         image,
         name,
-        index_of(factors),
+        factors,
         chunk_shape=(*lead, *chunks),
         shard_shape=(*image.array.shape[:-3], *block),
         attributes={HASH: digest, COMPLETE: False},

@@ -87,6 +87,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.train.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.iteration = 0
+        self._saved: int | None = None  # the iteration of the last checkpoint
         newest = latest_checkpoint(config.run_dir)
         if newest is not None:
             self._resume(load_checkpoint(newest), newest)
@@ -135,12 +136,13 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["ema"])
             self.average.n_averaged.fill_(state["averaged"])
-        self.iteration = state["iteration"]
+        self.iteration = self._saved = state["iteration"]
 
     def save(self) -> None:
-        """Write a checkpoint of this iteration; one process does."""
-        if not self.processes.is_first:
+        """Write a checkpoint of this iteration, where there is none; one process does."""
+        if not self.processes.is_first or self._saved == self.iteration:
             return
+        self._saved = self.iteration
         averaged = self.average.module.state_dict() if self.average is not None else None
         save_checkpoint(
             checkpoint_path(self.config.run_dir, self.iteration),
@@ -295,8 +297,7 @@ class Trainer:
                 + (" (more train.num_workers may help)" if share > WAITING_TOLD else ""),
                 file=sys.stderr,
             )
-        if self.iteration % train.checkpoint_every:
-            self.save()
+        self.save()
         return self.finished
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from synpol.errors import InputError
 from synpol.synapses import confidence
-from synpol.table_forms import ROWS, opened
+from synpol.table_forms import ROWS, TABLE_HASH, digest_of, opened
 
 #: raised when a change of code changes what is written
 VERSION = 1
@@ -113,7 +113,7 @@ def write_annotations(
         "synpol_count": len(ids),
     }
     with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
-        related = _related(partners, ids)
+        related = _related(partners, table, ids)
         size = records.nbytes
         sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
         store = _Store(temporary / "by_id", sharding)
@@ -162,13 +162,9 @@ def _digest(
     high: Sequence[float] | np.ndarray,
 ) -> str:
     opened(table)
-    found = hashlib.sha256(json.dumps([VERSION, LIMIT, *map(float, (*low, *high))]).encode())
-    for path in (table, partners):
-        if path is None:
-            continue
-        with open(path, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+    about = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
+    about.append(None if partners is None else digest_of(partners).decode())
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -177,6 +173,9 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
     names = [f"{p}_{a}" for p in parts for a in "xyz"] + [f"{p}_score" for p in parts]
     names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
+    absent = [name for name in names if name not in file.schema_arrow.names]
+    if absent:
+        raise InputError(f"{table} has no column {absent[0]}, which a synapse table has")
     ids = np.zeros(file.metadata.num_rows, np.uint64)
     records, at = np.zeros(len(ids), _RECORD), 0
     for batch in file.iter_batches(ROWS, columns=names):
@@ -194,12 +193,15 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     return ids, records
 
 
-def _related(partners: str | os.PathLike[str] | None, ids: np.ndarray) -> dict[str, np.ndarray]:
+def _related(
+    partners: str | os.PathLike[str] | None, table: str | os.PathLike[str], ids: np.ndarray
+) -> dict[str, np.ndarray]:
     """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
     if partners is None:
         return {}
+    about = opened(partners).schema_arrow.metadata or {}
     rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
-    if not np.array_equal(rows["synapse_id"].to_numpy(), ids):
+    if about.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run "
             "pipelines/connect.py again, or remove it"

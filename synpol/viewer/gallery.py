@@ -15,6 +15,7 @@ from synpol.polarity import polarity_to_seg
 from synpol.synapses import confidence
 from synpol.viewer import figures
 
+MISSED = "Missed, largest first"
 #: synapses of a kind
 COUNT = 6
 #: side of a picture in the world, nm, and of its section in pixels of the page, about
@@ -66,7 +67,7 @@ def choose(
         "Most confident": shown(order[:COUNT]),
         "Least confident": shown(order[::-1][:COUNT]),
         "Wrong, most confident first": shown(order[is_wrong][:COUNT]),
-        "Missed, largest first": [
+        MISSED: [
             Synapse(f"true synapse {n}", (place[0], place[1], place[2]))
             for n, place in list(missed.items())[:COUNT]
         ],

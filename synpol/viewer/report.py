@@ -20,6 +20,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.synapses import confidence
 from synpol.viewer import figures, gallery
+from synpol.viewer.gallery import MISSED
 
 #: largest side of a picture of a section, voxels
 CROP = 640
@@ -66,6 +67,7 @@ def write_report(
     }
     path_of_table = Path(join(output, "synapses.parquet"))
     table = pq.read_table(path_of_table) if path_of_table.is_file() else None
+    shown = _gallery(config, output, table, correct or {}, missed or {}, link_of)
     log = list(read_log(Path(config.run_dir) / "log.csv"))
     page = template.render(
         title=output,
@@ -79,7 +81,8 @@ def write_report(
         score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
         if table is not None and "0.5" in scores["iou"]
         else [],
-        gallery=_gallery(config, output, table, correct or {}, missed or {}, link_of),
+        gallery=shown,
+        hidden=0 if MISSED in shown else len(missed or {}),
         linked=link_of is not None,
         score_names=names,
         compared=compared,

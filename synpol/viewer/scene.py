@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import neuroglancer
 import numpy as np
 
-from synpol.arrays import Image, image_path, join, open_image
+from synpol.arrays import Image, is_url, join, listed_multiscales, open_image
 from synpol.config import Config
-from synpol.errors import InputError
 from synpol.precomputed import SCHEME
 from synpol.viewer.figures import POST, PRE, UNION
+from synpol.world import ome_transform
 
 #: folder of the precomputed annotations in a result
 ANNOTATIONS = "synapses.annotations"
@@ -94,10 +95,9 @@ class Layers:
         def image(path: str | None, channels: int = 0) -> Image | None:
             return None if path is None else open_image(path, channels=channels)
 
-        try:
+        polarity = None  # where it was made elsewhere
+        if is_url(output) or Path(output, "polarity").exists():
             polarity = open_image(join(output, "polarity"), channels=3)
-        except InputError:  # decoded from elsewhere
-            polarity = None
         return cls(
             open_image(config.need("predict.raw"), channels=0),
             polarity,
@@ -178,6 +178,7 @@ def scene_of(
         )
         if layers.neurons is not None:
             annotations.linked_segmentation_layer = dict.fromkeys(("pre", "post"), "neurons")
+            annotations.filter_by_segmentation = ["pre", "post"]  # of selected neurons, if any
         state.layers["synapses"] = annotations
     state.selected_layer.layer = "synapses"
     return state
@@ -189,21 +190,24 @@ def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
         return neuroglancer.LayerDataSource(url=f"{address}|neuroglancer-precomputed:")
     scheme = f"zarr{image.array.metadata.zarr_format}"
     names, scales, units = ["z", "y", "x"], list(image.voxel_size_nm), ["nm"] * 3
-    places = [o / v for o, v in zip(image.offset_nm, image.voxel_size_nm, strict=True)]
+    place = np.array(image.offset_nm)
+    multiscales = listed_multiscales(image)
+    if multiscales is None:  # neuroglancer takes a voxel for 1 without a unit
+        linear = np.array(image.voxel_size_nm) * 1e-9
+    else:  # it reads these, and takes the place for that of the first voxel's centre
+        linear = np.ones(3)
+        scale, translation = ome_transform(multiscales)
+        corner = np.array(translation or [0.0] * 3) - np.array(scale) / 2
+        place = place - corner * np.array(image.voxel_size_nm) / np.array(scale)
+    places = place / np.array(image.voxel_size_nm)
     if image.array.ndim == 4:
         names, scales, units = ["c^", *names], [1.0, *scales], ["", *units]
-        places = [0.0, *places]
-    source = neuroglancer.LayerDataSource(url=f"{address}|{scheme}:")
+        linear, places = np.append(1.0, linear), np.append(0.0, places)
     space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
-    if image_path(image) == image.path:  # no OME metadata: a voxel is 1 without a unit
-        metres = [s * 1e-9 if u else s for s, u in zip(scales, units, strict=True)]
-        matrix = np.concatenate([np.diag(metres), np.array(places)[:, None]], axis=1)
-        source.transform = neuroglancer.CoordinateSpaceTransform(
-            output_dimensions=space, matrix=matrix
-        )
-    elif image.array.ndim == 4:
-        source.transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
-    return source
+    transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
+    if multiscales is None or np.abs(places).max() > 1e-6:
+        transform.matrix = np.concatenate([np.diag(linear), places[:, None]], axis=1)
+    return neuroglancer.LayerDataSource(url=f"{address}|{scheme}:", transform=transform)
 
 
 def _image_shader(image: Image) -> str:
@@ -218,13 +222,13 @@ def _image_shader(image: Image) -> str:
 def _prediction_shader(config: Config) -> str:
     first = 1 if config.exclusive else 0
     sides = config.decode.sides
-    inverse = "1.0 - toNormalized(getDataValue(0))"
+    either = "min(toNormalized(getDataValue(1)) + toNormalized(getDataValue(2)), 1.0)"
     return PREDICTION_SHADER.format(
         sides=str(sides).lower(),
         whole=str(not sides).lower(),
         first=first,
         second=first + 1,
-        union=inverse if config.exclusive else "toNormalized(getDataValue(2))",
+        union=either if config.exclusive else "toNormalized(getDataValue(2))",
         pre=colour(PRE),
         post=colour(POST),
         both=colour(UNION),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +17,9 @@ from neuroglancer.static_file_server import CorsStaticFileHandler
 
 from synpol.errors import InputError
 
+#: of the browser that has opened the scene: it may be sent to places in it
+COOKIE = "synpol_scene"
+
 
 @contextlib.contextmanager
 def scene_server(
@@ -22,10 +27,13 @@ def scene_server(
     state_of: Callable[[Mapping[str, str]], neuroglancer.ViewerState],
     *,
     port: int,
-    token: str,
     host: str = "127.0.0.1",
-) -> Iterator[neuroglancer.Viewer]:
+) -> Iterator[tuple[neuroglancer.Viewer, str]]:
     """Serve a scene until the block ends.
+
+    A secret that is new each time is part of every address, so that others who are logged in to
+    this machine cannot read along. A report's links (`synpol.viewer.links`) have no secret: they
+    lead those browsers to the scene that have opened it before.
 
     Parameters
     ----------
@@ -35,21 +43,21 @@ def scene_server(
         Makes the scene of the addresses of the folders.
     port : int
         0: any that is free.
-    token : str
-        Part of every address; see `synpol.viewer.links.scene_token`.
     host : str
         Address to listen on.
 
     Yields
     ------
     neuroglancer.Viewer
-        Its `get_viewer_url` is where the scene is.
+    str
+        Address at which the scene is opened.
 
     Raises
     ------
     InputError
         The port is taken.
     """
+    token = secrets.token_hex(16)
     neuroglancer.set_server_bind_address(host, port)
     try:
         neuroglancer.server.start()
@@ -64,33 +72,49 @@ def scene_server(
             (rf"/data/{token}/{name}/(.*)", _Files, {"path": str(folder.resolve())})
             for name, folder in folders.items()
         ]
-        handlers.append((rf"/at/{token}", _GoTo, {"viewer": viewer}))
+        handlers.append((rf"/open/{token}", _Open, {"viewer": viewer}))
+        handlers.append((r"/at", _GoTo, {"viewer": viewer}))
         neuroglancer.server.global_server.app.add_handlers(".*", handlers)
-        address = f"{neuroglancer.server.get_server_url()}/data/{token}"
-        viewer.set_state(state_of({name: f"{address}/{name}/" for name in folders}))
-        yield viewer
+        address = neuroglancer.server.get_server_url()
+        viewer.set_state(state_of({name: f"{address}/data/{token}/{name}/" for name in folders}))
+        yield viewer, f"{address}/open/{token}"
     finally:
         neuroglancer.server.stop()
 
 
 class _Files(CorsStaticFileHandler):
-    """Files as they are now; no digest of a whole shard before a part of it is sent."""
+    """Files as they are now, which a browser does not keep: they may be written anew."""
 
     def compute_etag(self) -> None:
         return None
 
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-store")
 
-class _GoTo(tornado.web.RequestHandler):
-    """``/at/TOKEN?z=..&y=..&x=..`` (nm): the scene at that place."""
+
+class _Open(tornado.web.RequestHandler):
+    """The scene; lets the browser in that asks for it."""
 
     def initialize(self, viewer: neuroglancer.Viewer) -> None:
         self.viewer = viewer
 
     def get(self) -> None:
+        self.set_cookie(COOKIE, self.viewer.token, httponly=True, samesite="Lax")
+        self.redirect(self.viewer.get_viewer_url())
+
+
+class _GoTo(_Open):
+    """``/at?z=..&y=..&x=..`` (nm): the scene at that place."""
+
+    def get(self) -> None:
+        if not secrets.compare_digest(self.get_cookie(COOKIE, ""), self.viewer.token):
+            raise tornado.web.HTTPError(403, "open the scene in this browser first")
         try:
             place = [float(self.get_query_argument(axis)) for axis in "xyz"]
         except ValueError:
-            raise tornado.web.HTTPError(400, "numbers x, y, z (nm) are expected") from None
+            place = [math.nan]
+        if not all(map(math.isfinite, place)):
+            raise tornado.web.HTTPError(400, "numbers x, y, z (nm) are expected")
         with self.viewer.txn() as state:
             nm = [1e9 * scale for scale in state.dimensions.scales]
             state.position = [p / n for p, n in zip(place, nm, strict=True)]
