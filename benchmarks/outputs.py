@@ -40,6 +40,7 @@ from synpol.arrays import Image, open_image
 from synpol.blockwise.fragments import Rows, Stats
 from synpol.connectivity import connections, graph_of
 from synpol.synapses import synapse_rows, write_synapses
+from synpol.table_forms import TABLE_HASH, digest_of
 from synpol.writing import create_image
 
 VOXEL = 16
@@ -156,6 +157,9 @@ def make_graph(folder: Path, count: int) -> None:
     ids = np.arange(1, count + 1, dtype=np.uint64)
     columns = {"synapse_id": ids, "pre_id": ends[0], "post_id": ends[1]}
     partners = pa.table(columns | {"unassigned": no, "autapse": ends[0] == ends[1]})
+    partners = partners.replace_schema_metadata(
+        {TABLE_HASH: digest_of(folder / "synapses.parquet")}
+    )
     pq.write_table(partners, folder / "partners.parquet")
     wanted = ["synapse_id", "pre_score", "post_score", "contact_area"]
     edges = connections(partners, pq.read_table(folder / "synapses.parquet", columns=wanted))

@@ -44,8 +44,10 @@ def schema_of(sides: bool) -> pa.Schema:
         ]
     columns += [field(f"{p}_voxels", number, "voxels", "size", False) for p in parts]
     columns += [field(f"{p}_volume", real, "nm^3", "size", False) for p in parts]
-    columns += [field(f"{p}_score", real, "1", "mean probability of its channel") for p in parts]
-    columns += [field(f"{p}_score_max", real, "1", "its largest probability") for p in parts]
+    for p in ("pre", "post", "union"):
+        of = "of its channel, over " + ("both sides" if p == "union" and sides else "its voxels")
+        columns.append(field(f"{p}_score", real, "1", f"mean probability {of}"))
+        columns.append(field(f"{p}_score_max", real, "1", f"largest probability {of}"))
     area = "of the voxel faces between pre and post"
     columns.append(field("contact_area", real, "nm^2", area, False))
     columns += [
@@ -55,7 +57,7 @@ def schema_of(sides: bool) -> pa.Schema:
     ]
     columns.append(field("one_sided", flag, "", "pre or post has no voxel", False))
     columns.append(field("touches_border", flag, "", "reaches the border of the volume", False))
-    return pa.schema(columns, metadata={"unit": "nm", "synpol": "synapse table 2"})
+    return pa.schema(columns, metadata={"unit": "nm", "synpol": "synapse table 3"})
 
 
 def synapse_rows(
@@ -120,12 +122,15 @@ def synapse_rows(
             column(f"{name}_{letter}_vx", centre[:, axis], missing)
         column(f"{name}_voxels", voxels)
         column(f"{name}_volume", voxels * size.prod())
+    both = Stats(pre.sums + post.sums, pre.low, pre.high, np.maximum(pre.peak, post.peak))
+    for name, stats in {**parts, "union": both}.items():
+        voxels = stats.sums[:, 0]
         if name == "union" and exclusive:  # pre and post share a voxel: their sum is not known
             total, peak = stats.sums[:, 5] + stats.sums[:, 6], stats.peak[:, 1:].max(axis=1)
         else:
             total, peak = stats.sums[:, 4 + channel[name]], stats.peak[:, channel[name]]
-        column(f"{name}_score", total / some / scale, missing)
-        column(f"{name}_score_max", peak / scale, missing)
+        column(f"{name}_score", total / np.maximum(voxels, 1) / scale, voxels == 0)
+        column(f"{name}_score_max", peak / scale, voxels == 0)
     column("contact_area", contact @ (size.prod() / size))
     one_sided = (parts["pre"].sums[:, 0] == 0) | (parts["post"].sums[:, 0] == 0)
     way = centres["post"] - centres["pre"]
@@ -149,15 +154,18 @@ def confidence(table: pa.Table) -> np.ndarray:
     Parameters
     ----------
     table : pyarrow.Table
-        With the columns ``pre_score`` and ``post_score``, or ``union_score``.
+        With the columns ``pre_score`` and ``post_score``, and ``union_score`` where those may both
+        be null.
 
     Returns
     -------
     (n,) float64
         A side that is missing does not count; NaN where there is none.
     """
-    names = ["union_score"] if "union_score" in table.column_names else ["pre_score", "post_score"]
-    return np.fmin.reduce([table[name].to_numpy() for name in names])
+    score = np.fmin(table["pre_score"].to_numpy(), table["post_score"].to_numpy())
+    if "union_score" not in table.column_names:
+        return score
+    return np.where(np.isnan(score), table["union_score"].to_numpy(), score)
 
 
 def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) -> pa.Array:

@@ -84,7 +84,12 @@ def test_the_table_says_what_a_person_would_compute(tmp_path_factory, volume, bl
                 assert np.allclose([score, highest], [values.mean(), values.max()])
             else:
                 assert np.isnan([*place, *in_voxels, score, highest]).all()
-        where = np.argwhere(number == row.synapse_id)
+        inside = number == row.synapse_id
+        union = probability[1:].sum(axis=0) if options["exclusive"] else probability[2]
+        assert np.isclose(row.union_score, union[inside].mean())
+        highest = probability[1:].max(axis=0) if options["exclusive"] else union
+        assert np.isclose(row.union_score_max, highest[inside].max())
+        where = np.argwhere(inside)
         middle = offset + (where.mean(axis=0) + 0.5) * size
         assert np.allclose([row.z, row.y, row.x], middle)
         assert row.one_sided == (0 in (row.pre_voxels, row.post_voxels))
