@@ -75,7 +75,7 @@ def create_image(
         zarr.open_group(str(container), mode="a", zarr_format=3)
         group = zarr.open_group(
             group_path,
-            mode="w" if overwrite or _half_made(group_path) else "w-",
+            mode="w" if overwrite or half_made(group_path) else "w-",
             zarr_format=3,
             attributes=metadata,
         )
@@ -230,7 +230,7 @@ def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
     group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
 
 
-def _half_made(path: str) -> bool:
+def half_made(path: str) -> bool:
     """Whether an interruption left there an image of ours without its full resolution."""
     group = opened_group(path, 3)
     if group is not None:

@@ -375,3 +375,10 @@ def test_container_that_cannot_be_made_is_named(source, output):
     output.parent.write_text("a file where a folder is needed")
     with pytest.raises(InputError, match=f"{output.parent} cannot be written"):
         convert(source, output)
+
+
+def test_import_of_which_a_kill_left_coarser_levels_alone_is_made_anew(source, output):
+    expected = convert(source, output).array[:]
+    (output / "s0").rename(output / "s1")  # an array of ours, not the full resolution
+    assert np.array_equal(convert(source, output).array[:], expected)
+    assert not (output / "s1").exists()

@@ -19,7 +19,7 @@ from synpol.blockwise.output import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
 from synpol.world import to_world
-from synpol.writing import check_writable, create_image
+from synpol.writing import check_writable, create_image, half_made
 
 CHUNK = (16, 128, 128)
 
@@ -226,9 +226,8 @@ def existing(path: str, digest: str) -> Image | None:
         image = open_image(path)
     except InputError:
         place = Path(path)
-        # a group that was only just begun holds its zarr.json alone
-        held = {p.name for p in place.iterdir()} if place.is_dir() else set()
-        if place.is_file() or held - {"zarr.json"}:
+        there = place.is_file() or (place.is_dir() and any(place.iterdir()))
+        if there and not half_made(path):
             raise InputError(f"{path} exists and was not written by synpol; remove it") from None
         return None
     attributes: dict[str, Any] = dict(image.array.attrs)
