@@ -28,6 +28,7 @@ from synpol.viewer.browser import browser
 from synpol.viewer.links import place_link
 from synpol.viewer.scene import Layers, scene_of
 from synpol.viewer.scene_server import scene_server, screenshot
+from synpol.writing import create_image
 
 pytestmark = pytest.mark.browser
 
@@ -94,7 +95,7 @@ def served(config, names=None, port=0):
     def state_of(addresses):
         state = scene_of(layers, config, addresses, (0.5, 1.0))
         for layer in state.layers:
-            layer.visible = names is None or layer.name in names
+            layer.visible = names is None or layer.name.partition(":")[0] in names
         state.layout = "xy"
         state.cross_section_scale = 0.1
         state.position = [20 + 30, 10 + 22, 10 + 5]  # voxels of the world
@@ -125,18 +126,20 @@ def cyan(image):
     return (green - red > 60) & (blue - red > 80)
 
 
+def check_sides(image):
+    """Refuse a picture in which the first synapse is not where its voxels are."""
+    for mask, (_, y, x) in ((magenta(image), PRE), (cyan(image), POST)):
+        mask[:, 300:] = False  # where the other one is
+        expected = 5 * (y.start + y.stop) - 20, 5 * (x.start + x.stop)
+        assert np.abs(middle(mask) - expected).max() < 1.5
+        assert mask.sum() == pytest.approx(100 * 6 * 5, rel=0.1)
+
+
 def test_sides_and_lines_are_where_the_voxels_are(page, result):
     config = load_config([str(result)])
     with served(config, ["prediction"]) as scene:
         image = drawn(page, scene)
-    for mask, side in ((magenta(image), PRE), (cyan(image), POST)):
-        mask[:, 300:] = False  # where the other one is
-        expected = [
-            10 * (side[1].start + side[1].stop) / 2 - 20,
-            5 * (side[2].start + side[2].stop),
-        ]
-        assert np.abs(middle(mask) - expected).max() < 1.5
-        assert mask.sum() == pytest.approx(100 * 6 * 5, rel=0.1)
+    check_sides(image)
     with served(config, ["synapses"]) as scene:
         image = drawn(page, scene)
     for mask, sides in ((magenta(image), (PRE, LOW_PRE)), (cyan(image), (POST, LOW_POST))):
@@ -148,6 +151,37 @@ def test_sides_and_lines_are_where_the_voxels_are(page, result):
     between = image[90, 150], image[280, 430]  # half-way of each line
     assert between[0][1] > 150 > between[0][0]  # a high score is green
     assert between[1][0] > 150 > between[1][1]  # a low one red
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("together", [True, False])
+def test_both_sides_are_drawn_however_channels_are_chunked(
+    page, result, tmp_path, exclusive, together
+):
+    config = load_config([str(result)])
+    folder = Path(config.predict.output)
+    polarity = zarr.open_array(folder / "polarity" / "s0", mode="r")[:]
+    if exclusive:  # background, pre, post
+        polarity = np.stack([255 - polarity[2], polarity[0], polarity[1]])
+        polarity[0, :, :2] = 0  # never predicted: all channels are 0, and nothing is drawn
+    image = create_image(
+        tmp_path,
+        "polarity",
+        shape=polarity.shape,
+        dtype=np.uint8,
+        voxel_size=SIZE,
+        offset=OFFSET,
+        unit="nm",
+        chunk_shape=(3 if together else 1, 6, 20, 30),
+        shard_shape=(3, *SHAPE),
+    )
+    image.array[:] = polarity
+    for name in ("instances", "synapses.parquet"):
+        (tmp_path / name).symlink_to(folder / name)
+    given = [str(result), f"predict.output={tmp_path}", f"exclusive={str(exclusive).lower()}"]
+    with served(load_config(given), ["prediction"]) as scene:
+        image = drawn(page, scene)
+    check_sides(image)
 
 
 def test_nothing_is_fetched_from_elsewhere(page, result, tmp_path):

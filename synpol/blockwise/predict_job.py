@@ -242,7 +242,7 @@ class PredictJob:
             voxel_size=source.voxel_size,
             offset=[o + b * v for o, b, v in begin],
             unit=source.unit,
-            chunk_shape=(1, *chunks),
+            chunk_shape=(3, *chunks),  # a shader sees channels of one chunk alone
             shard_shape=(3, *blocks.block),
             attributes={HASH: self.digest, COMPLETE: False, SETTINGS: exclusive},
             overwrite=found is not None,

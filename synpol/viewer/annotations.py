@@ -172,7 +172,7 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     file = opened(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
     names = [f"{p}_{a}" for p in parts for a in "xyz"]
-    names += [f"{p}_score" for p in ("pre", "post", "union")]
+    names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
     names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
     absent = [name for name in names if name not in file.schema_arrow.names]
     if absent:

@@ -34,6 +34,11 @@ IMAGE_SHADER = """#uicontrol invlerp grey(range=[{low:g}, {high:g}])
 void main() {{ emitGrayscale(grey()); }}
 """
 
+#: for one channel, where each has chunks of its own and a shader cannot see them together
+CHANNEL_SHADER = """#uicontrol float strength slider(min=0, max=1, default=0.7)
+void main() {{ emitRGBA(vec4({rgb}, toNormalized(getDataValue()) * strength)); }}
+"""
+
 #: one shader for the three channels; strength follows the probability
 PREDICTION_SHADER = """#uicontrol bool pre checkbox(default={sides})
 #uicontrol bool post checkbox(default={sides})
@@ -158,18 +163,9 @@ def scene_of(
     state.projection_scale = 2 * min(extent, FIRST_VIEW) / x
     state.layout = "xy-3d"
     for name, (image, labels) in layers.images().items():
-        source = _source(image, address_of[name])
-        if labels:
-            layer = neuroglancer.SegmentationLayer(source=source, selected_alpha=0.25)
-        elif image.array.ndim == 4:
-            layer = neuroglancer.ImageLayer(source=source, shader=_prediction_shader(config))
-            layer.blend = "default"
-            layer.opacity = 1.0
-        else:
-            layer = neuroglancer.ImageLayer(source=source, shader=_image_shader(image))
-            layer.opacity = 1.0
-        visible = name not in ("truth", "neurons")
-        state.layers.append(neuroglancer.ManagedLayer(name=name, layer=layer, visible=visible))
+        for shown, layer in _layers_of(name, image, labels, address_of[name], config).items():
+            visible = name not in ("truth", "neurons")
+            state.layers.append(neuroglancer.ManagedLayer(name=shown, layer=layer, visible=visible))
     if "synapses" in address_of:
         low, high = scores
         shader = LINE_SHADER.format(low=low, high=high, pre=colour(PRE), post=colour(POST))
@@ -184,8 +180,46 @@ def scene_of(
     return state
 
 
-def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
-    """An image as neuroglancer's source; channels become those of the shader."""
+def _layers_of(
+    name: str, image: Image, labels: bool, address: str, config: Config
+) -> dict[str, neuroglancer.Layer]:
+    """The layers of an image by their names: one, or one for each channel of a prediction."""
+    if labels:
+        layer = neuroglancer.SegmentationLayer(source=_source(image, address), selected_alpha=0.25)
+        return {name: layer}
+    found: dict[str, tuple[neuroglancer.LayerDataSource, str, int | None]]
+    if image.array.ndim == 3:
+        found = {name: (_source(image, address), _image_shader(image), None)}
+    elif image.array.chunks[0] == image.array.shape[0]:  # a shader sees the channels of a chunk
+        found = {name: (_source(image, address), _prediction_shader(config), None)}
+    else:
+        found = {
+            f"{name}: {title}": (
+                _source(image, address, "c'"),
+                CHANNEL_SHADER.format(rgb=colour(rgb)),
+                number,
+            )
+            for number, (title, rgb) in _channels(config).items()
+        }
+    layers = {}
+    for shown, (source, shader, channel) in found.items():
+        layers[shown] = neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)
+        if channel is not None:
+            layers[shown].local_position = [channel]
+    return layers
+
+
+def _channels(config: Config) -> dict[int, tuple[str, np.ndarray]]:
+    """What is shown of a prediction: channels by their number."""
+    if config.exclusive:
+        return {1: ("pre", PRE), 2: ("post", POST)}
+    if not config.decode.sides:
+        return {2: ("union", UNION)}
+    return {0: ("pre", PRE), 1: ("post", POST)}
+
+
+def _source(image: Image, address: str, channel: str = "c^") -> neuroglancer.LayerDataSource:
+    """An image as neuroglancer's source; ``c^`` are channels that a shader sees together."""
     if image.path.startswith(SCHEME):
         return neuroglancer.LayerDataSource(url=f"{address}|neuroglancer-precomputed:")
     scheme = f"zarr{image.array.metadata.zarr_format}"
@@ -201,7 +235,7 @@ def _source(image: Image, address: str) -> neuroglancer.LayerDataSource:
         place = place - corner * np.array(image.voxel_size_nm) / np.array(scale)
     places = place / np.array(image.voxel_size_nm)
     if image.array.ndim == 4:
-        names, scales, units = ["c^", *names], [1.0, *scales], ["", *units]
+        names, scales, units = [channel, *names], [1.0, *scales], ["", *units]
         linear, places = np.append(1.0, linear), np.append(0.0, places)
     space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
     transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
