@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import threading
 import webbrowser
@@ -108,13 +109,13 @@ def show(
                 given.screenshot.write_bytes(screenshot(viewer))
             print(given.screenshot)
             return
-        try:
-            print(f"{address}\nCtrl-C ends it", flush=True)
-            if not given.link:
-                webbrowser.open(address)
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print()
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        print(f"{address}\nCtrl-C ends it", flush=True)
+        if not given.link:
+            webbrowser.open(address)
+        ended.wait()
 
 
 def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) -> None:

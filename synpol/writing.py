@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ import zarr.errors
 from funlib.geometry import Coordinate
 from numpy.typing import DTypeLike
 from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
 
-from synpol.arrays import HASH, Image, is_url, join, opened_array, opened_group
+from synpol.arrays import COMPLETE, HASH, Image, is_url, join, opened_array, opened_group
 from synpol.errors import InputError
 from synpol.world import multiscales_of, ome_level, ome_metadata
 
@@ -243,6 +245,60 @@ def half_made(path: str) -> bool:
         return False
     nodes = [opened_array(join(path, p.name)) for p in Path(path).iterdir() if p.is_dir()]
     return any(nodes) and all(node is None or HASH in node.attrs for node in nodes)
+
+
+def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
+    """Write a region of whole chunks (shards), and remove what a killed writer left of them.
+
+    zarr writes a file under a temporary name first; nobody else takes away the one of a process
+    that was killed meanwhile.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    where : slices
+        A region, which nobody else writes.
+    values : array or None
+        None: all zeros, which are not stored.
+    """
+    root = _folder_of(array)
+    if root is not None:
+        unit = array.shards or array.chunks
+        sides = zip((slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)), unit)  # noqa: B905
+        *lead, last = (range(w.start // u, -(-w.stop // u)) for w, u in sides)
+        for index in itertools.product(*lead):
+            file = root / array.metadata.encode_chunk_key((*index, 0))
+            for left in _partials(file.parent):
+                number = left.name.partition(".")[0]
+                if number.isdigit() and int(number) in last:
+                    left.unlink(missing_ok=True)
+    if values is not None:
+        array[tuple(where)] = values
+
+
+def complete(image: Image) -> None:
+    """Mark an image of ours as finished."""
+    image.array.update_attributes({COMPLETE: True})
+    root = _folder_of(image.array)
+    if root is not None:  # what killed writers left of metadata
+        for folder in (root, root.parent, root.parent.parent):
+            for left in _partials(folder):
+                if left.name.startswith("zarr."):
+                    left.unlink(missing_ok=True)
+
+
+def _folder_of(array: zarr.Array) -> Path | None:
+    store = array.store_path.store
+    return Path(store.root) / array.store_path.path if isinstance(store, LocalStore) else None
+
+
+def _partials(folder: Path) -> list[Path]:
+    """Files that zarr had begun to write."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(e.path) for e in entries if e.name.endswith(".partial")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

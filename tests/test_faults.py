@@ -225,6 +225,24 @@ def test_changed_options_between_runs(job):
     assert digest(output) == expected
 
 
+def test_what_a_killed_writer_had_begun_is_taken_away(job):
+    folder, prediction, expected, seconds = job
+    output = folder / "begun"
+    process = start(prediction, output)
+    time.sleep(0.5 * seconds)
+    kill(process.pid)
+    process.wait()
+    array = output / "instances" / "s0"
+    for place in ("c/0/0/3", "c/4/5/5", "zarr", "../zarr", "../../zarr"):  # as zarr names them
+        begun = array / f"{place}.0123456789abcdef0123456789abcdef.partial"
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_bytes(b"half")
+    for left in Path(f"{output}.work").glob("decode-*/relabel-*"):
+        shutil.rmtree(left)  # so that every block is still to be written
+    finish(prediction, output)
+    assert digest(output) == expected
+
+
 def test_a_full_disk_loses_nothing(job):
     if os.geteuid() != 0:
         pytest.skip("needs root: mounts a small file system")

@@ -45,7 +45,7 @@ from synpol.blockwise.stage import Stage
 from synpol.decoding import check_options, threshold_of
 from synpol.errors import InputError
 from synpol.synapses import synapse_rows, write_synapses
-from synpol.writing import check_writable, create_image
+from synpol.writing import check_writable, complete, create_image
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -241,7 +241,7 @@ class _Job:
             out = self.target.blocks
             folder = self._of_output("rescale")
             driver.run(RescaleStage(folder, out.grid, instances.path, full, out, self.blocks.shape))
-        instances.array.update_attributes({COMPLETE: True})
+        complete(instances)
         numbering = numbers.numbering()
         count = None
         if synapses is not None:

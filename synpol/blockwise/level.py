@@ -18,7 +18,7 @@ from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.errors import InputError
 from synpol.levels import label_of_cells, level_factors, mean_of_cells
-from synpol.writing import create_level, image_group, list_levels
+from synpol.writing import complete, create_level, image_group, list_levels, write_block
 
 VERSION = 1
 
@@ -64,8 +64,8 @@ class LevelStage(VoxelStage):
         return (label_of_cells if self.labels else mean_of_cells)(given, self.factors)
 
     def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        if result is not None:
-            loaded[0][(..., *self.blocks.slices(index))] = result
+        lead = [slice(None)] * (loaded[0].ndim - 3)
+        write_block(loaded[0], [*lead, *self.blocks.slices(index)], result)
         write_record(self.folder, index, {})
 
 
@@ -114,7 +114,7 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
         blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
         paths = level.path, finer.path
         driver.run(LevelStage(folder / name, blocks.grid, *paths, factor, labels, blocks))
-        level.array.update_attributes({COMPLETE: True})
+        complete(level)
         done[name], finer = total, level
     list_levels(image, done)
     shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from synpol.blockwise.output import hash_of, identity_of
 from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
-from synpol.writing import create_image
+from synpol.writing import complete, create_image
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -93,7 +93,7 @@ def instances_of_mask(
         folder = work / f"mask-{digest[:16]}"
         image = _prepared(mask, work, blocks, folder, digest)
         driver.run(MaskStage(folder, blocks.grid, image.path, mask.path, blocks))
-        image.array.update_attributes({COMPLETE: True})
+        complete(image)
     done = decode_blockwise(
         image.path,
         work,

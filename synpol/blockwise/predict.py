@@ -25,6 +25,7 @@ from synpol.blockwise.windows import BlockImage, BlockPredictor, WindowGrid, rea
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.intensity import Intensity
+from synpol.writing import write_block
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +111,8 @@ class PredictStage(VoxelStage):
         return loaded[3](given)
 
     def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
-        if result.any():
-            loaded[1][(slice(None), *self.blocks.slices(index))] = result
+        where = (slice(None), *self.blocks.slices(index))
+        write_block(loaded[1], where, result if result.any() else None)
         write_record(self.folder, index, {})
 
 

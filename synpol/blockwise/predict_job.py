@@ -17,7 +17,7 @@ from synpol.blockwise.windows import WindowGrid
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.intensity import Intensity, intensity_of
-from synpol.writing import check_writable, create_image
+from synpol.writing import check_writable, complete, create_image
 
 
 def predict_blockwise(
@@ -205,7 +205,7 @@ class PredictJob:
         with Driver(self.work, what, self.workers, self.config.workers, self.gpus) as driver:
             polarity = self.prepare(fresh)
             driver.run(self.stage(polarity.path))
-            polarity.array.update_attributes({COMPLETE: True})
+            complete(polarity)
         return polarity
 
     def prepare(self, fresh: bool = False) -> Image:

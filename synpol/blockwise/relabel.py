@@ -14,6 +14,7 @@ from synpol.blockwise.label import voxels_of
 from synpol.blockwise.number import NumberStage, read_links
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import VoxelStage
+from synpol.writing import write_block
 
 VERSION = 2
 
@@ -77,8 +78,7 @@ class RelabelStage(VoxelStage):
         return None
 
     def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        if result is not None:
-            loaded[0][self.blocks.slices(index)] = result
+        write_block(loaded[0], self.blocks.slices(index), result)
         write_record(self.folder, index, {})
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:

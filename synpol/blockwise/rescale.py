@@ -17,6 +17,7 @@ from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.records import Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding import nearest_voxels
+from synpol.writing import write_block
 
 VERSION = 1
 
@@ -66,8 +67,7 @@ class RescaleStage(VoxelStage):
         return given[np.ix_(*(t - t[0] for t in self._taken(index, loaded[2])))]
 
     def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        if result is not None:
-            loaded[0][self.blocks.slices(index)] = result
+        write_block(loaded[0], self.blocks.slices(index), result)
         write_record(self.folder, index, {})
 
 

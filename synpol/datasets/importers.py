@@ -19,7 +19,7 @@ from synpol.blockwise.output import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
 from synpol.world import to_world
-from synpol.writing import check_writable, create_image, half_made
+from synpol.writing import check_writable, complete, create_image, half_made
 
 CHUNK = (16, 128, 128)
 
@@ -210,7 +210,7 @@ def import_volume(volume: ImportVolume) -> Image:
         image.array[begin:end] = downsampled(slab, shrink, volume.kind).astype(dtype)
         bar.update(end - begin)
     bar.close()
-    image.array.update_attributes({COMPLETE: True})
+    complete(image)
     return image
 
 

@@ -21,7 +21,7 @@ from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.polarity import polarity_to_seg
-from synpol.writing import check_writable, create_image
+from synpol.writing import check_writable, complete, create_image, write_block
 
 VERSION = 3
 BLOCK = (40, 320, 320)
@@ -59,7 +59,7 @@ class SynthesiseStage(Stage):
 
     def write(self, index: Index, loaded: Any, result: Region) -> None:
         for array, made in zip(loaded, result, strict=True):
-            array[self.blocks.slices(index)] = made
+            write_block(array, self.blocks.slices(index), made)
         labels = result.labels
         present, voxels = np.unique(labels[labels > 0], return_counts=True)
         write_record(self.folder, index, {"labels": present, "voxels": voxels.astype(np.int64)})
@@ -105,7 +105,7 @@ class NumberLabelsStage(Stage):
         return np.where(inside, dense, np.uint64(0))
 
     def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
-        loaded[2][self.blocks.slices(index)] = result
+        write_block(loaded[2], self.blocks.slices(index), result)
         write_record(self.folder, index, {})
 
 
@@ -172,7 +172,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         )
         for name in IMAGES:
             image = open_image(join(dataset.output, name), mode="r+")
-            image.array.update_attributes({COMPLETE: True})
+            complete(image)
         shutil.rmtree(folder)
     return open_image(join(dataset.output, "raw"))
 
