@@ -67,9 +67,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
         if path:
             count, left_out = write_parquet_form(table, path, form, grid)
             print(f"{count} synapses in {path}; {left_out} with a single side are left out")
-    low = np.array(grid.offset_nm)
-    high = low + np.array(grid.voxel_size_nm) * np.array(grid.shape_vx)
-    begin, end = (Coordinate(f(c).astype(int)) for f, c in ((np.floor, low), (np.ceil, high)))
+    corners = ((np.floor, grid.offset_nm), (np.ceil, grid.end_nm))
+    begin, end = (Coordinate(f(corner).astype(int)) for f, corner in corners)
     roi = Roi(begin, end - begin)
     for place in ({"sqlite": given.sqlite}, {"postgres": given.postgres}):
         [where] = place.values()

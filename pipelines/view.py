@@ -22,8 +22,6 @@ import threading
 import webbrowser
 from pathlib import Path
 
-import numpy as np
-
 from synpol.arrays import HASH, check_complete, image_path, is_url, levels_of
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.level import add_levels
@@ -139,11 +137,9 @@ def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) 
 def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
     """Write the synapses as lines; by neuron too, where neurons are shown and partners known."""
     grid = layers.instances
-    low = np.array(grid.offset_nm)
-    high = low + np.array(grid.voxel_size_nm) * np.array(grid.shape_vx)
     partners = table.with_name("partners.parquet")
     known = layers.neurons is not None and partners.is_file()
-    write_annotations(folder, table, low, high, partners if known else None)
+    write_annotations(folder, table, grid.offset_nm, grid.end_nm, partners if known else None)
 
 
 if __name__ == "__main__":

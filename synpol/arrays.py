@@ -73,6 +73,12 @@ class Image:
     def offset_nm(self) -> tuple[float, ...]:
         return tuple(in_nm(v, self.unit) for v in self.offset)
 
+    @property
+    def end_nm(self) -> tuple[float, ...]:
+        """The corner of the last voxel, opposite to `offset_nm`."""
+        sizes = zip(self.offset_nm, self.shape_vx, self.voxel_size_nm, strict=True)
+        return tuple(o + n * v for o, n, v in sizes)
+
     def voxels(self, roi: Roi) -> tuple[slice, slice, slice]:
         """Slices of the voxels in a ROI that lies on the voxel grid."""
         begin = (roi.begin - self.offset) / self.voxel_size

@@ -16,7 +16,8 @@ from synpol.errors import InputError
 from synpol.synapses import schema_of
 from synpol.table_forms import TABLE_HASH, digest_of
 from synpol.viewer import annotations
-from synpol.viewer.annotations import morton, score_range, spatial_levels, write_annotations
+from synpol.viewer.annotations import score_range, write_annotations
+from synpol.viewer.spatial_index import morton, spatial_levels
 
 LOW, HIGH = (100.0, 200.0, 300.0), (4100.0, 64200.0, 32300.0)
 

@@ -115,7 +115,7 @@ def data_uri(figure: Figure, dpi: int = 110) -> str:
     """The figure as text for the ``src`` of an HTML image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _png_in_text(buffer.getvalue())
 
 
 def png_uri(image: np.ndarray) -> str:
@@ -125,6 +125,10 @@ def png_uri(image: np.ndarray) -> str:
     content = iio.imwrite(
         "<bytes>", np.rint(image.clip(0, 1) * 255).astype(np.uint8), extension=".png"
     )
+    return _png_in_text(content)
+
+
+def _png_in_text(content: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
 

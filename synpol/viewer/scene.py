@@ -97,8 +97,8 @@ class Layers:
         """
         output = config.need("predict.output")
 
-        def image(path: str | None, channels: int = 0) -> Image | None:
-            return None if path is None else open_image(path, channels=channels)
+        def image(path: str | None) -> Image | None:
+            return None if path is None else open_image(path, channels=0)
 
         polarity = None  # where it was made elsewhere
         if is_url(output) or Path(output, "polarity").exists():
@@ -147,20 +147,12 @@ def scene_of(
         names=["x", "y", "z"], units="nm", scales=[x, y, z]
     )
     where = layers.instances
-    middle = [
-        (o + n * v / 2) / s
-        for o, n, v, s in zip(
-            where.offset_nm,
-            where.shape_vx,
-            where.voxel_size_nm,
-            raw.voxel_size_nm,
-            strict=True,
-        )
-    ]
-    state.position = [np.floor(m) + 0.5 for m in middle[::-1]]
-    extent = min(n * v for n, v in zip(where.shape_vx[1:], where.voxel_size_nm[1:], strict=True))
-    state.cross_section_scale = min(extent, FIRST_VIEW) / 700 / x
-    state.projection_scale = 2 * min(extent, FIRST_VIEW) / x
+    first, last = np.array(where.offset_nm), np.array(where.end_nm)
+    middle = (first + last) / 2 / raw.voxel_size_nm
+    state.position = np.floor(middle[::-1]) + 0.5
+    extent = min((last - first)[1:].min(), FIRST_VIEW)
+    state.cross_section_scale = extent / 700 / x
+    state.projection_scale = 2 * extent / x
     state.layout = "xy-3d"
     for name, (image, labels) in layers.images().items():
         for shown, layer in _layers_of(name, image, labels, address_of[name], config).items():
