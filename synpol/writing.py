@@ -256,12 +256,13 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
     Parameters
     ----------
     array : zarr.Array
-    where : slices
-        A region, which nobody else writes.
+    where : 3 slices
+        A region along z, y, x, which nobody else writes; of all channels.
     values : array or None
         None: all zeros, which are not stored.
     """
     root = _folder_of(array)
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
     if root is not None:
         unit = array.shards or array.chunks
         sides = zip((slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)), unit)  # noqa: B905
@@ -273,7 +274,7 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
                 if number.isdigit() and int(number) in last:
                     left.unlink(missing_ok=True)
     if values is not None:
-        array[tuple(where)] = values
+        array[where] = values
 
 
 def complete(image: Image) -> None:

@@ -14,11 +14,11 @@ from synpol.arrays import COMPLETE, HASH, Image, join, levels_of, open_image, op
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.geometry import BlockGrid, index_of
 from synpol.blockwise.output import hash_of, identity_of
-from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.records import Index
+from synpol.blockwise.stage import ArrayStage
 from synpol.errors import InputError
 from synpol.levels import label_of_cells, level_factors, mean_of_cells
-from synpol.writing import complete, create_level, image_group, list_levels, write_block
+from synpol.writing import complete, create_level, image_group, list_levels
 
 VERSION = 1
 
@@ -27,7 +27,7 @@ BLOCK = 128
 
 
 @dataclass(frozen=True)
-class LevelStage(VoxelStage):
+class LevelStage(ArrayStage):
     """Make every block of one level from the level before.
 
     Attributes
@@ -62,11 +62,6 @@ class LevelStage(VoxelStage):
         if not given.any():
             return None
         return (label_of_cells if self.labels else mean_of_cells)(given, self.factors)
-
-    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        lead = [slice(None)] * (loaded[0].ndim - 3)
-        write_block(loaded[0], [*lead, *self.blocks.slices(index)], result)
-        write_record(self.folder, index, {})
 
 
 def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = False) -> int:

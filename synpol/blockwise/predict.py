@@ -111,8 +111,7 @@ class PredictStage(VoxelStage):
         return loaded[3](given)
 
     def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
-        where = (slice(None), *self.blocks.slices(index))
-        write_block(loaded[1], where, result if result.any() else None)
+        write_block(loaded[1], self.blocks.slices(index), result if result.any() else None)
         write_record(self.folder, index, {})
 
 

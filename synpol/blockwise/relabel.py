@@ -12,15 +12,14 @@ from synpol.blockwise.fragments import KEPT, Links
 from synpol.blockwise.geometry import BlockGrid, parent
 from synpol.blockwise.label import voxels_of
 from synpol.blockwise.number import NumberStage, read_links
-from synpol.blockwise.records import Index, read_record, write_record
-from synpol.blockwise.stage import VoxelStage
-from synpol.writing import write_block
+from synpol.blockwise.records import Index, read_record
+from synpol.blockwise.stage import ArrayStage
 
 VERSION = 2
 
 
 @dataclass(frozen=True)
-class RelabelStage(VoxelStage):
+class RelabelStage(ArrayStage):
     """Write the instances of every block.
 
     Attributes
@@ -76,10 +75,6 @@ class RelabelStage(VoxelStage):
                 )
                 return block
         return None
-
-    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        write_block(loaded[0], self.blocks.slices(index), result)
-        write_record(self.folder, index, {})
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:
         one, two = np.uint64(1), np.uint64(2)

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from synpol.blockwise.geometry import BlockGrid, index_of
-from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.records import Index
+from synpol.blockwise.stage import ArrayStage
 from synpol.decoding import nearest_voxels
-from synpol.writing import write_block
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class RescaleStage(VoxelStage):
+class RescaleStage(ArrayStage):
     """Write every block of the rescaled instances.
 
     Attributes
@@ -65,10 +64,6 @@ class RescaleStage(VoxelStage):
         if not given.any():
             return None
         return given[np.ix_(*(t - t[0] for t in self._taken(index, loaded[2])))]
-
-    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        write_block(loaded[0], self.blocks.slices(index), result)
-        write_record(self.folder, index, {})
 
 
 def rescaled_blocks(blocks: BlockGrid, shape: Sequence[int]) -> BlockGrid:

@@ -101,6 +101,17 @@ class VoxelStage(Stage):
         return int(self.block_voxels * self.voxel_cost)
 
 
+class ArrayStage(VoxelStage):
+    """A step that writes its blocks into an array, the first of what `start` returns."""
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
+        """Write a block (None: all zeros), then its record."""
+        from synpol.writing import write_block
+
+        write_block(loaded[0], self.blocks.slices(index), result)
+        write_record(self.folder, index, {})
+
+
 @dataclass(frozen=True)
 class BlockTime:
     """Where the time of one block went, in seconds.
