@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from figures import tell
 
-from synpol.viewer.figures import new_figure
+from synpol.report.figures import new_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_AUGMENTATION = [

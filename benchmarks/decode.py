@@ -39,8 +39,8 @@ from figures import tell
 from skimage.measure import label
 from skimage.morphology import dilation
 
-from synpol.arrays import open_image
-from synpol.writing import create_image
+from synpol.images.image import open_image
+from synpol.images.writing import create_image
 
 BLOCK = (128, 256, 256)
 THRES_SMALL, DILATE = 128, 5

@@ -22,8 +22,8 @@ import numpy as np
 from decode import decode_command, make_prediction
 from figures import tell
 
-from synpol.arrays import open_image
-from synpol.writing import create_image
+from synpol.images.image import open_image
+from synpol.images.writing import create_image
 
 COPIES = (2, 2, 4)
 

@@ -34,22 +34,12 @@ import numpy as np
 from figures import tell
 
 from synpol.blockwise.driver import Driver
-from synpol.blockwise.fragments import (
-    KEPT,
-    KINDS,
-    NONE,
-    Contacts,
-    Node,
-    Rows,
-    Sides,
-    States,
-    Stats,
-    Touching,
-)
-from synpol.blockwise.geometry import BlockGrid, children, index_of
-from synpol.blockwise.merge import MergeStage
-from synpol.blockwise.number import NumberStage, ResolveStage
+from synpol.blockwise.grid import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, record_path
+from synpol.decoding.fragments import KEPT, KINDS, NONE, Contacts, Node, Sides, States, Touching
+from synpol.decoding.merge import MergeStage
+from synpol.decoding.number import NumberStage, ResolveStage
+from synpol.synapses.statistics import Rows, Stats
 
 BLOCK = (128, 256, 256)
 INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128

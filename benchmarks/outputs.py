@@ -36,12 +36,12 @@ import pyarrow.parquet as pq
 from figures import tell
 from funlib.geometry import Coordinate, Roi
 
-from synpol.arrays import Image, open_image
-from synpol.blockwise.fragments import Rows, Stats
 from synpol.connectivity import connections, graph_of
-from synpol.synapses import synapse_rows, write_synapses
-from synpol.table_forms import TABLE_HASH, digest_of
-from synpol.writing import create_image
+from synpol.images.image import Image, open_image
+from synpol.images.writing import create_image
+from synpol.synapses.exports import TABLE_HASH, digest_of
+from synpol.synapses.statistics import Rows, Stats
+from synpol.synapses.table import synapse_rows, write_synapses
 
 VOXEL = 16
 LAYERS = 64
@@ -52,11 +52,11 @@ IMPORTS = (
     "neuroglancer.write_annotations",
     "pandas",
     "pyarrow.csv",
-    "synpol.table_forms",
-    "synpol.viewer.annotations",
-    "synpol.viewer.browser",
-    "synpol.viewer.scene",
-    "synpol.viewer.scene_server",
+    "synpol.synapses.exports",
+    "synpol.scene.annotations",
+    "synpol.scene.browser",
+    "synpol.scene.state",
+    "synpol.scene.server",
 )
 #: a query: a part of the volume, micrometres
 QUERY = 10
@@ -125,13 +125,13 @@ def read_query(folder: Path, count: int) -> None:
 
 
 def write_csv(folder: Path, count: int) -> None:
-    from synpol.table_forms import write_csv
+    from synpol.synapses.exports import write_csv
 
     write_csv(folder / "synapses.parquet", folder / "synapses.csv")
 
 
 def write_sqlite(folder: Path, count: int) -> None:
-    from synpol.table_forms import fill_graph, open_graph
+    from synpol.synapses.exports import fill_graph, open_graph
 
     whole = Roi((0, 0, 0), (side_of(count),) * 3)
     table = folder / "synapses.parquet"
@@ -168,14 +168,14 @@ def make_graph(folder: Path, count: int) -> None:
 
 
 def write_lines(folder: Path, count: int) -> None:
-    from synpol.viewer.annotations import write_annotations
+    from synpol.scene.annotations import write_annotations
 
     high = (side_of(count),) * 3
     write_annotations(folder / "lines", folder / "synapses.parquet", (0, 0, 0), high)
 
 
 def write_lines_by_neuron(folder: Path, count: int) -> None:
-    from synpol.viewer.annotations import write_annotations
+    from synpol.scene.annotations import write_annotations
 
     high, partners = (side_of(count),) * 3, folder / "partners.parquet"
     write_annotations(folder / "both", folder / "synapses.parquet", (0, 0, 0), high, partners)
@@ -205,9 +205,9 @@ def draw(folder: Path, count: int, lines: str = "lines") -> dict[str, float]:
     import psutil
 
     from synpol.config import Config
-    from synpol.viewer.browser import browser
-    from synpol.viewer.scene import Layers, scene_of
-    from synpol.viewer.scene_server import scene_server, screenshot
+    from synpol.scene.browser import browser
+    from synpol.scene.server import scene_server, screenshot
+    from synpol.scene.state import Layers, scene_of
 
     shape, voxel = (128,) * 3, side_of(count) // 128
     for name, kind in (("raw", np.uint8), ("instances", np.uint64)):

@@ -34,15 +34,15 @@ import yaml
 from figures import tell
 from monai.inferers import sliding_window_inference
 
-from synpol.arrays import open_image
-from synpol.blockwise.predict import network_of
-from synpol.blockwise.predict_job import PredictJob
 from synpol.blockwise.records import write_record
 from synpol.config import Config, load_config
+from synpol.images.image import open_image
+from synpol.images.writing import create_image
 from synpol.model import build_model
 from synpol.model.device import choose_device, choose_dtype
-from synpol.training.checkpoint import load_trained
-from synpol.writing import create_image
+from synpol.model.trained import load_trained
+from synpol.prediction.job import PredictJob
+from synpol.prediction.stage import network_of
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +189,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from synpol.config import load_config
-from synpol.blockwise.predict_job import predict_blockwise
+from synpol.prediction.job import predict_blockwise
 config = load_config([sys.argv[1]])
 Path("/proc/self/clear_refs").write_text("5")
 predict_blockwise(config, config.predict.raw, config.predict.output, Path(sys.argv[2]))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from synpol.config import Config, Section, describe
-from synpol.synapses import schema_of
+from synpol.synapses.table import schema_of
 
 HERE = Path(__file__).parent
 #: what is generated of a page that is written by hand
@@ -61,7 +61,7 @@ def table_page() -> str:
 def synthetic_picture() -> None:
     """Easy tissue at the demo's voxel size and hard tissue at 8 nm, with and without labels."""
     from synpol.datasets.synthetic import SyntheticVolume
-    from synpol.viewer import figures
+    from synpol.report import figures
 
     columns = []
     for title, volume, size in (
@@ -75,8 +75,8 @@ def synthetic_picture() -> None:
 
 def result_picture(run: Path = Path("runs/demo/heldout"), z: int = 20) -> None:
     """A section of the demo's held-out volume: image, prediction, instances, truth."""
-    from synpol.arrays import open_image
-    from synpol.viewer import figures
+    from synpol.images.image import open_image
+    from synpol.report import figures
 
     names = ("raw", "instances", "truth")
     raw, instances, truth = (open_image(run / n).array[z, :200, :320] for n in names)

@@ -16,9 +16,9 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.images.writing import check_writable
+from synpol.report.figures import augmentation_gallery
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
-from synpol.viewer.figures import augmentation_gallery
-from synpol.writing import check_writable
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 DRAWS = 12

@@ -14,15 +14,15 @@ from pathlib import Path
 import networkx as nx
 import pyarrow.parquet as pq
 
-from synpol.arrays import SETTINGS, check_complete, is_url, join, open_image
-from synpol.blockwise.output import work_folder
-from synpol.blockwise.records import write_whole
+from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
-from synpol.table_forms import TABLE_HASH, digest_of
-from synpol.writing import check_writable
+from synpol.files import is_url, join, write_whole
+from synpol.images.image import SETTINGS, check_complete, open_image
+from synpol.images.writing import check_writable
+from synpol.synapses.exports import TABLE_HASH, digest_of
 
 
 def main(config: Config, given: argparse.Namespace) -> None:

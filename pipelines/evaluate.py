@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from synpol.arrays import SETTINGS, Image, check_complete, is_url, join, open_image
-from synpol.blockwise.compare import evaluate_blockwise
-from synpol.blockwise.output import work_folder
-from synpol.command import run_command, write_json
+from synpol.blockwise.records import work_folder
+from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.viewer.links import place_link
-from synpol.viewer.report import write_report
+from synpol.evaluation.overlaps import evaluate_blockwise
+from synpol.files import is_url, join, write_json
+from synpol.images.image import SETTINGS, Image, check_complete, open_image
+from synpol.report.report import write_report
+from synpol.scene.links import place_link
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -84,7 +85,7 @@ def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str,
     wanted = config.evaluate.protocols
     if not wanted:
         return {}
-    from synpol.protocols import cremi_partners, lin2020
+    from synpol.evaluation.protocols import cremi_partners, lin2020
 
     predicted, true = np.asarray(instances.array[:]), truth.part_like(instances, "the truth")
     scores: dict[str, dict[str, Any]] = {}

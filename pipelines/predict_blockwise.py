@@ -13,12 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from synpol.arrays import is_url, join, open_image
-from synpol.blockwise.decode import decode_blockwise
-from synpol.blockwise.geometry import BlockGrid
-from synpol.blockwise.output import Part, Target, check_output
+from synpol.blockwise.grid import BlockGrid
 from synpol.command import record_run, run_command
 from synpol.config import Config
+from synpol.decoding.job import decode_blockwise
+from synpol.decoding.target import Target, check_output
+from synpol.files import is_url, join
+from synpol.images.image import open_image
+from synpol.prediction.part import Part
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +50,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
 
 
 def predict(config: Config, output: str, fresh: bool) -> None:
-    from synpol.blockwise.predict_job import PredictJob
-    from synpol.training.checkpoint import find_checkpoint
+    from synpol.model.trained import find_checkpoint
+    from synpol.prediction.job import PredictJob
 
     job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
     print(f"{job.border_cost()}\nwith {job.checkpoint}", file=sys.stderr)
@@ -57,12 +59,12 @@ def predict(config: Config, output: str, fresh: bool) -> None:
 
 
 def planned(config: Config, output: str, only: str | None) -> str:
-    from synpol.blockwise.plan import job_text, plan_decoding, plan_prediction, size_of, table
+    from synpol.plan import job_text, plan_decoding, plan_prediction, size_of, table
 
     settings, stages, jobs = config.workers, [], []
     if only != "decode":
-        from synpol.blockwise.predict_job import PredictJob
-        from synpol.training.checkpoint import find_checkpoint
+        from synpol.model.trained import find_checkpoint
+        from synpol.prediction.job import PredictJob
 
         job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
         stages.append(plan_prediction(job))

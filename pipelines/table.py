@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Coordinate, Roi
 
-from synpol.arrays import is_url, join, open_image
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.table_forms import (
+from synpol.files import is_url, join
+from synpol.images.image import open_image
+from synpol.images.writing import check_writable
+from synpol.synapses.exports import (
     cave_rows,
     fill_graph,
     open_graph,
@@ -32,7 +34,6 @@ from synpol.table_forms import (
     write_parquet_form,
     write_parts,
 )
-from synpol.writing import check_writable
 
 
 def options(parser: argparse.ArgumentParser) -> None:

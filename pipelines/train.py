@@ -14,7 +14,7 @@ from pathlib import Path
 import gunpowder as gp
 import numpy as np
 
-from synpol.blockwise.output import identity_of
+from synpol.blockwise.lock import DriverLock
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.errors import InputError
@@ -30,11 +30,11 @@ from synpol.gp import (
     StackPatches,
     request_batch,
 )
-from synpol.lock import DriverLock
+from synpol.images.identity import identity_of
+from synpol.images.writing import check_writable
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
-from synpol.writing import check_writable
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")

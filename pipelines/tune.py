@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from synpol.blockwise.records import write_whole
-from synpol.command import run_command, write_json
+from synpol.command import run_command
 from synpol.config import Config
-from synpol.training.checkpoint import find_checkpoint
+from synpol.files import write_json, write_whole
+from synpol.model.trained import find_checkpoint
+from synpol.training.tuning import best, plot, sweep
 from synpol.training.validation import ValidationVolume
-from synpol.tuning import best, plot, sweep
 
 
 def main(config: Config, given: argparse.Namespace) -> None:

@@ -22,20 +22,21 @@ import threading
 import webbrowser
 from pathlib import Path
 
-from synpol.arrays import HASH, check_complete, image_path, is_url, levels_of
 from synpol.blockwise.driver import Driver
-from synpol.blockwise.level import add_levels
-from synpol.blockwise.output import work_folder
+from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.levels import level_factors
-from synpol.precomputed import SCHEME
-from synpol.viewer.annotations import score_range, write_annotations
-from synpol.viewer.browser import browser
-from synpol.viewer.scene import ANNOTATIONS, Layers, scene_of
-from synpol.viewer.scene_server import scene_server, screenshot
-from synpol.writing import check_writable
+from synpol.files import is_url
+from synpol.images.downsampling import level_factors
+from synpol.images.image import HASH, check_complete, image_path, levels_of
+from synpol.images.precomputed import SCHEME
+from synpol.images.writing import check_writable
+from synpol.scene.annotations import score_range, write_annotations
+from synpol.scene.browser import browser
+from synpol.scene.levels import add_levels
+from synpol.scene.server import scene_server, screenshot
+from synpol.scene.state import ANNOTATIONS, Layers, scene_of
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -22,20 +22,20 @@ __all__ = [
 
 _HOME = {
     "InputError": "synpol.errors",
-    "decode_blockwise": "synpol.blockwise.decode",
-    "match_instances": "synpol.matching",
-    "merge_graph": "synpol.blockwise.merge",
-    "polarity2instance": "synpol.decoding",
+    "decode_blockwise": "synpol.decoding.job",
+    "match_instances": "synpol.evaluation.matching",
+    "merge_graph": "synpol.decoding.merge",
+    "polarity2instance": "synpol.decoding.reference",
     "polarity_to_seg": "synpol.polarity",
     "seg_to_polarity": "synpol.polarity",
 }
 
 if TYPE_CHECKING:
-    from synpol.blockwise.decode import decode_blockwise
-    from synpol.blockwise.merge import merge_graph
-    from synpol.decoding import polarity2instance
+    from synpol.decoding.job import decode_blockwise
+    from synpol.decoding.merge import merge_graph
+    from synpol.decoding.reference import polarity2instance
     from synpol.errors import InputError
-    from synpol.matching import match_instances
+    from synpol.evaluation.matching import match_instances
     from synpol.polarity import polarity_to_seg, seg_to_polarity
 
 

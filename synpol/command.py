@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import logging
 import os
 import platform
@@ -21,9 +20,9 @@ from pathlib import Path
 
 import yaml
 
-from synpol.arrays import is_url
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
+from synpol.files import is_url
 
 
 def run_command(
@@ -124,11 +123,3 @@ def _git_state() -> str:
     except (OSError, subprocess.SubprocessError):
         return "not in a git checkout"
     return out.stdout.strip()
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Write JSON whole or not at all."""
-    path = Path(path)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)

@@ -10,10 +10,10 @@ import networkx as nx
 import numpy as np
 import pyarrow as pa
 
-from synpol.arrays import Image
-from synpol.blockwise.compare import meetings_blockwise
+from synpol.evaluation.overlaps import meetings_blockwise
+from synpol.images.image import Image
 from synpol.polarity import polarity_to_seg
-from synpol.synapses import confidence
+from synpol.synapses.table import confidence
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -37,7 +37,7 @@ def partners_blockwise(
     segmentation : Image
         Neurons, 0 between them. Covers the instances; its voxels are whole multiples of theirs.
     block_shape, work_dir, num_workers, workers
-        As in `synpol.blockwise.compare.evaluate_blockwise`.
+        As in `synpol.evaluation.overlaps.evaluate_blockwise`.
 
     Returns
     -------

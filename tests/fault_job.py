@@ -16,7 +16,7 @@ import numpy as np
 
 import synpol
 from synpol.blockwise import driver, stage
-from synpol.blockwise.geometry import index_of
+from synpol.blockwise.grid import index_of
 from synpol.config import Workers
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from synpol.writing import create_image
+from synpol.images.writing import create_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from neuroglancer.read_precomputed_annotations import AnnotationReader
 
 from synpol.errors import InputError
-from synpol.synapses import schema_of
-from synpol.table_forms import TABLE_HASH, digest_of
-from synpol.viewer import annotations
-from synpol.viewer.annotations import score_range, write_annotations
-from synpol.viewer.spatial_index import morton, spatial_levels
+from synpol.scene import annotations
+from synpol.scene.annotations import score_range, write_annotations
+from synpol.scene.spatial_index import morton, spatial_levels
+from synpol.synapses.exports import TABLE_HASH, digest_of
+from synpol.synapses.table import schema_of
 
 LOW, HIGH = (100.0, 200.0, 300.0), (4100.0, 64200.0, 32300.0)
 

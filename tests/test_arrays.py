@@ -13,10 +13,11 @@ import zarr
 from funlib.geometry import Coordinate, Roi
 from hypothesis import given, settings
 
-from synpol.arrays import is_url, join, open_image
 from synpol.errors import InputError
-from synpol.world import to_world
-from synpol.writing import check_writable, create_image
+from synpol.files import is_url, join
+from synpol.images.image import open_image
+from synpol.images.world import to_world
+from synpol.images.writing import check_writable, create_image
 
 PLACE = {"voxel_size": (30, 16, 16), "offset": (60, -32, 8), "unit": "nm"}
 NAMES = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer"}

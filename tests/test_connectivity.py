@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from recipes import run, run_refused, tiny_config, write
 
 from synpol import InputError
-from synpol.arrays import open_image
 from synpol.connectivity import connections, graph_of, partners_blockwise, partners_of
-from synpol.writing import create_image
+from synpol.images.image import open_image
+from synpol.images.writing import create_image
 
 
 def image(folder, name, array, voxel_size=(40, 8, 8), offset=(0, 0, 0)):

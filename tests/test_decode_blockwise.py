@@ -15,11 +15,12 @@ from volumes import block_shapes, polarity_volumes, random_polarity, write_polar
 
 import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
-from synpol.arrays import open_image
-from synpol.blockwise import driver, joining
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise import driver
+from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import record_path
-from synpol.writing import create_image
+from synpol.decoding import joining
+from synpol.images.image import open_image
+from synpol.images.writing import create_image
 
 
 def decode(folder, volume, block_shape, **options):
@@ -317,7 +318,7 @@ def test_decoding_imports_neither_torch_nor_gunpowder_nor_dask():
 
 
 def test_a_second_driver_is_told_who_is_first(tmp_path):
-    from synpol.lock import DriverLock
+    from synpol.blockwise.lock import DriverLock
 
     prediction = write_polarity(tmp_path, np.zeros((3, 2, 4, 4), np.uint8))
     with (
@@ -440,7 +441,7 @@ def test_public_names_are_there():
 
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_inner_chunks_divide_the_block(a, b):
-    from synpol.blockwise.output import inner_chunks
+    from synpol.images.writing import inner_chunks
 
     chunks = inner_chunks((a, b, 7))
     assert a % chunks[0] == b % chunks[1] == 7 % chunks[2] == 0

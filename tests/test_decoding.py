@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from volumes import polarity_volumes, scipy_decode
 
 from synpol import InputError, polarity2instance
-from synpol.decoding import components, dilate_in_plane
+from synpol.decoding.reference import components, dilate_in_plane
 
 options = st.fixed_dictionaries(
     {

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from recipes import run, run_refused
 
-from synpol.arrays import open_image
 from synpol.datasets.em_r50 import download, unpack
 from synpol.errors import InputError
+from synpol.images.image import open_image
 
 
 def hdf5(array, key="main"):

@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 
 from synpol import InputError, match_instances
 from synpol.blockwise import driver
-from synpol.blockwise.compare import evaluate_blockwise
-from synpol.evaluation import Evaluation, truth_instances
-from synpol.matching import Matching, best_pairs
-from synpol.writing import create_image
+from synpol.evaluation.matching import Matching, best_pairs
+from synpol.evaluation.overlaps import evaluate_blockwise
+from synpol.evaluation.scores import Evaluation, truth_instances
+from synpol.images.writing import create_image
 
 SCORES = ("polarity_correct", "synapse", "pre", "post")
 IOUS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

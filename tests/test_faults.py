@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from volumes import random_polarity, write_polarity
 
-from synpol.arrays import open_image
 from synpol.blockwise.records import record_path
+from synpol.images.image import open_image
 
 pytestmark = pytest.mark.faults
 JOB = Path(__file__).with_name("fault_job.py")

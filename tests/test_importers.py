@@ -10,10 +10,10 @@ import tifffile
 import zarr
 from funlib.persistence import open_ds
 
-from synpol.arrays import open_image
 from synpol.config import ImportVolume
 from synpol.datasets.importers import downsampled, import_volume
 from synpol.errors import InputError
+from synpol.images.image import open_image
 
 SHAPE = (19, 24, 37)  # more than one slab of 16 sections; nothing divides anything
 VOXEL_SIZE, OFFSET = (40, 8, 4), (120, -16, 12)

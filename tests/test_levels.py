@@ -10,14 +10,14 @@ import zarr
 from funlib.persistence import open_ds
 from hypothesis import given
 
-from synpol.arrays import COMPLETE, HASH, levels_of, open_image
-from synpol.blockwise import level
 from synpol.blockwise.driver import Driver
-from synpol.blockwise.geometry import BlockGrid
-from synpol.blockwise.level import add_levels
+from synpol.blockwise.grid import BlockGrid
 from synpol.errors import InputError
-from synpol.levels import SMALL, label_of_cells, level_factors, mean_of_cells
-from synpol.writing import create_image
+from synpol.images.downsampling import SMALL, label_of_cells, level_factors, mean_of_cells
+from synpol.images.image import COMPLETE, HASH, levels_of, open_image
+from synpol.images.writing import create_image
+from synpol.scene import levels as level
+from synpol.scene.levels import add_levels
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
 factors_of = st.tuples(*[st.integers(1, 2)] * 3)

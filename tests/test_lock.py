@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from synpol import lock as lock_module
+from synpol.blockwise import lock as lock_module
+from synpol.blockwise.lock import DriverLock, DriverWatch, give_sign_of_life
 from synpol.errors import InputError
-from synpol.lock import DriverLock, DriverWatch, give_sign_of_life
 
 DRIVER = """
 import sys, time
-from synpol.lock import DriverLock
+from synpol.blockwise.lock import DriverLock
 lock = DriverLock(sys.argv[1], "decoding of a.zarr")
 print(lock.run, flush=True)
 time.sleep(100)
@@ -26,7 +26,7 @@ time.sleep(100)
 
 WORKER = """
 import sys, time
-from synpol.lock import end_with_driver
+from synpol.blockwise.lock import end_with_driver
 end_with_driver(sys.argv[1], sys.argv[2])
 print("works", flush=True)
 time.sleep(100)
@@ -34,7 +34,7 @@ time.sleep(100)
 
 FORKING_DRIVER = """
 import os, sys, time
-from synpol.lock import DriverLock
+from synpol.blockwise.lock import DriverLock
 lock = DriverLock(sys.argv[1], "training")
 child = os.fork()
 if child:

@@ -17,8 +17,8 @@ import torch
 from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
 
 import synpol
-from synpol.arrays import open_image
-from synpol.training.checkpoint import latest_checkpoint
+from synpol.images.image import open_image
+from synpol.model.trained import latest_checkpoint
 
 
 @pytest.fixture

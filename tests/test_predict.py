@@ -17,12 +17,12 @@ import torch
 from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
 from test_faults import command_of
 
-from synpol.arrays import open_image
 from synpol.blockwise import driver
-from synpol.blockwise.predict import flips_of, network_of, sample_mask
-from synpol.blockwise.predict_job import PredictJob
 from synpol.config import load_config
 from synpol.errors import InputError
+from synpol.images.image import open_image
+from synpol.prediction.job import PredictJob
+from synpol.prediction.stage import flips_of, network_of, sample_mask
 
 PRECISE = {"train__precision": "float32"}
 

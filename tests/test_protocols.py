@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synpol import InputError
-from synpol.protocols import cremi_partners, lin2020, side_ends
+from synpol.evaluation.protocols import cremi_partners, lin2020, side_ends
 
 
 def box(volume, label, z, y, x):

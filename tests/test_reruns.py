@@ -10,10 +10,10 @@ from recipes import run, run_refused, tiny_config, tiny_volume, write
 from volumes import random_polarity, write_polarity
 
 from synpol import InputError, decode_blockwise, polarity2instance
-from synpol.arrays import COMPLETE, open_image
-from synpol.blockwise.windows import BlockPredictor, WindowGrid, read_block
 from synpol.config import SyntheticDataset
 from synpol.datasets import write_synthetic as ws
+from synpol.images.image import COMPLETE, open_image
+from synpol.prediction.windows import BlockPredictor, WindowGrid, read_block
 
 VOLUME = random_polarity(7, (6, 30, 30), 3, 0.1, "uint8")
 RULES = {"block_shape": (3, 10, 10), "thres_small": 9}

@@ -16,7 +16,7 @@ from volumes import random_polarity, write_polarity
 
 import synpol
 from synpol import InputError, decode_blockwise, polarity2instance
-from synpol.arrays import open_image
+from synpol.images.image import open_image
 
 pytestmark = pytest.mark.s3
 

@@ -20,15 +20,15 @@ import zarr
 from recipes import ROOT, run, run_refused, write
 
 import synpol
-from synpol.arrays import image_path
 from synpol.config import load_config
 from synpol.errors import InputError
-from synpol.viewer.annotations import write_annotations
-from synpol.viewer.browser import browser
-from synpol.viewer.links import place_link
-from synpol.viewer.scene import Layers, scene_of
-from synpol.viewer.scene_server import scene_server, screenshot
-from synpol.writing import create_image
+from synpol.images.image import image_path
+from synpol.images.writing import create_image
+from synpol.scene.annotations import write_annotations
+from synpol.scene.browser import browser
+from synpol.scene.links import place_link
+from synpol.scene.server import scene_server, screenshot
+from synpol.scene.state import Layers, scene_of
 
 pytestmark = pytest.mark.browser
 

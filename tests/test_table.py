@@ -17,7 +17,8 @@ from funlib.persistence.types import Vec
 from postgres_server import postgres_server
 from recipes import ROOT, run, run_refused, tiny_config, write
 
-from synpol import InputError, table_forms
+from synpol import InputError
+from synpol.synapses import exports as table_forms
 
 
 @pytest.fixture

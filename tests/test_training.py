@@ -17,7 +17,7 @@ import torch
 from recipes import ROOT, run, run_refused, tiny_config, tiny_volume
 
 from synpol.config import Train, load_config
-from synpol.training.checkpoint import best_checkpoint, find_checkpoint, latest_checkpoint
+from synpol.model.trained import best_checkpoint, find_checkpoint, latest_checkpoint
 from synpol.training.validation import Validated, Validation, read_validation, validates_at
 
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.evaluation import Evaluation
-from synpol.viewer import figures, gallery, report
-from synpol.viewer.report import busiest_sections, write_report
-from synpol.writing import create_image
+from synpol.evaluation.scores import Evaluation
+from synpol.images.writing import create_image
+from synpol.report import figures, gallery, report
+from synpol.report.report import busiest_sections, write_report
 
 COLOURS = {"pre": figures.PRE, "post": figures.POST, "union": figures.UNION}
 BLACK = np.zeros((6, 8), np.uint8)

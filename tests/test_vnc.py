@@ -4,7 +4,7 @@ import numpy as np
 import yaml
 from recipes import ROOT, run
 
-from synpol.arrays import open_image
+from synpol.images.image import open_image
 
 
 def test_real_sections_are_imported_with_their_masks(vnc, tmp_path):

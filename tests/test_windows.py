@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from monai.inferers import sliding_window_inference
 
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.stage import blocks_of
-from synpol.blockwise.windows import BlockPredictor, WindowGrid, read_block, window_starts
+from synpol.prediction.windows import BlockPredictor, WindowGrid, read_block, window_starts
 
 
 def network(windows: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,12 @@ import standin_schedulers
 from volumes import random_polarity, write_polarity
 
 import synpol
-from synpol.arrays import open_image
 from synpol.blockwise import driver as driver_module
+from synpol.blockwise import pool as workers_module
 from synpol.blockwise import schedulers
-from synpol.blockwise import workers as workers_module
 from synpol.config import Workers
 from synpol.errors import InputError
+from synpol.images.image import open_image
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import scipy.ndimage as nd
 
-from synpol.writing import create_image
+from synpol.images.writing import create_image
 
 
 def random_polarity(

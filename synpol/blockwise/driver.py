@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from synpol.blockwise.geometry import index_of
+from synpol.blockwise.grid import index_of
+from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.progress import Progress, Status
 from synpol.blockwise.stage import Stage, Turn
 from synpol.blockwise.times import append_time, times_folder, told_by
 from synpol.blockwise.worker import REFUSED
 from synpol.errors import InputError
-from synpol.lock import DriverLock
 
 if TYPE_CHECKING:
-    from synpol.blockwise.workers import WorkerPool
+    from synpol.blockwise.pool import WorkerPool
     from synpol.config import Workers
 
 #: below this much work a stage runs in the driver: workers would take longer to start
@@ -274,7 +274,7 @@ class Driver:
         return state.first_worker_error or state.last_worker_error or log
 
     def _workers(self) -> WorkerPool:
-        from synpol.blockwise.workers import WorkerPool
+        from synpol.blockwise.pool import WorkerPool
 
         if self._pool is None:
             if self.settings is None:

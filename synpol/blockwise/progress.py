@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from synpol.blockwise.records import write_whole
 from synpol.blockwise.stage import Stage
+from synpol.files import write_whole
 
 if TYPE_CHECKING:
-    from synpol.blockwise.workers import WorkerPool
+    from synpol.blockwise.pool import WorkerPool
 
 _BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
 

@@ -19,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from synpol.errors import InputError
+from synpol.files import is_url, write_whole
+
 Index = tuple[int, int, int]
 
 
@@ -39,23 +42,6 @@ def write_record(folder: Path, index: Index, arrays: Mapping[str, np.ndarray]) -
         json.dumps(about).encode() + b"\n" + b"".join(a.tobytes() for a in contiguous.values())
     )
     write_whole(record_path(folder, index), content + zlib.crc32(content).to_bytes(4, "little"))
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
-    try:
-        try:
-            file = open(temporary, "wb")  # noqa: SIM115 closed below
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(temporary, "wb")  # noqa: SIM115
-        with file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_record(folder: Path, index: Index) -> dict[str, np.ndarray]:
@@ -109,3 +95,13 @@ def done_mask(folder: Path, grid: Index) -> np.ndarray:
                 if ending == "record" and name.isdigit() and int(name) < grid[2]:
                     done[z, y, int(name)] = True
     return done
+
+
+def work_folder(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
+    if work_dir is None:
+        if is_url(output):
+            raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")
+        return Path(f"{Path(output).resolve()}.work")
+    if is_url(work_dir):
+        raise InputError(f"work_dir is {work_dir}; a folder is expected, not a URL")
+    return Path(work_dir).resolve()

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from synpol.blockwise.geometry import BlockGrid
+from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, done_mask, write_record
 
 
@@ -106,7 +106,7 @@ class ArrayStage(VoxelStage):
 
     def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
         """Write a block (None: all zeros), then its record."""
-        from synpol.writing import write_block
+        from synpol.images.writing import write_block
 
         write_block(loaded[0], self.blocks.slices(index), result)
         write_record(self.folder, index, {})

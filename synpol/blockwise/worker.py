@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synpol.blockwise.geometry import index_of
-from synpol.blockwise.records import Index, write_whole
+from synpol.blockwise.grid import index_of
+from synpol.blockwise.lock import DriverWatch, end_with_driver
+from synpol.blockwise.records import Index
 from synpol.blockwise.stage import Stage, Turn
 from synpol.blockwise.times import append_time, times_folder
 from synpol.errors import InputError
-from synpol.lock import DriverWatch, end_with_driver
+from synpol.files import write_whole
 
 #: file in a stage's folder: what a worker found wrong with the input
 REFUSED = "refused.txt"

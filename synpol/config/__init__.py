@@ -6,14 +6,7 @@ there is no key that nothing reads. Names that the EM-R50 recipe has (`size_thre
 `exclusive`, `thres`, `thres_small`, `dilate_sz`, `reject_sampling`, `filters`) are kept.
 """
 
-from synpol.config.data import (
-    Data,
-    EmR50,
-    ImportVolume,
-    Prepare,
-    SyntheticDataset,
-    TrainingVolume,
-)
+from synpol.config.data import Data, EmR50, ImportVolume, Prepare, SyntheticDataset, TrainingVolume
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, View, Workers
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config

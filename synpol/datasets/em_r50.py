@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from synpol.arrays import Image, is_url
-from synpol.blockwise.records import write_whole
 from synpol.config import EmR50, ImportVolume
 from synpol.datasets.importers import describe_volume, import_volume, open_stack
 from synpol.errors import InputError
+from synpol.files import is_url, write_whole
+from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
 
 _BLOCK = 2**20

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from synpol.arrays import COMPLETE, HASH, Image, is_url, open_image
-from synpol.blockwise.output import hash_of
 from synpol.config import ImportVolume
 from synpol.errors import InputError, nearest
-from synpol.world import to_world
-from synpol.writing import check_writable, complete, create_image, half_made
+from synpol.files import is_url
+from synpol.images.identity import hash_of
+from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.world import to_world
+from synpol.images.writing import check_writable, complete, create_image, half_made
 
 CHUNK = (16, 128, 128)
 

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import zarr
 
-from synpol.arrays import COMPLETE, HASH, Image, is_url, join, open_image
 from synpol.blockwise.driver import Driver
-from synpol.blockwise.geometry import BlockGrid
-from synpol.blockwise.output import hash_of
+from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
 from synpol.datasets.importers import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
+from synpol.files import is_url, join
+from synpol.images.identity import hash_of
+from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.writing import check_writable, complete, create_image, write_block
 from synpol.polarity import polarity_to_seg
-from synpol.writing import check_writable, complete, create_image, write_block
 
 VERSION = 3
 BLOCK = (40, 320, 320)

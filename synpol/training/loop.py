@@ -24,13 +24,8 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.model import build_loss, build_model
 from synpol.model.device import autocast, choose_device, choose_dtype
-from synpol.training.checkpoint import (
-    checkpoint_path,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    training_identity,
-)
+from synpol.model.trained import latest_checkpoint, load_checkpoint
+from synpol.training.checkpoint import checkpoint_path, save_checkpoint, training_identity
 from synpol.training.log import TrainingLog
 from synpol.training.optimizer import build_optimizer, learning_rate_factor
 from synpol.training.processes import Processes

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from synpol.arrays import Image, join, open_image
-from synpol.blockwise.compare import evaluate_blockwise
-from synpol.blockwise.decode import decode_blockwise
-from synpol.blockwise.output import hash_of, identity_of, work_folder
-from synpol.blockwise.predict_job import predict_blockwise
-from synpol.blockwise.records import write_whole
+from synpol.blockwise.records import work_folder
 from synpol.config import Config, Train, Workers
+from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
-from synpol.evaluation import Labels
-from synpol.matching import Matching
-from synpol.training.checkpoint import best_checkpoint, checkpoint_path, load_checkpoint
+from synpol.evaluation.matching import Matching
+from synpol.evaluation.overlaps import evaluate_blockwise
+from synpol.evaluation.scores import Labels
+from synpol.files import join, write_whole
+from synpol.images.identity import hash_of, identity_of
+from synpol.images.image import Image, open_image
+from synpol.model.trained import best_checkpoint, load_checkpoint
+from synpol.prediction.job import predict_blockwise
+from synpol.training.checkpoint import checkpoint_path
 from synpol.training.volumes import OpenVolume, open_volume
 
 _log = logging.getLogger(__name__)

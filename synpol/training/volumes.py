@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from funlib.persistence import Array
 
-from synpol.arrays import Image, check_complete, open_image
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
-from synpol.intensity import Intensity, intensity_of
+from synpol.images.image import Image, check_complete, open_image
+from synpol.images.intensity import Intensity, intensity_of
 from synpol.polarity import check_polarity_labels
 
 

@@ -1,0 +1,390 @@
+"""Decoding of a polarity array of any size: the stages in order.
+
+    label -> dilate -> merge 1 .. n -> number -> resolve n .. 1 -> relabel -> table
+
+What it gives is, voxel for voxel and id for id, what `synpol.polarity2instance` gives on the whole
+volume. All records lie in ``<work_dir>/decode-<hash>``, where the hash is of everything that the
+result depends on: another option gets another folder, the same job finds its records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from funlib.geometry import Coordinate
+
+from synpol.blockwise.driver import Driver
+from synpol.blockwise.grid import BlockGrid
+from synpol.blockwise.records import read_record, work_folder
+from synpol.blockwise.stage import Stage
+from synpol.decoding import dilate, label, merge, number, relabel, rescale
+from synpol.decoding.dilate import DilateStage
+from synpol.decoding.label import FLOAT_SCALE, LabelStage
+from synpol.decoding.merge import MergeStage
+from synpol.decoding.number import NumberStage, ResolveStage
+from synpol.decoding.reference import check_options, threshold_of
+from synpol.decoding.relabel import RelabelStage
+from synpol.decoding.rescale import RescaleStage
+from synpol.decoding.target import Target, check_output
+from synpol.errors import InputError
+from synpol.files import is_url, join, write_whole
+from synpol.images.identity import hash_of, identity_of
+from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
+from synpol.images.writing import check_writable, complete, create_image, inner_chunks
+from synpol.synapses.statistics import rows_from_arrays
+from synpol.synapses.table import synapse_rows, write_synapses
+
+if TYPE_CHECKING:
+    from synpol.config import Workers
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What the result depends on besides the prediction; see `decode_blockwise`."""
+
+    block_shape: tuple[int, int, int]
+    thres: float = 0.5
+    thres_small: int = 128
+    dilate_sz: int = 5
+    exclusive: bool = False
+    semantic: bool = False
+    sides: bool = True
+    scale_factors: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoding left.
+
+    Attributes
+    ----------
+    instances : str
+        Path or URL of the instances array.
+    components : int
+        Numbers used: components of the dilated union.
+    synapses : int or None
+        Rows of the synapse table, where one was asked for.
+    """
+
+    instances: str
+    components: int
+    synapses: int | None
+
+
+def decode_blockwise(
+    prediction: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    block_shape: Sequence[int],
+    num_workers: int = 1,
+    thres: float = 0.5,
+    thres_small: int = 128,
+    dilate_sz: int = 5,
+    exclusive: bool = False,
+    semantic: bool = False,
+    scale_factors: Sequence[float] = (1, 1, 1),
+    sides: bool = True,
+    synapses: str | os.PathLike[str] | None = None,
+    work_dir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    workers: Workers | None = None,
+) -> Decoded:
+    """Group the voxels of a polarity array of any size into synapses.
+
+    Called again after any interruption it finishes the job; called with other options it redoes
+    what depends on them.
+
+    Parameters
+    ----------
+    prediction : path or URL
+        A ``polarity`` array (3, z, y, x): uint8 is 0..255 for the probability 0..1, float is 0..1.
+        Only a synapse table needs to know its voxel size.
+    output : path or URL
+        Container in which ``instances/s0`` is written: (z, y, x) uint64.
+    block_shape : 3 ints
+        Voxels (z, y, x) that a worker decodes at once. Any shape gives the same result.
+    num_workers : int
+        Workers at most; a single one on this machine is the calling process itself.
+    thres, thres_small, dilate_sz, exclusive, semantic, sides
+        As in `synpol.polarity2instance`.
+    scale_factors : 3 numbers
+        As in `synpol.polarity2instance`: the instances are resized by nearest neighbour. Their
+        voxel size has to come out whole; the synapse table is of the full resolution, so there is
+        none beside resized instances.
+    synapses : path or URL, optional
+        Parquet file that gets the synapse table (see `synpol.synapses.table`).
+    work_dir : path, optional
+        Folder for records, the lock and logs, shared by all workers; by default
+        ``<output>.work``, to be given where `output` is remote.
+    fresh : bool
+        Do all of it again, whatever was done before. Wanted where a foreign prediction was
+        rewritten in place: its path and metadata are all that a rerun looks at.
+    workers : synpol.config.Workers, optional
+        Where workers run and with what; by default as processes on this machine. How many is said
+        by `num_workers`.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    InputError
+        The input or an option cannot be used, or another driver works in `work_dir`.
+    RuntimeError
+        Blocks failed; what is done is kept.
+    """
+    if int(num_workers) != num_workers or num_workers < 1:
+        raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
+    source = open_image(prediction, channels=3, bare=synapses is None)
+    dtype = source.array.dtype
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
+    check_options(source.array.shape, thres, thres_small, dilate_sz, dtype)
+    if min(source.array.shape) < 1:
+        raise InputError(
+            f"{source.path} has the shape {source.array.shape}: there is nothing in it"
+        )
+    stored = source.array.attrs.get(SETTINGS)
+    if isinstance(stored, dict) and stored.get("exclusive") != bool(exclusive):
+        raise InputError(
+            f"{source.path} was predicted with exclusive = {stored.get('exclusive')}, but is to be "
+            f"decoded with exclusive = {bool(exclusive)}"
+        )
+    if semantic and synapses is not None:
+        raise InputError("a semantic result has no numbers, so it has no synapse table")
+    blocks = BlockGrid.of(source.shape_vx, block_shape)
+    target = Target.of(source, blocks, scale_factors)
+    if synapses is not None and target.blocks.shape != blocks.shape:
+        raise InputError(
+            f"scale_factors is {tuple(scale_factors)}: a synapse table says what is in the "
+            "instances at full resolution; decode without scale_factors for the table"
+        )
+    options = DecodeOptions(
+        blocks.block,
+        float(thres),
+        int(thres_small),
+        int(dilate_sz),
+        bool(exclusive),
+        bool(semantic),
+        bool(sides),
+        tuple(float(f) for f in scale_factors),
+    )
+    work = work_folder(output, work_dir)
+    digest = decode_hash(source, options)
+    check_output(output, target)
+    if synapses is not None and not is_url(synapses):
+        if Path(synapses).is_dir():
+            raise InputError(f"synapses is {synapses}, which is a folder; a file is expected")
+        check_writable(Path(synapses).parent)
+    check_writable(output)
+    check_writable(work)
+    with Driver(work, f"decoding of {source.path}", int(num_workers), workers) as driver:
+        folder = work / f"decode-{digest[:16]}"
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        job = _Job(source, target, str(output), options, blocks, folder, digest)
+        return job.run(driver, synapses, fresh)
+
+
+def decode_hash(source: Image, options: DecodeOptions) -> str:
+    """Hash of everything that decides the instances."""
+    versions = [label.VERSION, dilate.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
+    versions.append(rescale.VERSION)
+    return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Image
+    target: Target
+    output: str
+    options: DecodeOptions
+    blocks: BlockGrid
+    folder: Path
+    digest: str
+
+    def run(self, driver: Driver, synapses: str | os.PathLike[str] | None, fresh: bool) -> Decoded:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in driver.work_dir.glob("decode-*"):
+            if old != self.folder:
+                shutil.rmtree(old)
+        about = asdict(self.options) | {"shape": self.blocks.shape}
+        write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
+        instances = self._prepare_instances(synapses, fresh)
+        labelling, dilation, merges, numbers, relabelling = self.stages(
+            self._full_resolution(instances)
+        )
+        driver.run(labelling)
+        driver.run(dilation)
+        for stage in merges:
+            driver.run(stage)
+        driver.run(numbers)
+        told = self._resolve(driver, merges)
+        relabelled = relabelling(told)
+        driver.run(relabelled)
+        if self._is_rescaled:
+            full = relabelled.instances
+            out = self.target.blocks
+            folder = self._of_output("rescale")
+            driver.run(RescaleStage(folder, out.grid, instances.path, full, out, self.blocks.shape))
+        complete(instances)
+        numbering = numbers.numbering()
+        count = None
+        if synapses is not None:
+            count = write_synapses(synapses, self._table(numbers), self.options.sides)
+        return Decoded(instances.path, numbering.count, count)
+
+    def stages(self, instances: str) -> Any:
+        """The stages that do not depend on what the others found."""
+        options, blocks = self.options, self.blocks
+        threshold = threshold_of(
+            self.source.array.dtype, options.thres, options.exclusive, full_scale=False
+        )
+        labelling = LabelStage(
+            self.folder / "label",
+            blocks.grid,
+            self.source.path,
+            blocks,
+            threshold,
+            options.dilate_sz,
+            options.sides,
+        )
+        dilation = DilateStage(
+            self.folder / "dilate",
+            blocks.grid,
+            labelling.folder,
+            blocks,
+            options.thres_small,
+            options.dilate_sz,
+            options.sides,
+        )
+        folders, merges = [dilation.folder], []
+        for level, (below, grid) in enumerate(zip(blocks.levels(), blocks.levels()[1:])):  # noqa: B905
+            folder = self.folder / f"merge-{level + 1}"
+            merges.append(
+                MergeStage(folder, grid, folders[-1], below, level == 0, options.thres_small)
+            )
+            folders.append(folder)
+        numbers = NumberStage(
+            self.folder / "number", (blocks.grid[0], 1, 1), blocks, tuple(folders)
+        )
+
+        def relabelling(told: Path | None) -> RelabelStage:
+            return RelabelStage(
+                self.folder / "relabel-full" if self._is_rescaled else self._of_output("relabel"),
+                blocks.grid,
+                instances,
+                blocks,
+                labelling.folder,
+                dilation.folder,
+                told,
+                numbers,
+                options.sides,
+                options.semantic,
+            )
+
+        return labelling, dilation, merges, numbers, relabelling
+
+    def _resolve(self, driver: Driver, merges: list[MergeStage]) -> Path | None:
+        above: Path | None = None
+        for level in reversed(range(len(merges))):
+            stage: Stage = ResolveStage(
+                self.folder / f"resolve-{level + 1}",
+                merges[level].grid,
+                merges[level].folder,
+                above,
+            )
+            driver.run(stage)
+            above = stage.folder
+        return above
+
+    @property
+    def _is_rescaled(self) -> bool:
+        return self.target.blocks.shape != self.blocks.shape
+
+    def _of_output(self, stage: str) -> Path:
+        """Records that belong to one output: other outputs may share the work folder."""
+        return self.folder / f"{stage}-{hash_of(str(Path(self.output).resolve()))[:8]}"
+
+    def _full_resolution(self, instances: Image) -> str:
+        """Where the stage ``relabel`` writes: the output, or an array that is then rescaled."""
+        if not self._is_rescaled:
+            return instances.path
+        path = join(self.folder, "instances", "s0")
+        if not (self.folder / "relabel-full").exists():
+            self._create(str(self.folder), self.blocks, self.source.voxel_size, overwrite=True)
+        return path
+
+    def _create(
+        self,
+        container: str,
+        blocks: BlockGrid,
+        voxel_size: Coordinate,
+        overwrite: bool,
+        chunks: tuple[int, ...] | None = None,
+        shards: tuple[int, ...] | None = None,
+    ) -> Image:
+        return create_image(
+            container,
+            "instances",
+            shape=blocks.shape,
+            dtype=np.uint8 if self.options.semantic else np.uint64,
+            voxel_size=voxel_size,
+            offset=self.source.offset,
+            unit=self.source.unit,
+            chunk_shape=chunks or inner_chunks(blocks.block),
+            shard_shape=shards if chunks else blocks.block,
+            attributes={
+                HASH: self.digest,
+                COMPLETE: False,
+                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
+            },
+            overwrite=overwrite,
+        )
+
+    def _prepare_instances(self, synapses: str | os.PathLike[str] | None, fresh: bool) -> Image:
+        path = join(self.output, "instances", "s0")
+        chunks: tuple[int, ...] | None = None
+        shards: tuple[int, ...] | None = None
+        try:
+            found = open_image(path, mode="r+")
+        except InputError:
+            found = None
+        if found is not None:
+            if found.array.attrs.get(HASH) == self.digest and not fresh:
+                return found
+            if tuple(found.array.shape) == self.target.blocks.shape:
+                chunks, shards = found.array.chunks, found.array.shards
+        # what is done was done to an array that is not there any more
+        for stage in ("relabel", "rescale"):
+            shutil.rmtree(self._of_output(stage), ignore_errors=True)
+        if synapses is not None and not is_url(synapses):
+            Path(synapses).unlink(missing_ok=True)
+        blocks, voxel_size = self.target.blocks, self.target.voxel_size
+        return self._create(self.output, blocks, voxel_size, found is not None, chunks, shards)
+
+    def _table(self, numbers: NumberStage) -> Iterator[pa.Table]:
+        scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)
+        before = 0
+        for layer in range(numbers.grid[0]):
+            rows = rows_from_arrays(read_record(numbers.folder, (layer, 0, 0)))
+            count = len(rows.synapse)
+            number = np.arange(before + 1, before + count + 1, dtype=np.uint64)
+            before += count
+            yield synapse_rows(
+                number,
+                rows,
+                self.source,
+                scale,
+                exclusive=self.options.exclusive,
+                sides=self.options.sides,
+            )

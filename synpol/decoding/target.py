@@ -1,0 +1,95 @@
+"""What blockwise jobs share about their input and output: identity, place, shape and chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import zarr
+from funlib.geometry import Coordinate
+
+from synpol.blockwise.grid import BlockGrid
+from synpol.blockwise.records import Index
+from synpol.decoding.reference import rescaled_shape
+from synpol.decoding.rescale import rescaled_blocks
+from synpol.errors import InputError
+from synpol.files import join
+from synpol.images.image import HASH, SETTINGS, Image, open_image
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the instances will look like: blocks and voxel size."""
+
+    blocks: BlockGrid
+    voxel_size: Coordinate
+    full_shape: Index
+
+    def could_replace(self, instances: zarr.Array) -> bool:
+        """Whether an array is of the same volume, decoded by synpol with other scale factors."""
+        settings = instances.attrs.get(SETTINGS)
+        if HASH not in instances.attrs or not isinstance(settings, dict):
+            return False
+        factors = settings.get("scale_factors", (1, 1, 1))
+        return rescaled_shape(self.full_shape, factors) == tuple(instances.shape)
+
+    @classmethod
+    def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
+        """For a prediction (or an image on its grid) that is cut into `blocks`.
+
+        Raises
+        ------
+        InputError
+            Scale factors that cannot be meant, or that leave no whole voxel size.
+        """
+        shape = rescaled_shape(blocks.shape, scale_factors)
+        if shape == blocks.shape:
+            return cls(blocks, source.voxel_size, blocks.shape)
+        axes = zip(source.voxel_size, blocks.shape, shape, strict=True)
+        size = [v * s / t for v, s, t in axes]
+        if any(v != int(v) for v in size):
+            raise InputError(
+                f"scale_factors {tuple(scale_factors)} make {shape} voxels of {blocks.shape}, of "
+                f"{tuple(round(v, 3) for v in size)} {source.unit} each; whole sizes "
+                "are expected: choose factors that the shape and the voxel size can be divided by"
+            )
+        whole = Coordinate(int(v) for v in size)
+        return cls(rescaled_blocks(blocks, shape), whole, blocks.shape)
+
+
+def check_output(output: str | os.PathLike[str], target: Target) -> None:
+    """Refuse an existing ``instances`` array that this job cannot write.
+
+    Raises
+    ------
+    InputError
+        It holds data that synpol did not write, its shape is another, or its chunks (shards) do
+        not fit the blocks, so that two workers would write one chunk.
+    """
+    blocks = target.blocks
+    path = join(output, "instances", "s0")
+    try:
+        found = open_image(path).array
+    except InputError:
+        return
+    if tuple(found.shape) != blocks.shape:
+        if target.could_replace(found):
+            return
+        raise InputError(
+            f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
+            "remove it or give another output"
+        )
+    if HASH not in found.attrs and found.nchunks_initialized:
+        raise InputError(
+            f"{path} exists with data that synpol did not write; remove it or give another output"
+        )
+    unit = found.shards or found.chunks
+    for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):
+        if block % chunk and block < size:
+            raise InputError(
+                f"{path} exists with chunks of {tuple(unit)} voxels, which do not fit blocks of "
+                f"{blocks.block}: along {'zyx'[axis]}, {block} is not a multiple of {chunk}, and "
+                "two workers would write one chunk. Choose a block_shape that is a multiple of the "
+                "chunks, or remove the output"
+            )

@@ -1,0 +1,144 @@
+"""Stage ``mask``: a mask of synapses as an array that the decoder takes; and its instances.
+
+A mask that marks synapses without telling them apart stands for the components of its dilation,
+which is what the decoder finds in a union channel. So it is handed to the decoder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synpol.blockwise.driver import Driver
+from synpol.blockwise.grid import BlockGrid
+from synpol.blockwise.records import Index, write_record
+from synpol.blockwise.stage import VoxelStage, blocks_of
+from synpol.decoding.job import decode_blockwise
+from synpol.errors import InputError
+from synpol.files import join
+from synpol.images.identity import hash_of, identity_of
+from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.writing import complete, create_image
+
+if TYPE_CHECKING:
+    from synpol.config import Workers
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class MaskStage(VoxelStage):
+    """Write the union channel of every block.
+
+    Attributes
+    ----------
+    target, mask : str
+        Paths or URLs of the polarity array to write and of the mask.
+    blocks : BlockGrid
+    """
+
+    target: str
+    mask: str
+    blocks: BlockGrid
+
+    name = "mask"
+
+    def start(self) -> Any:
+        return open_image(self.target, mode="r+").array, open_image(self.mask, channels=0).array
+
+    def read(self, index: Index, loaded: Any) -> np.ndarray:
+        return np.asarray(loaded[1][self.blocks.slices(index)])
+
+    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray:
+        return given != 0
+
+    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
+        if result.any():
+            loaded[0][(2, *self.blocks.slices(index))] = np.uint8(255) * result
+        write_record(self.folder, index, {})
+
+
+def instances_of_mask(
+    mask: Image,
+    dilate_sz: int,
+    work: Path,
+    *,
+    block_shape: Sequence[int],
+    num_workers: int = 1,
+    workers: Workers | None = None,
+) -> Image:
+    """What `synpol.evaluation.scores.truth_instances` makes of a mask, for a mask of any size.
+
+    Parameters
+    ----------
+    mask : Image
+    dilate_sz : int
+        Of the decoder.
+    work : Path
+        Folder for the result and records; whoever is done with the result removes it.
+    block_shape, num_workers, workers
+        As in `synpol.decode_blockwise`.
+
+    Returns
+    -------
+    Image
+    """
+    blocks = BlockGrid.of(mask.shape_vx, block_shape)
+    digest = hash_of({"mask": identity_of(mask), "block": blocks.block, "code": VERSION})
+    with Driver(work, f"labelling of {mask.path}", num_workers, workers) as driver:
+        folder = work / f"mask-{digest[:16]}"
+        image = _prepared(mask, work, blocks, folder, digest)
+        driver.run(MaskStage(folder, blocks.grid, image.path, mask.path, blocks))
+        complete(image)
+    done = decode_blockwise(
+        image.path,
+        work,
+        block_shape=blocks.block,
+        num_workers=num_workers,
+        thres_small=1,
+        dilate_sz=dilate_sz,
+        sides=False,
+        work_dir=work,
+        workers=workers,
+    )
+    return open_image(done.instances, channels=0)
+
+
+def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
+    """The array to write: as an interrupted run left it, or a new one."""
+    try:
+        found = open_image(join(work, "polarity"), channels=3, mode="r+")
+        if found.array.attrs.get(HASH) == digest:
+            return found
+    except InputError:
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return create_image(
+        work,
+        "polarity",
+        shape=(3, *blocks.shape),
+        dtype=np.uint8,
+        voxel_size=mask.voxel_size,
+        offset=mask.offset,
+        unit=mask.unit,
+        chunk_shape=(1, *blocks.block),
+        attributes={HASH: digest, COMPLETE: False},
+        overwrite=True,
+    )
+
+
+def is_mask(truth: Image) -> bool:
+    """Whether a label volume has one single label."""
+    blocks = BlockGrid.of(truth.shape_vx, [max(128, c) for c in truth.array.chunks])
+    found: set[int] = set()
+    for index in blocks_of(blocks.grid):
+        labels = np.asarray(truth.array[blocks.slices(index)])
+        found |= set(np.unique(labels[labels != 0]).tolist())
+        if len(found) > 1:
+            return False
+    return True

@@ -1,0 +1,333 @@
+"""Making images on disk, and their coarser levels."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.errors
+from funlib.geometry import Coordinate
+from numpy.typing import DTypeLike
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
+
+from synpol.errors import InputError
+from synpol.files import is_url, join
+from synpol.images.image import COMPLETE, HASH, Image, opened_array, opened_group
+from synpol.images.world import multiscales_of, ome_level, ome_metadata
+
+
+def create_image(
+    container: str | os.PathLike[str],
+    name: str,
+    *,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    voxel_size: Sequence[int],
+    offset: Sequence[int],
+    unit: str,
+    chunk_shape: Sequence[int],
+    shard_shape: Sequence[int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Image:
+    """Create ``container/name/s0`` as an OME-Zarr 0.5 image, all zeros.
+
+    Parameters
+    ----------
+    container : path or URL
+        A group, made when it is missing.
+    name : str
+        Of the image, for instance ``raw``.
+    shape, chunk_shape, shard_shape : sequence of int
+        ``(z, y, x)`` or ``(channel, z, y, x)``, voxels. With shards, `chunk_shape` is what is read
+        at once and `shard_shape` what one file holds.
+    dtype : dtype
+    voxel_size, offset : sequence of int
+        In `unit`; z, y, x; the offset is the corner of the first voxel.
+    unit : {"nm", "angstrom", "pm"}
+    attributes : mapping, optional
+        More attributes for the array.
+    overwrite : bool
+        Replace what is there; otherwise an existing image is an error.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    InputError
+        The image exists already, the container is of Zarr v2, or the place cannot be written.
+    """
+    group_path = join(container, name)
+    if opened_group(container, 2) is not None and opened_group(container, 3) is None:
+        raise InputError(
+            f"{container} is a Zarr v2 group, and synpol writes Zarr v3, which would hide what is "
+            "in it; give another path"
+        )
+    spatial = len(shape) == 3
+    metadata: dict[str, Any] = {"ome": ome_metadata(name, spatial, voxel_size, offset, unit)}
+    try:
+        zarr.open_group(str(container), mode="a", zarr_format=3)
+        group = zarr.open_group(
+            group_path,
+            mode="w" if overwrite or half_made(group_path) else "w-",
+            zarr_format=3,
+            attributes=metadata,
+        )
+        image = _create_array(
+            group,
+            join(group_path, "s0"),
+            shape=shape,
+            dtype=dtype,
+            voxel_size=voxel_size,
+            offset=offset,
+            unit=unit,
+            chunk_shape=chunk_shape,
+            shard_shape=shard_shape,
+            attributes=attributes,
+        )
+    except (FileExistsError, zarr.errors.ContainsGroupError, zarr.errors.ContainsArrayError) as e:
+        raise InputError(f"{group_path} exists already; remove it or give another path") from e
+    except OSError as error:
+        raise InputError(f"{group_path} cannot be written: {error}") from error
+    return image
+
+
+def _create_array(
+    group: zarr.Group,
+    path: str,
+    *,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    voxel_size: Sequence[int],
+    offset: Sequence[int],
+    unit: str,
+    chunk_shape: Sequence[int],
+    shard_shape: Sequence[int] | None,
+    attributes: Mapping[str, Any] | None,
+    overwrite: bool = False,
+) -> Image:
+    """Create an array at `path`, which is in `group`; parameters as in `create_image`."""
+    spatial = len(shape) == 3
+    about: dict[str, Any] = {
+        "voxel_size": [int(v) for v in voxel_size],
+        "offset": [int(v) for v in offset],
+        "axis_names": ["z", "y", "x"] if spatial else ["c^", "z", "y", "x"],
+        "units": [unit] * 3,
+        "types": ["space"] * 3 if spatial else ["channel", *["space"] * 3],
+    }
+    array = group.create_array(
+        path.rpartition("/")[2],
+        shape=tuple(int(s) for s in shape),
+        dtype=np.dtype(dtype),
+        chunks=tuple(int(c) for c in chunk_shape),
+        shards=None if shard_shape is None else tuple(int(s) for s in shard_shape),
+        compressors=ZstdCodec(level=1),
+        fill_value=0,
+        dimension_names=["z", "y", "x"] if spatial else ["c", "z", "y", "x"],
+        attributes={**about, **(attributes or {})},
+        overwrite=overwrite,
+    )
+    return Image(path, array, Coordinate(voxel_size), Coordinate(offset), unit)
+
+
+def image_group(image: Image) -> zarr.Group:
+    """The OME-Zarr 0.5 group whose full resolution an image is, to be written.
+
+    Raises
+    ------
+    InputError
+        It is of an older version, the array stands alone, or metadata are consolidated.
+    """
+    path, _, name = image.path.rpartition("/")
+    group = opened_group(path, 3, "r+") if path else None
+    found = None if group is None else multiscales_of(group.attrs)
+    if group is None or found is None or found["datasets"][0]["path"] != name:
+        raise InputError(
+            f"{image.path} is not the full resolution of an OME-Zarr 0.5 image, so it cannot get "
+            "coarser levels; pipelines/prepare.py imports it as one"
+        )
+    if group.metadata.consolidated_metadata is not None:
+        raise InputError(
+            f"{path} has consolidated metadata, which would not know of coarser levels; "
+            "consolidate it anew when they are there, and remove that first"
+        )
+    return group
+
+
+def create_level(
+    image: Image,
+    name: str,
+    factors: Sequence[int],
+    *,
+    chunk_shape: Sequence[int],
+    shard_shape: Sequence[int],
+    attributes: Mapping[str, Any],
+) -> Image:
+    """Create a coarser level of an image, all zeros; one of this name is replaced.
+
+    Parameters
+    ----------
+    image : Image
+        The full resolution.
+    name : str
+        Of the array, for instance ``s1``.
+    factors : 3 ints
+        Voxels of the image that make one of the level, along z, y, x.
+    chunk_shape, shard_shape, attributes
+        As in `create_image`.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    InputError
+        As `image_group`, or it cannot be written.
+    """
+    group = image_group(image)
+    spatial = [-(-s // f) for s, f in zip(image.shape_vx, factors, strict=True)]
+    try:
+        return _create_array(
+            group,
+            join(image.path.rpartition("/")[0], name),
+            shape=[*image.array.shape[:-3], *spatial],
+            dtype=image.array.dtype,
+            voxel_size=image.voxel_size * Coordinate(factors),
+            offset=image.offset,
+            unit=image.unit,
+            chunk_shape=chunk_shape,
+            shard_shape=shard_shape,
+            attributes=attributes,
+            overwrite=True,
+        )
+    except OSError as error:
+        raise InputError(f"{image.path} cannot get coarser levels: {error}") from error
+
+
+def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
+    """Say in an image's metadata which coarser levels it has.
+
+    Parameters
+    ----------
+    image : Image
+        The full resolution.
+    levels : mapping of str to 3 ints
+        Names of their arrays, finest first, and voxels of the image that make one of theirs.
+    """
+    group = image_group(image)
+    ome: Any = group.attrs["ome"]
+    first, *others = ome["multiscales"]
+    full = first["datasets"][0]
+    coarser = [ome_level(full, name, factors) for name, factors in levels.items()]
+    first = {**first, "datasets": [full, *coarser]}
+    group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
+
+
+def half_made(path: str) -> bool:
+    """Whether an interruption left there an image of ours without its full resolution."""
+    group = opened_group(path, 3)
+    if group is not None:
+        found = multiscales_of(group.attrs)
+        if found is None or found["datasets"][0]["path"] != "s0":
+            return False
+        left = dict(group.members())
+        return "s0" not in left and all(HASH in node.attrs for node in left.values())
+    if is_url(path) or not Path(path).is_dir():
+        return False
+    nodes = [opened_array(join(path, p.name)) for p in Path(path).iterdir() if p.is_dir()]
+    return any(nodes) and all(node is None or HASH in node.attrs for node in nodes)
+
+
+def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
+    """Write a region of whole chunks (shards), and remove what a killed writer left of them.
+
+    zarr writes a file under a temporary name first; nobody else takes away the one of a process
+    that was killed meanwhile.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    where : 3 slices
+        A region along z, y, x, which nobody else writes; of all channels.
+    values : array or None
+        None: all zeros, which are not stored.
+    """
+    root = _folder_of(array)
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
+    if root is not None:
+        unit = array.shards or array.chunks
+        sides = zip((slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)), unit)  # noqa: B905
+        *lead, last = (range(w.start // u, -(-w.stop // u)) for w, u in sides)
+        for index in itertools.product(*lead):
+            file = root / array.metadata.encode_chunk_key((*index, 0))
+            for left in _partials(file.parent):
+                number = left.name.partition(".")[0]
+                if number.isdigit() and int(number) in last:
+                    left.unlink(missing_ok=True)
+    if values is not None:
+        array[where] = values
+
+
+def complete(image: Image) -> None:
+    """Mark an image of ours as finished."""
+    image.array.update_attributes({COMPLETE: True})
+    root = _folder_of(image.array)
+    if root is not None:  # what killed writers left of metadata
+        for folder in (root, root.parent, root.parent.parent):
+            for left in _partials(folder):
+                if left.name.startswith("zarr."):
+                    left.unlink(missing_ok=True)
+
+
+def _folder_of(array: zarr.Array) -> Path | None:
+    store = array.store_path.store
+    return Path(store.root) / array.store_path.path if isinstance(store, LocalStore) else None
+
+
+def _partials(folder: Path) -> list[Path]:
+    """Files that zarr had begun to write."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(e.path) for e in entries if e.name.endswith(".partial")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a local folder and refuse one that cannot be written, before any work is done.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be made, or nothing can be written in it (read-only, full).
+    """
+    if is_url(folder):
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:  # leaves nothing if killed
+            probe.write(b"synpol" * 1000)
+            probe.flush()
+    except OSError as error:
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror}"
+        ) from None
+
+
+def inner_chunks(block: Sequence[int]) -> tuple[int, ...]:
+    """Chunks within a block-sized shard: the largest divisor of each side up to 128.
+
+    A side without a divisor from 32 on stays whole, so that no prime side leaves slivers.
+    """
+    largest = [max(d for d in range(1, min(128, b) + 1) if b % d == 0) for b in block]
+    return tuple(d if d >= min(32, b) else b for d, b in zip(largest, block, strict=True))

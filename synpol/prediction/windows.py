@@ -1,0 +1,336 @@
+"""Sliding windows: where they stand, how they are blended.
+
+Windows stand on one grid anchored at the first voxel of the *volume*, not of a block, and are added
+up in the grid's C order. So a voxel's probability does not depend on the block it was computed in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.records import Index
+
+if TYPE_CHECKING:
+    import torch
+
+Blending = Literal["bump", "gaussian", "constant", "crop"]
+
+
+def window_starts(length: int, window: int, step: int) -> list[int]:
+    """First voxels of the windows along an axis.
+
+    Parameters
+    ----------
+    length, window : int
+        Voxels of the volume and of a window.
+    step : int
+        Voxels from one window to the next.
+
+    Returns
+    -------
+    list of int
+        The last window is moved back to end with the volume; a volume smaller than a window has
+        one window, which is padded.
+
+    Examples
+    --------
+    >>> window_starts(40, 16, 8)
+    [0, 8, 16, 24]
+    >>> window_starts(41, 16, 8)
+    [0, 8, 16, 24, 25]
+    """
+    if length <= window:
+        return [0]
+    starts = list(range(0, length - window + 1, step))
+    if starts[-1] != length - window:
+        starts.append(length - window)
+    return starts
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows of a volume.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Of the volume, voxels z, y, x.
+    window : (int, int, int)
+        Voxels the network sees at once.
+    step, margin : (int, int, int)
+        Voxels from one window to the next, and voxels at each end of a window whose result does
+        not count. Where a window reaches beyond the volume, the image is reflected.
+    blending : {"bump", "gaussian", "constant", "crop"}
+        Weight of a voxel within its window.
+    """
+
+    shape: Index
+    window: Index
+    step: Index
+    margin: Index
+    blending: Blending
+
+    @classmethod
+    def of(
+        cls, shape: Sequence[int], window: Sequence[int], overlap: float, blending: Blending
+    ) -> WindowGrid:
+        """Lay windows out that overlap by a fraction of their size.
+
+        With ``crop`` half of the overlap at each side of a window is not used, so every voxel is
+        decided by one window that sees its surroundings; with the others all that cover it vote.
+        """
+        margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
+        if blending == "crop":
+            step = [w - 2 * m for w, m in zip(window, margin, strict=True)]
+        else:
+            step = [max(1, round(w * (1 - overlap))) for w in window]
+        return cls(index_of(shape), index_of(window), index_of(step), index_of(margin), blending)
+
+    @cached_property
+    def starts(self) -> tuple[list[int], list[int], list[int]]:
+        """First voxels of the windows along z, y, x; below zero where one reaches out."""
+        axes = zip(self.shape, self.window, self.step, self.margin, strict=True)
+        z, y, x = ([s - m for s in window_starts(n + 2 * m, w, d)] for n, w, d, m in axes)
+        return z, y, x
+
+    def of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[Index]:
+        """First voxels of the windows that decide about a block, in C order of the grid."""
+        return list(itertools.product(*self._of_block(begin, end)))  # type: ignore[arg-type]
+
+    def _of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[list[int]]:
+        axes = zip(self.starts, self.window, self.margin, begin, end, strict=True)
+        return [[s for s in of if s + m < e and s + w - m > b] for of, w, m, b, e in axes]
+
+    @property
+    def count(self) -> int:
+        """Windows of the whole volume."""
+        return int(np.prod([len(s) for s in self.starts]))
+
+    def count_in(self, blocks: BlockGrid, offset: Sequence[int] = (0, 0, 0)) -> int:
+        """Windows that all blocks compute together: those at borders count more than once.
+
+        Parameters
+        ----------
+        blocks : BlockGrid
+        offset : 3 ints
+            First voxel of the blocks in the volume.
+        """
+        total = 1
+        for axis, parts in enumerate(blocks.grid):
+            along = 0
+            for part in range(parts):
+                index = [0, 0, 0]
+                index[axis] = part
+                begin, end = blocks.bounds(index_of(index))
+                shifted = [[a + o for a, o in zip(p, offset, strict=True)] for p in (begin, end)]
+                along += len(self._of_block(*shifted)[axis])
+            total *= along
+        return total
+
+    def weights(self) -> np.ndarray:
+        """Weight of each voxel of a window.
+
+        Returns
+        -------
+        (z, y, x) float32
+            ``bump`` is that of Lee et al., arXiv:1706.00120 (exponent 1.5), ``gaussian`` has a
+            standard deviation of 0.2 half windows; both have a floor of 1e-4, as in PyTorch
+            Connectomics. ``crop`` is 1 inside the margin.
+        """
+        if self.blending in ("constant", "crop"):
+            inner = tuple(slice(m, w - m) for m, w in zip(self.margin, self.window, strict=True))
+            weights = np.zeros(self.window, np.float32)
+            weights[inner] = 1
+            return weights
+        if self.blending == "bump":
+            place = [np.arange(1, n + 1) / (n + 1) for n in self.window]
+            cost = [(p * (1 - p)) ** -1.5 for p in place]
+        else:
+            cost = [np.linspace(-1, 1, n) ** 2 / (2 * 0.2**2) for n in self.window]
+        total = cost[0][:, None, None] + cost[1][:, None] + cost[2]
+        if self.blending == "bump":
+            total -= total.min()
+        return (1e-4 + np.exp(-total)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class BlockImage:
+    """What the prediction of one block needs to see.
+
+    Attributes
+    ----------
+    begin, end : (int, int, int)
+        Of the block, voxels of the volume.
+    low : (int, int, int)
+        First voxel of `image` in the volume; below zero where it was reflected.
+    image : (z, y, x) float32
+        Normalised; empty where no window is left.
+    seen, skipped : list of (int, int, int)
+        First voxels of the windows that the network gets, and of those that count as zero: the
+        image is constant there, or the mask is empty.
+    mask : (z, y, x) bool or None
+        Voxels of the block that are wanted.
+    """
+
+    begin: Index
+    end: Index
+    low: Index
+    image: np.ndarray
+    seen: list[Index]
+    skipped: list[Index]
+    mask: np.ndarray | None
+
+
+def read_block(
+    grid: WindowGrid,
+    read: Callable[[tuple[slice, slice, slice]], np.ndarray],
+    begin: Index,
+    end: Index,
+    mask: np.ndarray | None = None,
+) -> BlockImage:
+    """Read the image of one block with what its windows see around it.
+
+    Parameters
+    ----------
+    grid : WindowGrid
+    read : callable
+        Returns the normalised image of some slices of the volume; float32 (z, y, x).
+    begin, end : (int, int, int)
+        Of the block, voxels of the volume.
+    mask : (z, y, x) bool array, optional
+        Voxels of the block that are wanted; the others are zero in the result.
+    """
+    starts = grid.of_block(begin, end)
+    low = np.min(starts, axis=0)
+    high = np.max(starts, axis=0) + np.array(grid.window)
+    nothing = np.zeros((0, 0, 0), np.float32)
+    if mask is not None and not mask.any():
+        return BlockImage(begin, end, index_of(low), nothing, [], starts, mask)
+    inside = [
+        slice(max(0, int(a)), min(int(b), n)) for a, b, n in zip(low, high, grid.shape, strict=True)
+    ]
+    image = read((inside[0], inside[1], inside[2]))
+    beyond = [
+        (s.start - int(a), int(b) - s.stop) for s, a, b in zip(inside, low, high, strict=True)
+    ]
+    if any(map(any, beyond)):
+        image = np.pad(image, beyond, mode="reflect")
+    seen: list[Index] = []
+    skipped: list[Index] = []
+    for start in starts:
+        patch = image[_box(np.array(start) - low, grid.window)]
+        here, _ = _meeting(grid, start, begin, end)
+        wanted = mask is None or mask[here].any()
+        (seen if wanted and patch.min() != patch.max() else skipped).append(start)
+    return BlockImage(begin, end, index_of(low), image, seen, skipped, mask)
+
+
+class BlockPredictor:
+    """Runs a network over the windows of one block after the other.
+
+    Parameters
+    ----------
+    network : callable
+        Probabilities (n, 3, z, y, x) of windows (n, 1, z, y, x); float32 tensors on `device`.
+    grid : WindowGrid
+    batch_size : int
+        Windows the network gets at once. Halved for good when memory does not suffice.
+    device : torch.device or str
+    say : callable
+        Gets a line of text when `batch_size` had to be halved.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        grid: WindowGrid,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        say: Callable[[str], object] = print,
+    ) -> None:
+        import torch
+
+        self.network, self.grid, self.batch_size, self.say = network, grid, batch_size, say
+        self.device = torch.device(device)
+        self.weights = torch.from_numpy(grid.weights()).to(self.device)
+
+    def __call__(self, block: BlockImage) -> np.ndarray:
+        """Probabilities of a block.
+
+        Returns
+        -------
+        (3, z, y, x) uint8
+            0..255 for 0..1.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            Not even one window at a time fits.
+        """
+        import torch
+
+        size = [e - b for b, e in zip(block.begin, block.end, strict=True)]
+        if not block.seen:
+            return np.zeros((3, *size), np.uint8)
+        with torch.inference_mode():
+            image = torch.from_numpy(block.image).to(self.device)
+            total = torch.zeros((3, *size), device=self.device)
+            weight = torch.zeros(size, device=self.device)
+            for start in block.skipped:
+                here, there = _meeting(self.grid, start, block.begin, block.end)
+                weight[here] += self.weights[there]
+            done = 0
+            while done < len(block.seen):
+                batch = block.seen[done : done + self.batch_size]
+                patches = [image[_box(np.subtract(s, block.low), self.grid.window)] for s in batch]
+                try:
+                    found = self.network(torch.stack(patches)[:, None])
+                except RuntimeError as error:
+                    if not self._halved(error):
+                        raise
+                    continue
+                for start, probability in zip(batch, found, strict=True):
+                    here, there = _meeting(self.grid, start, block.begin, block.end)
+                    total[:, *here] += probability[:, *there] * self.weights[there]
+                    weight[here] += self.weights[there]
+                done += len(batch)
+            result = (total / weight * 255 + 0.5).floor_().to(torch.uint8).cpu().numpy()
+        return result if block.mask is None else result * block.mask
+
+    def _halved(self, error: RuntimeError) -> bool:
+        """Whether an error is one that fewer windows at a time may mend."""
+        import torch
+
+        out = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not out or self.batch_size == 1:
+            return False
+        self.batch_size //= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(
+            f"memory does not suffice for {self.batch_size * 2} windows at a time; going on with "
+            f"{self.batch_size} (predict.batch_size)"
+        )
+        return True
+
+
+def _box(begin: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(b), int(b) + int(s)) for b, s in zip(begin, size, strict=True))
+
+
+def _meeting(
+    grid: WindowGrid, start: Index, begin: Index, end: Index
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where the part of a window that counts meets a block: slices of block and of window."""
+    axes = list(zip(start, grid.window, grid.margin, begin, end, strict=True))
+    inside = [max(s + m, b) for s, _, m, b, _ in axes]
+    until = [min(s + w - m, e) for s, w, m, _, e in axes]
+    extent = np.array(until) - inside
+    return _box(np.subtract(inside, begin), extent), _box(np.subtract(inside, start), extent)

@@ -1,0 +1,312 @@
+"""Synapses as lines that neuroglancer loads piece by piece, at any number of them.
+
+The format is neuroglancer's `precomputed annotations`: an index by place with a level for every
+zoom, one by id, and, where the neurons are known, one by neuron; all in sharded files, which
+tensorstore writes. (neuroglancer's own writer is meant for few: one file a line, and one cell in
+space, of which a viewer has to load everything.) What is put on which level follows the format's
+specification: of the lines that are left, in random order, as many as no cell has too many of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from synpol.errors import InputError
+from synpol.scene.spatial_index import spatial_levels
+from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, opened
+from synpol.synapses.table import confidence
+
+#: raised when a change of code changes what is written
+VERSION = 1
+#: lines that a viewer loads at once for one cell of the index by place
+LIMIT = 2000
+#: what a file, and an entry of a file's own index, hold about
+FILE_BYTES, MINISHARD_KEYS = 2**24, 256
+
+_RECORD = np.dtype(
+    [
+        ("line", "<f4", (6,)),
+        ("score", "<f4"),
+        ("contact_area", "<f4"),
+        ("pre_voxels", "<i4"),
+        ("post_voxels", "<i4"),
+    ]
+)
+_PROPERTIES = [
+    ("score", "float32", "smaller mean probability of the two sides"),
+    ("contact_area", "float32", "nm^2"),
+    ("pre_voxels", "int32", "size of the pre side"),  # neuroglancer 2.41 pads uint32 to 6 bytes
+    ("post_voxels", "int32", "size of the post side"),
+]
+
+
+def write_annotations(
+    folder: Path,
+    table: str | os.PathLike[str],
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
+    partners: str | os.PathLike[str] | None = None,
+) -> int:
+    """Write the synapses of a table as precomputed annotations, whole or not at all.
+
+    A line leads from the pre side's centroid to that of the post side; where there is one side
+    only, or none is known, it has no length. What is there and of the same table stays.
+
+    Parameters
+    ----------
+    folder : Path
+        To be made or replaced.
+    table : path
+        Of the synapse table.
+    low, high : 3 numbers
+        First and last corner of the volume, nm; z, y, x.
+    partners : path, optional
+        Of the table of `synpol.connectivity.partners_of`: lines can then be found by the neurons
+        on their two sides.
+
+    Returns
+    -------
+    int
+        Lines written.
+
+    Raises
+    ------
+    InputError
+        There is no such table, or it is of other synapses.
+
+    Notes
+    -----
+    Takes about half a kilobyte of memory a synapse.
+    """
+    digest = _digest(table, partners, low, high)
+    there = folder / "info"
+    if there.is_file() and json.loads(there.read_text()).get("synpol_hash") == digest:
+        return int(json.loads(there.read_text())["synpol_count"])
+    ids, records = _lines(table)
+    corners = np.array([low[::-1], high[::-1]], float)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    info: dict[str, Any] = {
+        "@type": "neuroglancer_annotations_v1",
+        "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
+        "lower_bound": corners[0].tolist(),
+        "upper_bound": corners[1].tolist(),
+        "annotation_type": "LINE",
+        "properties": [{"id": i, "type": t, "description": d} for i, t, d in _PROPERTIES],
+        "relationships": [],
+        "spatial": [],
+        "synpol_hash": digest,
+        "synpol_count": len(ids),
+    }
+    with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
+        related = _related(partners, table, ids)
+        size = records.nbytes
+        sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
+        store = _Store(temporary / "by_id", sharding)
+        store.write(_by_id(ids, records, list(related.values()), bar))
+        info["by_id"] = {"key": "by_id", "sharding": sharding}
+        for name, neurons in related.items():
+            about = _write_related(temporary / f"by_{name}", neurons, ids, records)
+            info["relationships"].append({"id": name, "key": f"by_{name}", "sharding": about})
+        for number, level in enumerate(
+            spatial_levels(records["line"], corners[0], corners[1], LIMIT)
+        ):
+            bits = sum(int(g - 1).bit_length() for g in level.grid)
+            cells, size = len(np.unique(level.cell)), len(level.line) * _RECORD.itemsize
+            sharding = _sharding_of(bits, cells, size, data="gzip")
+            store = _Store(temporary / f"level_{number}", sharding)
+            store.write(_grouped(level.cell, level.line, ids, records))
+            bar.update(len(np.unique(level.line)))
+            info["spatial"].append(
+                {
+                    "key": f"level_{number}",
+                    "sharding": sharding,
+                    "grid_shape": [int(g) for g in level.grid],
+                    "chunk_size": [float(s) for s in level.size],
+                    "limit": LIMIT,
+                }
+            )
+    (temporary / "info").write_text(json.dumps(info))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return len(ids)
+
+
+def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
+    """Scores that few lines are below or above; for colours."""
+    file = opened(table)
+    names = [n for n in file.schema_arrow.names if n in ("pre_score", "post_score", "union_score")]
+    score = confidence(file.read(names))
+    if not len(score):
+        return 0.0, 1.0
+    low, high = np.quantile(score, [0.02, 0.98])
+    return float(low), float(high)
+
+
+def _digest(
+    table: str | os.PathLike[str],
+    partners: str | os.PathLike[str] | None,
+    low: Sequence[float] | np.ndarray,
+    high: Sequence[float] | np.ndarray,
+) -> str:
+    opened(table)
+    about = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
+    about.append(None if partners is None else digest_of(partners).decode())
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and records of all synapses."""
+    file = opened(table)
+    parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
+    names = [f"{p}_{a}" for p in parts for a in "xyz"]
+    names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
+    names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
+    absent = [name for name in names if name not in file.schema_arrow.names]
+    if absent:
+        raise InputError(f"{table} has no column {absent[0]}, which a synapse table has")
+    ids = np.zeros(file.metadata.num_rows, np.uint64)
+    records, at = np.zeros(len(ids), _RECORD), 0
+    for batch in file.iter_batches(ROWS, columns=names):
+        rows = pa.Table.from_batches([batch])
+        here = slice(at, at + rows.num_rows)
+        ends = [np.stack([rows[f"{p}_{a}"].to_numpy() for a in "xyz"], axis=1) for p in parts]
+        first, last = ends[0], ends[-1]  # null is NaN
+        records["line"][here, :3] = np.where(np.isnan(first), last, first)
+        records["line"][here, 3:] = np.where(np.isnan(last), first, last)
+        records["score"][here] = confidence(rows)
+        for name in ("contact_area", "pre_voxels", "post_voxels"):
+            records[name][here] = rows[name].to_numpy()
+        ids[here] = rows["synapse_id"].to_numpy()
+        at = here.stop
+    return ids, records
+
+
+def _related(
+    partners: str | os.PathLike[str] | None, table: str | os.PathLike[str], ids: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
+    if partners is None:
+        return {}
+    about = opened(partners).schema_arrow.metadata or {}
+    rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
+    if about.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
+        raise InputError(
+            f"{partners} is of other synapses than the table beside it; run "
+            "pipelines/connect.py again, or remove it"
+        )
+    return {side: rows[f"{side}_id"].to_numpy() for side in ("pre", "post")}
+
+
+def _sharding_of(
+    bits: int, keys: int, size: int, *, hashed: bool = False, data: str = "raw"
+) -> dict[str, Any]:
+    """How values are spread over files.
+
+    Parameters
+    ----------
+    bits : int
+        Of a key.
+    keys, size : int
+        How many there are, and the bytes of all their values.
+    hashed : bool
+        Whether keys are not near each other where their values are.
+    data : {"raw", "gzip"}
+    """
+    shard = min(bits, max(0, size // FILE_BYTES).bit_length())
+    minishard = min(bits - shard, (max(0, keys // MINISHARD_KEYS) >> shard).bit_length())
+    return {
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "hash": "murmurhash3_x86_128" if hashed else "identity",
+        "preshift_bits": 0 if hashed else bits - shard - minishard,
+        "minishard_bits": minishard,
+        "shard_bits": shard,
+        "minishard_index_encoding": "gzip",
+        "data_encoding": data,
+    }
+
+
+class _Store:
+    """Sharded files of values by key; a file at a time is in memory."""
+
+    def __init__(self, folder: Path, sharding: dict[str, Any]) -> None:
+        import tensorstore
+
+        self._tensorstore = tensorstore
+        base = {"driver": "file", "path": f"{folder}/"}
+        spec = {
+            "driver": "neuroglancer_uint64_sharded",
+            "metadata": sharding,
+            "base": base,
+            "context": {"file_io_sync": False},  # the whole folder is renamed at last
+        }
+        self._store = tensorstore.KvStore.open(spec).result()
+        is_hashed = sharding["hash"] != "identity"
+        self._shift = 64 if is_hashed else sharding["preshift_bits"] + sharding["minishard_bits"]
+
+    def write(self, items: Iterable[tuple[int, bytes]]) -> None:
+        """Write values; keys ascend."""
+        shard, transaction = -1, None
+        for key, value in items:
+            if key >> self._shift != shard:
+                if transaction is not None:
+                    transaction.commit_sync()
+                shard, transaction = key >> self._shift, self._tensorstore.Transaction()
+                store = self._store.with_transaction(transaction)
+            store.write(key.to_bytes(8, "big"), value)
+        if transaction is not None:
+            transaction.commit_sync()
+
+
+def _by_id(
+    ids: np.ndarray, records: np.ndarray, related: list[np.ndarray], bar: Any
+) -> Iterator[tuple[int, bytes]]:
+    """Each line alone, with the neurons that it belongs to."""
+    size = _RECORD.itemsize
+    content = records.tobytes()
+    for row, number in enumerate(ids.tolist()):
+        value = content[row * size : (row + 1) * size]
+        for neurons in related:
+            neuron = int(neurons[row])
+            value += (
+                (1).to_bytes(4, "little") + neuron.to_bytes(8, "little") if neuron else b"\0" * 4
+            )
+        yield number, value
+        bar.update()
+
+
+def _grouped(
+    key: np.ndarray, line: np.ndarray, ids: np.ndarray, records: np.ndarray
+) -> Iterator[tuple[int, bytes]]:
+    """The lines of each key together; keys ascend."""
+    keys, begins = np.unique(key, return_index=True)
+    ends = np.append(begins[1:], len(key)).astype(int)[: len(keys)]
+    for number, begin, end in zip(keys.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        rows = line[begin:end]
+        content = records[rows].tobytes() + ids[rows].astype("<u8").tobytes()
+        yield number, len(rows).to_bytes(8, "little") + content
+
+
+def _write_related(
+    folder: Path, neurons: np.ndarray, ids: np.ndarray, records: np.ndarray
+) -> dict[str, Any]:
+    """The index by neuron; returns how it is sharded."""
+    rows = np.flatnonzero(neurons)
+    rows = rows[np.argsort(neurons[rows], kind="stable")]
+    count, size = len(np.unique(neurons[rows])), len(rows) * _RECORD.itemsize
+    sharding = _sharding_of(64, count, size, hashed=True)
+    _Store(folder, sharding).write(_grouped(neurons[rows], rows, ids, records))
+    folder.mkdir(exist_ok=True)  # where there is no neuron at all
+    return sharding
