@@ -13,7 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from synpol.blockwise.grid import BlockGrid
+import numpy as np
+
+from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.decoding.job import decode_blockwise
@@ -59,7 +61,7 @@ def predict(config: Config, output: str, fresh: bool) -> None:
 
 
 def planned(config: Config, output: str, only: str | None) -> str:
-    from synpol.plan import job_text, plan_decoding, plan_prediction, size_of, table
+    from synpol.plan import job_text, plan_decoding, plan_prediction, table
 
     settings, stages, jobs = config.workers, [], []
     if only != "decode":
@@ -70,11 +72,12 @@ def planned(config: Config, output: str, only: str | None) -> str:
         stages.append(plan_prediction(job))
         jobs.append(job.border_cost())
         jobs.append("To predict: " + job_text(settings, job.workers, job.gpus))
-        shape, itemsize = job.part.shape, 1
+        shape, dtype = job.part.shape, np.dtype(np.uint8)
     else:
-        shape, itemsize = size_of(open_image(join(output, "polarity"), channels=3))
+        polarity = open_image(join(output, "polarity"), channels=3)
+        shape, dtype = index_of(polarity.shape_vx), polarity.array.dtype
     if only != "predict":
-        stages += plan_decoding(shape, itemsize, config)
+        stages += plan_decoding(shape, dtype, config)
         jobs.append("To decode: " + job_text(settings, settings.num_workers, 0))
     return "\n\n".join([table(stages), *jobs])
 

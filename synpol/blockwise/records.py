@@ -19,7 +19,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -40,8 +40,8 @@ class Done:
     """Record of a block that left everything it made elsewhere."""
 
 
-def stored(name: str | None = None, keys: Sequence[str] | None = None) -> Any:
-    """Declare how a field of a record is named in the file.
+def stored(name: str | None = None, keys: Sequence[str] | None = None) -> dict[str, Any]:
+    """Declare how a field of a record is named in the file, as the ``metadata`` of the field.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def stored(name: str | None = None, keys: Sequence[str] | None = None) -> Any:
     keys : sequence of str, optional
         Keys of a field that is a dict; by default those that the file holds.
     """
-    metadata: dict[str, Any] = {} if name is None else {"name": name}
-    return field(metadata=metadata | ({} if keys is None else {"keys": tuple(keys)}))
+    named: dict[str, Any] = {} if name is None else {"name": name}
+    return named if keys is None else named | {"keys": tuple(keys)}
 
 
 def pack(record: Any) -> dict[str, np.ndarray]:

@@ -54,6 +54,8 @@ class Stage[Opened, Given, Result](ABC):
     version: ClassVar[int] = 1
     #: work of one block, as a number of voxels that could be labelled in the same time
     job_cost: ClassVar[int] = 1
+    #: estimated time of one block of a job that is not about voxels (docs/decoding_measured.md)
+    seconds_per_job: ClassVar[float] = 0
     #: number of blocks that a process holds at once: one is computed, others are read or written
     prefetch: ClassVar[int] = 1
     #: whether even a single block is given to a worker of a cluster, where there is a cluster
@@ -67,6 +69,21 @@ class Stage[Opened, Given, Result](ABC):
     @property
     def block_voxels(self) -> int:
         """Number of voxels in a block, for the progress bar; 0 where a job is not about voxels."""
+        return 0
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of all blocks for one worker, in seconds."""
+        return self.count * self.seconds_per_job
+
+    @property
+    def bytes_read(self) -> int:
+        """Number of bytes that the stage reads from arrays, before compression."""
+        return 0
+
+    @property
+    def bytes_written(self) -> int:
+        """Number of bytes that the stage writes into arrays, before compression."""
         return 0
 
     def open(self) -> Opened:
@@ -101,6 +118,12 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
     blocks: BlockGrid
     #: work of one voxel, compared with labelling one
     voxel_cost: ClassVar[float] = 1
+    #: estimated time of one voxel (two cores, docs/decoding_measured.md)
+    seconds_per_voxel: ClassVar[float] = 0
+
+    @property
+    def seconds(self) -> float:
+        return float(np.prod(self.blocks.shape)) * self.seconds_per_voxel
 
     @property
     def block_voxels(self) -> int:
