@@ -34,7 +34,7 @@ import yaml
 from figures import tell
 from monai.inferers import sliding_window_inference
 
-from synpol.blockwise.records import write_record
+from synpol.blockwise.records import Done, write_record
 from synpol.config import Config, load_config
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
@@ -260,7 +260,7 @@ def start_up(source: Path | None) -> dict[str, float]:
         make_checkpoint(folder, config)
         job, _ = prepared(config, folder)
         for index in np.ndindex(*job.blocks.grid):
-            write_record(job.folder, tuple(int(i) for i in index), {})  # type: ignore[arg-type]
+            write_record(job.folder, tuple(int(i) for i in index), Done())  # type: ignore[arg-type]
         command = [sys.executable, str(ROOT / "pipelines" / "predict_blockwise.py")]
         command += [str(folder / "config.yaml"), f"predict.checkpoint={folder}/network.pt"]
         started = time.perf_counter()

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.progress import Progress, Status
-from synpol.blockwise.stage import Stage, Turn
+from synpol.blockwise.stage import AnyStage, ComputeLock
 from synpol.blockwise.times import append_time, times_folder, told_by
 from synpol.blockwise.worker import REFUSED
 from synpol.errors import InputError
@@ -134,7 +134,7 @@ class Driver:
         finally:
             self.lock.release()
 
-    def run(self, stage: Stage) -> int:
+    def run(self, stage: AnyStage) -> int:
         """Do the blocks of a stage that are not done yet.
 
         Returns
@@ -183,17 +183,17 @@ class Driver:
             tqdm.write(said, file=sys.stderr)
         return todo
 
-    def _in_driver(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:
-        loaded = stage.start()
+    def _in_driver(self, stage: AnyStage, done: np.ndarray, progress: Progress) -> str | None:
+        opened = stage.open()
         blocks = iter([index_of(index) for index in np.argwhere(~done)])
-        turn, guard, stop = Turn(), threading.Lock(), threading.Event()
+        compute, guard, stop = ComputeLock(), threading.Lock(), threading.Event()
         errors: list[str] = []
         fatal: list[BaseException] = []
 
         def attempt(index: Any) -> None:
             for _ in range(ATTEMPTS):
                 try:
-                    took = turn.run(stage, index, loaded)
+                    took = compute.run(stage, index, opened)
                 except InputError:
                     raise
                 except Exception:
@@ -216,7 +216,7 @@ class Driver:
                 fatal.append(error)
                 stop.set()
 
-        others = [threading.Thread(target=lane) for _ in range(stage.lanes - 1)]
+        others = [threading.Thread(target=lane) for _ in range(stage.prefetch - 1)]
         try:
             for thread in others:
                 thread.start()
@@ -228,7 +228,7 @@ class Driver:
             raise fatal[0]
         return errors[0] if errors else None
 
-    def _by_workers(self, stage: Stage, done: np.ndarray, progress: Progress) -> str | None:
+    def _by_workers(self, stage: AnyStage, done: np.ndarray, progress: Progress) -> str | None:
         import daisy.v2 as daisy
 
         pool = self._workers()
@@ -248,7 +248,7 @@ class Driver:
             max_workers=1,
             max_retries=ATTEMPTS - 1,
             # a worker has several blocks in hand, of which one is computed
-            timeout=float("inf") if local else float(stage.lanes * pool.settings.block_timeout),
+            timeout=float("inf") if local else float(stage.prefetch * pool.settings.block_timeout),
             skip_mask=done,
         )
         try:
@@ -287,7 +287,7 @@ class Driver:
         return self._pool
 
     def _failure(
-        self, stage: Stage, missing: np.ndarray, error: str | None
+        self, stage: AnyStage, missing: np.ndarray, error: str | None
     ) -> InputError | RuntimeError:
         refused = stage.folder / REFUSED
         if refused.exists():

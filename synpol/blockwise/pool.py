@@ -17,7 +17,7 @@ import psij
 
 from synpol.blockwise.lock import give_sign_of_life
 from synpol.blockwise.schedulers import executor_of, job_of, worker_script
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import AnyStage
 from synpol.blockwise.worker import Board, launcher
 from synpol.errors import InputError
 from synpol.files import write_whole
@@ -83,7 +83,7 @@ class WorkerPool:
         """Workers that run now, as far as the scheduler has told."""
         return sum(job.status.state == psij.JobState.ACTIVE for job in list(self._jobs))
 
-    def announce(self, stage: Stage, todo: int) -> tuple[int, Callable[..., None]]:
+    def announce(self, stage: AnyStage, todo: int) -> tuple[int, Callable[..., None]]:
         """Get workers ready for a stage.
 
         Returns

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import AnyStage
 from synpol.files import write_whole
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Status:
 class Progress:
     """Blocks of a stage as one bar and in the status file; also what daisy tells its progress."""
 
-    def __init__(self, stage: Stage, skipped: int, status: Status) -> None:
+    def __init__(self, stage: AnyStage, skipped: int, status: Status) -> None:
         self.stage, self.skipped, self.status = stage, skipped, status
         self.started = time.monotonic()
         self.done, self.failed = skipped, 0

@@ -104,12 +104,12 @@ def _unpacked(kind: Any, found: Any, keys: Sequence[str] | None) -> Any:
         key_kind, value_kind = get_args(kind)
         names = found if keys is None else keys
         return {key_kind(name): _unpacked(value_kind, found[name], None) for name in names}
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         values = []
         for name, part_kind, part_keys in _parts_of(kind):
             part = found.get(name, {}) if name else found
             values.append(_unpacked(part_kind, part, part_keys))
-        return kind(*values)  # type: ignore[operator]
+        return kind(*values)
     return found
 
 

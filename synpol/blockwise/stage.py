@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # zarr takes a second to import, and stages without arrays do
     import zarr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage[Opened, Given, Result](ABC):
     """Do one step of a job on every block.
 
@@ -110,6 +110,10 @@ class Stage[Opened, Given, Result](ABC):
     def count(self) -> int:
         """Number of blocks."""
         return int(np.prod(self.grid))
+
+
+#: a stage of whatever types, as the driver sees it
+type AnyStage = Stage[Any, Any, Any]
 
 
 class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.blockwise.stage import BlockTime, Stage
+from synpol.blockwise.stage import AnyStage, BlockTime
 
 
-def times_folder(work_dir: Path, stage: Stage) -> Path:
+def times_folder(work_dir: Path, stage: AnyStage) -> Path:
     """Where processes note how long blocks of a stage took."""
     return work_dir / "logs" / stage.name.replace(" ", "-")
 

@@ -28,7 +28,7 @@ from typing import Any
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverWatch, end_with_driver
 from synpol.blockwise.records import Index
-from synpol.blockwise.stage import Stage, Turn
+from synpol.blockwise.stage import AnyStage, ComputeLock
 from synpol.blockwise.times import append_time, times_folder
 from synpol.errors import InputError
 from synpol.files import write_whole
@@ -149,22 +149,22 @@ class _Worker:
         try:
             with open(self.board.function(number), "rb") as file:
                 sys.path += [p for p in pickle.load(file) if p not in sys.path]
-                stage: Stage = pickle.load(file)
+                stage: AnyStage = pickle.load(file)
         except FileNotFoundError:  # it is over, and the next has begun
             return
         try:
-            loaded = stage.start()
+            opened = stage.open()
         except InputError as error:  # the driver could use it, so it is this machine that cannot
             sys.exit(f"on {socket.gethostname()}: {error}")
-        turn, errors = Turn(), []
+        compute, errors = ComputeLock(), []
 
         def lane() -> None:
             try:
-                self._lane(stage, number, loaded, turn)
+                self._lane(stage, number, opened, compute)
             except Exception:
                 errors.append(traceback.format_exc())
 
-        threads = [threading.Thread(target=lane, daemon=True) for _ in range(stage.lanes)]
+        threads = [threading.Thread(target=lane, daemon=True) for _ in range(stage.prefetch)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -173,7 +173,7 @@ class _Worker:
             print(errors[0], file=sys.stderr, flush=True)
             sys.exit(1)
 
-    def _lane(self, stage: Stage, number: int, loaded: Any, turn: Turn) -> None:
+    def _lane(self, stage: AnyStage, number: int, opened: Any, compute: ComputeLock) -> None:
         over, refused = self.board.over(number), stage.folder / REFUSED
         patience, deadline = 0.02, time.monotonic() + REACH
         client = self._client()
@@ -201,7 +201,7 @@ class _Worker:
                     if block is not None:
                         patience = 0.02
                         if not refused.exists():
-                            self._do(stage, index_of(block.write_roi.begin), loaded, turn)
+                            self._do(stage, index_of(block.write_roi.begin), opened, compute)
                         continue
             except Exception:
                 if not acquired:  # the connection broke, perhaps since the stage is just over
@@ -221,10 +221,10 @@ class _Worker:
         except Exception:
             return None
 
-    def _do(self, stage: Stage, index: Index, loaded: Any, turn: Turn) -> None:
+    def _do(self, stage: AnyStage, index: Index, opened: Any, compute: ComputeLock) -> None:
         started = time.monotonic()
         try:
-            took = turn.run(stage, index, loaded)
+            took = compute.run(stage, index, opened)
         except InputError as error:
             # no retry can mend it; without a record the block does not count as done
             write_whole(stage.folder / REFUSED, str(error).encode())

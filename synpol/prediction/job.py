@@ -19,7 +19,7 @@ from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 from synpol.prediction.part import Part
-from synpol.prediction.stage import VERSION, PredictStage
+from synpol.prediction.stage import PredictStage
 from synpol.prediction.windows import WindowGrid
 
 
@@ -152,7 +152,7 @@ class PredictJob:
                 "block": blocks.block,
                 "dtype": kind,
                 "intensity": [intensity.scale, intensity.shift],
-                "code": VERSION,
+                "code": PredictStage.version,
             }
         )
         windows = WindowGrid.of(source.shape_vx, config.window, predict.overlap, predict.blending)
@@ -186,18 +186,18 @@ class PredictJob:
         """The stage that writes an array."""
         cores = self.config.workers.cores_of(self.workers)
         return PredictStage(
-            self.folder,
-            self.blocks.grid,
-            self.source.path,
-            polarity,
-            str(self.checkpoint),
-            self.weights,
-            self.blocks,
-            self.part,
-            self.windows,
-            self.intensity,
-            self.config,
-            cores,
+            folder=self.folder,
+            grid=self.blocks.grid,
+            raw=self.source.path,
+            polarity=polarity,
+            checkpoint=str(self.checkpoint),
+            weights=self.weights,
+            blocks=self.blocks,
+            part=self.part,
+            windows=self.windows,
+            intensity=self.intensity,
+            config=self.config,
+            threads=cores,
         )
 
     def run(self, fresh: bool = False) -> Image:

@@ -15,27 +15,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
 
 from synpol.blockwise.grid import BlockGrid, index_of
-from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.records import Index
+from synpol.blockwise.stage import ArrayStage
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
-from synpol.images.writing import write_block
 from synpol.prediction.part import Part
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 2
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PredictStage(VoxelStage):
+class OpenPrediction:
+    """What a process that predicts has open.
+
+    Attributes
+    ----------
+    raw : Image
+        Image that is predicted.
+    mask : Image or None
+        Image that says where a prediction is wanted.
+    polarity : zarr.Array
+        Array to write; (3, z, y, x) uint8.
+    predictor : BlockPredictor
+        The network with its windows.
+    """
+
+    raw: Image
+    mask: Image | None
+    polarity: zarr.Array
+    predictor: BlockPredictor
+
+
+@dataclass(frozen=True)
+class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     """Predict every block.
 
     Attributes
@@ -67,11 +88,12 @@ class PredictStage(VoxelStage):
     threads: int
 
     name = "predict"
+    version = 2
     voxel_cost = 100
     for_workers = True
-    lanes = 2
+    prefetch = 2
 
-    def start(self) -> Any:
+    def open(self) -> OpenPrediction:
         import torch
 
         from synpol.model.device import worker_device
@@ -85,34 +107,37 @@ class PredictStage(VoxelStage):
                 f"{self.checkpoint} was replaced while it is predicted with, by a training "
                 "that goes on; name a checkpoint that stays: predict.checkpoint=FILE"
             )
-        raw = open_image(self.raw, channels=0)
-        polarity = open_image(self.polarity, channels=3, mode="r+").array
-        mask = self.config.predict.mask
         device = worker_device(self.config)
         network = network_of(trained.model, self.config, device)
         batch = self.config.predict.batch_size
         predictor = BlockPredictor(network, self.windows, batch, device, _log.warning)
-        return raw, polarity, None if mask is None else open_image(mask, channels=0), predictor
+        mask = self.config.predict.mask
+        return OpenPrediction(
+            raw=open_image(self.raw, channels=0),
+            mask=None if mask is None else open_image(mask, channels=0),
+            polarity=open_image(self.polarity, channels=3, mode="r+").array,
+            predictor=predictor,
+        )
 
-    def read(self, index: Index, loaded: Any) -> BlockImage:
-        raw, _, mask, _ = loaded
+    def target(self, opened: OpenPrediction) -> zarr.Array:
+        return opened.polarity
+
+    def read(self, index: Index, opened: OpenPrediction) -> BlockImage:
         begin, end = (
             index_of(v + b for v, b in zip(voxel, self.part.begin, strict=True))
             for voxel in self.blocks.bounds(index)
         )
 
         def read(where: tuple[slice, slice, slice]) -> np.ndarray:
-            return self.intensity.apply(np.asarray(raw.array[where]), self.raw)
+            return self.intensity.apply(np.asarray(opened.raw.array[where]), self.raw)
 
-        wanted = None if mask is None else sample_mask(mask, raw, begin, end)
+        mask = opened.mask
+        wanted = None if mask is None else sample_mask(mask, opened.raw, begin, end)
         return read_block(self.windows, read, begin, end, wanted)
 
-    def compute(self, index: Index, loaded: Any, given: BlockImage) -> np.ndarray:
-        return loaded[3](given)
-
-    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
-        write_block(loaded[1], self.blocks.slices(index), result if result.any() else None)
-        write_record(self.folder, index, {})
+    def compute(self, index: Index, opened: OpenPrediction, given: BlockImage) -> np.ndarray | None:
+        result = opened.predictor(given)
+        return result if result.any() else None
 
 
 def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int]) -> np.ndarray:
