@@ -110,7 +110,7 @@ def decoding_stages(
         dilate_sz=options.dilate_sz,
         sides=options.sides,
     )
-    merges = merge_stages(folder, dilate, options.thres_small)
+    merges = merge_stages(folder, dilate.folder, blocks, options.thres_small)
     number = NumberStage(
         folder=folder / "number",
         grid=(blocks.grid[0], 1, 1),
@@ -131,7 +131,7 @@ def decoding_stages(
         sides=options.sides,
         semantic=options.semantic,
     )
-    stages = [label, dilate, *merges, number, *resolves, relabel]
+    stages: list[Stage[Any, Any, Any]] = [label, dilate, *merges, number, *resolves, relabel]
     if is_resized:
         rescale = RescaleStage(
             folder=records_of(folder, "rescale", output),
@@ -146,15 +146,16 @@ def decoding_stages(
     return stages
 
 
-def merge_stages(folder: Path, dilate: DilateStage, thres_small: int) -> list[MergeStage]:
+def merge_stages(
+    folder: Path, dilated: Path, blocks: BlockGrid, thres_small: int
+) -> list[MergeStage]:
     """Return a stage for each depth of the tree of groups, from the blocks up to one group."""
-    grids = dilate.blocks.levels()
     stages: list[MergeStage] = []
-    for depth, (below, grid) in enumerate(itertools.pairwise(grids), start=1):
+    for depth, (below, grid) in enumerate(itertools.pairwise(blocks.levels()), start=1):
         stage = MergeStage(
             folder=folder / f"merge-{depth}",
             grid=grid,
-            members=stages[-1].folder if stages else dilate.folder,
+            members=stages[-1].folder if stages else dilated,
             member_grid=below,
             lowest=not stages,
             thres_small=thres_small,
