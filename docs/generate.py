@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from synpol.config import Config, Section, describe
+from synpol.datasets.importers import known_formats
 from synpol.synapses.table import schema_of
 
 HERE = Path(__file__).parent
@@ -44,6 +45,8 @@ def config_page() -> str:
             lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         for key, type_name, default, meaning in rows:
             lines.append(f"| `{key}` | {type_name} | `{default}` | {meaning} |")
+        if name == "prepare":
+            lines += ["", f"Formats that are imported: {known_formats()}."]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,8 @@ import argparse
 
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.datasets.importers import describe_volume, import_volume
+from synpol.datasets.import_volume import describe_volume, import_volume
+from synpol.datasets.importers import known_formats
 from synpol.datasets.write_synthetic import write_synthetic
 from synpol.errors import InputError
 
@@ -24,4 +25,4 @@ def main(config: Config, given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, f"{__doc__}\nFormats that are imported: {known_formats()}.")

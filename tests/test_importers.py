@@ -1,5 +1,7 @@
 """Tests of the importers: what comes out is the source, in its place, and nothing else is lost."""
 
+import subprocess
+import sys
 import time
 
 import h5py
@@ -9,9 +11,11 @@ import pytest
 import tifffile
 import zarr
 from funlib.persistence import open_ds
+from recipes import ROOT, run, tiny_config
 
 from synpol.config import ImportVolume
-from synpol.datasets.importers import downsampled, import_volume
+from synpol.datasets import importers
+from synpol.datasets.import_volume import downsampled, import_volume
 from synpol.errors import InputError
 from synpol.images.image import open_image
 
@@ -382,3 +386,64 @@ def test_import_of_which_a_kill_left_coarser_levels_alone_is_made_anew(source, o
     (output / "s0").rename(output / "s1")  # an array of ours, not the full resolution
     assert np.array_equal(convert(source, output).array[:], expected)
     assert not (output / "s1").exists()
+
+
+# ---------------------------------------------------------------- a format of one's own
+
+
+@pytest.fixture
+def npy(monkeypatch):
+    """A format that lives outside the package: a NumPy file."""
+    monkeypatch.setattr(importers, "FORMATS", dict(importers.FORMATS))
+
+    @importers.register
+    class NpyStack(importers.Stack):
+        name = "NumPy"
+        files = "NumPy (.npy)"
+
+        def __init__(self, path, key):
+            self.data = np.load(path, mmap_mode="r")
+            self.shape, self.dtype = self.data.shape, self.data.dtype
+
+        @classmethod
+        def opens(cls, path):
+            return path.suffix == ".npy"
+
+        def slab(self, begin, end):
+            return self.data[begin:end]
+
+
+def test_a_format_from_outside_is_imported_by_the_command(npy, tmp_path, output):
+    np.save(tmp_path / "a.npy", RAW)
+    volume = {"source": f"{tmp_path}/a.npy", "output": f"{output}", "voxel_size": VOXEL_SIZE}
+    config = tiny_config(tmp_path, prepare={"imports": [volume]})
+    assert run("prepare", config) == 0
+    image = open_image(output)
+    assert np.array_equal(image.array[:], RAW)
+    assert image.voxel_size == VOXEL_SIZE
+
+
+def test_a_format_from_outside_is_named_in_messages_and_help(npy, tmp_path, output):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(InputError, match=r"is neither HDF5 .*, nor TIFF .*, nor NumPy \(\.npy\)"):
+        convert(tmp_path / "a.txt", output)
+    assert "NumPy (.npy)" in importers.known_formats()
+
+
+def test_of_two_formats_for_a_file_the_later_one_opens_it(npy, tmp_path):
+    @importers.register
+    class Reversed(importers.FORMATS["NumPy"]):
+        name = "reversed NumPy"
+
+        def slab(self, begin, end):
+            return self.data[::-1][begin:end]
+
+    np.save(tmp_path / "a.npy", RAW)
+    stack = importers.open_stack(str(tmp_path / "a.npy"), None)
+    assert np.array_equal(stack.slab(0, 1)[0], RAW[-1])
+
+
+def test_the_command_lists_formats_in_its_help():
+    script = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), "--help"]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    assert "Formats that are imported: HDF5 (.h5)" in told

@@ -40,12 +40,17 @@ class SyntheticDataset(Section):
 class ImportVolume(Section):
     """A volume to be converted to OME-Zarr."""
 
-    source: str = Field(description="HDF5 file, TIFF file, or folder of PNG or TIFF sections")
+    source: str = Field(
+        description="file or folder in a format that is imported, such as HDF5, TIFF, or a folder "
+        "of PNG sections; `prepare.py --help` lists them"
+    )
     output: str = Field(description="path of the image to write, for instance data/a/raw")
     kind: Literal["image", "labels"] = Field(
         default="image", description="labels are never averaged"
     )
-    key: str | None = Field(default=None, description="dataset inside an HDF5 file")
+    key: str | None = Field(
+        default=None, description="dataset inside a file that holds several, such as HDF5"
+    )
     voxel_size: tuple[float, float, float] = Field(
         description="of the source, in `unit`, z, y, x; after downsampling it has to be whole"
     )

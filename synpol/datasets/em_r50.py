@@ -21,7 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.config import EmR50, ImportVolume
-from synpol.datasets.importers import describe_volume, import_volume, open_stack
+from synpol.datasets.import_volume import describe_volume, import_volume
+from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
 from synpol.files import is_url, write_whole
 from synpol.images.image import Image

@@ -14,7 +14,7 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
-from synpol.datasets.importers import existing
+from synpol.datasets.import_volume import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.files import is_url, join

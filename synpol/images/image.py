@@ -272,7 +272,7 @@ def _siblings(path: str) -> str:
             f", in which there is: {', '.join(names)}" if names else " and empty"
         )
     if here.exists():
-        return "; it is a file; HDF5, TIFF and PNG are imported with pipelines/prepare.py"
+        return "; it is a file; formats such as HDF5 and TIFF are imported first (prepare.imports)"
     parent = next((p for p in here.parents if p.exists()), Path("."))
     missing = here.relative_to(parent).parts[0] if parent != Path(".") else here.parts[0]
     if not parent.is_dir():
