@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.files import join
+from synpol.files import join, whole_file
 from synpol.images.image import Image, open_image, shifted
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
@@ -98,7 +98,8 @@ def write_report(
             "min_size": config.evaluate.min_size,
         },
     )
-    path.write_text(page)
+    with whole_file(path) as temporary:
+        temporary.write_text(page)
 
 
 def _score_figures(table: pa.Table, correct: Mapping[int, bool], truth: int) -> list[str]:

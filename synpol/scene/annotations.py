@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
+from synpol.files import whole_folder
 from synpol.scene.spatial_index import spatial_levels
 from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, opened
 from synpol.synapses.table import confidence
@@ -95,9 +95,6 @@ def write_annotations(
         return int(json.loads(there.read_text())["synpol_count"])
     ids, records = _lines(table)
     corners = np.array([low[::-1], high[::-1]], float)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     info: dict[str, Any] = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
@@ -110,7 +107,10 @@ def write_annotations(
         "synpol_hash": digest,
         "synpol_count": len(ids),
     }
-    with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
+    with (
+        whole_folder(folder) as temporary,
+        tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar,
+    ):
         related = _related(partners, table, ids)
         size = records.nbytes
         sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
@@ -138,9 +138,7 @@ def write_annotations(
                     "limit": LIMIT,
                 }
             )
-    (temporary / "info").write_text(json.dumps(info))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        (temporary / "info").write_text(json.dumps(info))
     return len(ids)
 
 

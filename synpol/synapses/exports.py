@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 from funlib.geometry import Roi
 
 from synpol.errors import InputError
+from synpol.files import whole_file, whole_folder
 from synpol.images.image import Image
 from synpol.synapses.table import confidence
 
@@ -68,23 +67,11 @@ def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name for what becomes `path` when it is finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_csv(table: str | os.PathLike[str], path: Path) -> int:
     """All columns as comma-separated values; returns the rows."""
     count = 0
     with (
-        _whole(path) as temporary,
+        whole_file(path) as temporary,
         pyarrow.csv.CSVWriter(temporary, opened(table).schema_arrow) as writer,
     ):
         for part in parts_of(table):
@@ -112,37 +99,30 @@ def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_RO
     Raises
     ------
     InputError
-        As `opened`, or the folder holds something else.
+        As `opened`, or the folder holds something else; see also `whole_folder`.
     """
     import pyarrow.dataset as ds
 
     file = opened(table)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    for place in (folder, temporary):
-        if place.is_symlink() or place.is_file():
-            raise InputError(f"{place} is no folder; a folder to write is expected")
-        if place.exists() and any(not _PART.fullmatch(p.name) for p in place.iterdir()):
-            raise InputError(f"{place} holds other files than parts of a table; give another name")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if file.metadata.num_rows == 0:  # the dataset would have no file, and so no columns
-        pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
-    ds.write_dataset(
-        file.iter_batches(min(ROWS, rows)),
-        temporary,
-        schema=file.schema_arrow,
-        format="parquet",
-        basename_template="part-{i}.parquet",
-        max_rows_per_file=rows,
-        max_rows_per_group=min(ROWS, rows),
-        preserve_order=True,
-        existing_data_behavior="overwrite_or_ignore",
-    )
-    names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
-    for number, path in enumerate(names):  # their order is that of their names
-        path.rename(temporary / f"part-{number:05}.parquet")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with whole_folder(folder) as temporary:
+        if folder.exists() and any(not _PART.fullmatch(p.name) for p in folder.iterdir()):
+            raise InputError(f"{folder} holds other files than parts of a table; give another name")
+        if file.metadata.num_rows == 0:  # the dataset would have no file, and so no columns
+            pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
+        ds.write_dataset(
+            file.iter_batches(min(ROWS, rows)),
+            temporary,
+            schema=file.schema_arrow,
+            format="parquet",
+            basename_template="part-{i}.parquet",
+            max_rows_per_file=rows,
+            max_rows_per_group=min(ROWS, rows),
+            preserve_order=True,
+            existing_data_behavior="overwrite_or_ignore",
+        )
+        names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
+        for number, path in enumerate(names):  # their order is that of their names
+            path.rename(temporary / f"part-{number:05}.parquet")
     return len(names)
 
 
@@ -191,7 +171,7 @@ def write_parquet_form(
     schema = form(opened(table).schema_arrow.empty_table(), grid).schema
     count = left_out = 0
     with (
-        _whole(path) as temporary,
+        whole_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         for part in parts_of(table):

@@ -6,16 +6,14 @@ overlaps of both sides were decided: what a person would compute from ``instance
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synpol.files import is_url
+from synpol.files import is_url, whole_file, whole_remote_file
 from synpol.images.image import Image
 from synpol.synapses.statistics import Rows, Stats
 
@@ -197,31 +195,13 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
     int
         Rows written.
     """
-    from pyarrow import fs
-
-    schema = schema_of(sides)
-    filesystem: fs.FileSystem
-    if is_url(path):
-        from fsspec.core import url_to_fs
-
-        remote, target = url_to_fs(str(path))
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(remote))
-    else:
-        filesystem, target = fs.LocalFileSystem(), str(path)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{target}.tmp"  # one name, so that what a killed driver left is overwritten
     count = 0
-    try:
-        with pq.ParquetWriter(
-            temporary, schema, filesystem=filesystem, compression="zstd"
-        ) as writer:
-            for part in parts:
-                if part.num_rows:
-                    writer.write_table(part)
-                    count += part.num_rows
-        filesystem.move(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            filesystem.delete_file(temporary)
-        raise
+    with (
+        whole_remote_file(str(path)) if is_url(path) else whole_file(path) as target,
+        pq.ParquetWriter(target, schema_of(sides), compression="zstd") as writer,
+    ):
+        for part in parts:
+            if part.num_rows:
+                writer.write_table(part)
+                count += part.num_rows
     return count
