@@ -20,6 +20,7 @@ from synpol.decoding.job import decode_blockwise
 from synpol.decoding.target import Target, check_output
 from synpol.files import is_url, join
 from synpol.images.image import open_image
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 
 
@@ -72,7 +73,7 @@ def planned(config: Config, output: str, only: str | None) -> str:
         jobs.append("To predict: " + job_text(settings, job.workers, job.gpus))
         shape, itemsize = job.part.shape, 1
     else:
-        shape, itemsize = size_of(open_image(join(output, "polarity"), channels=3))
+        shape, itemsize = size_of(open_image(join(output, "polarity"), channels=Channels.count))
     if only != "predict":
         stages += plan_decoding(shape, itemsize, config)
         jobs.append("To decode: " + job_text(settings, settings.num_workers, 0))

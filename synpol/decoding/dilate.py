@@ -134,7 +134,7 @@ class _Fragments:
         self.local = local
         sizes = {
             kind: np.bincount(
-                local[kind], weights=stats.sums[:, 0], minlength=len(self.names[kind])
+                local[kind], weights=stats.voxels, minlength=len(self.names[kind])
             ).astype(np.int64)
             for kind in ("pre", "post")
         }

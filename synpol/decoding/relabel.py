@@ -14,6 +14,7 @@ from synpol.blockwise.stage import ArrayStage
 from synpol.decoding.fragments import KEPT, Links
 from synpol.decoding.label import voxels_of
 from synpol.decoding.number import NumberStage, read_links
+from synpol.polarity import side_labels
 
 VERSION = 2
 
@@ -77,9 +78,8 @@ class RelabelStage(ArrayStage):
         return None
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:
-        one, two = np.uint64(1), np.uint64(2)
         if self.semantic:
-            return np.where(post, two, np.where(pre, one, 0 * one))
+            return side_labels(np.uint64(1), pre, post)
         if not self.sides:
-            return np.where(pre, number, 0 * one)
-        return np.where(post, number * two, np.where(pre, number * two - one, 0 * one))
+            return np.where(pre, number, np.uint64(0))
+        return side_labels(number, pre, post)

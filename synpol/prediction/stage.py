@@ -24,6 +24,7 @@ from synpol.errors import InputError
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
 from synpol.images.writing import write_block
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 
@@ -86,7 +87,7 @@ class PredictStage(VoxelStage):
                 "that goes on; name a checkpoint that stays: predict.checkpoint=FILE"
             )
         raw = open_image(self.raw, channels=0)
-        polarity = open_image(self.polarity, channels=3, mode="r+").array
+        polarity = open_image(self.polarity, channels=Channels.count, mode="r+").array
         mask = self.config.predict.mask
         device = worker_device(self.config)
         network = network_of(trained.model, self.config, device)
