@@ -22,6 +22,7 @@ from synpol.decoding.job import decode_blockwise
 from synpol.decoding.target import Target, check_output
 from synpol.files import is_url, join
 from synpol.images.image import open_image
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 
 
@@ -74,7 +75,7 @@ def planned(config: Config, output: str, only: str | None) -> str:
         jobs.append("To predict: " + job_text(settings, job.workers, job.gpus))
         shape, dtype = job.part.shape, np.dtype(np.uint8)
     else:
-        polarity = open_image(join(output, "polarity"), channels=3)
+        polarity = open_image(join(output, "polarity"), channels=Channels.count)
         shape, dtype = index_of(polarity.shape_vx), polarity.array.dtype
     if only != "predict":
         stages += plan_decoding(shape, dtype, config)

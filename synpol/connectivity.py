@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from synpol.evaluation.overlaps import meetings_blockwise
 from synpol.images.image import Image
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import post_label, pre_label, synapse_of
 from synpol.synapses.table import confidence
 
 if TYPE_CHECKING:
@@ -93,10 +93,9 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
     best, share = np.zeros(len(labels), np.uint64), np.zeros(len(labels))
     best[sides] = neuron[order[first]]
     share[sides] = voxels[order[first]] / total[sides]
-    two = np.uint64(2)
-    synapse = np.unique(polarity_to_seg(labels)[0])
+    synapse = np.unique(synapse_of(labels))
     columns: dict[str, np.ndarray] = {"synapse_id": synapse}
-    for name, wanted in (("pre", two * synapse - np.uint64(1)), ("post", two * synapse)):
+    for name, wanted in (("pre", pre_label(synapse)), ("post", post_label(synapse))):
         at = np.minimum(np.searchsorted(labels, wanted), max(0, len(labels) - 1))
         there = labels[at] == wanted
         columns[f"{name}_id"] = np.where(there, best[at], np.uint64(0))

@@ -47,6 +47,7 @@ from synpol.datasets.tissue import (
     warp_points,
 )
 from synpol.errors import InputError
+from synpol.polarity import post_label, pre_label
 
 MIN_VESICLES = 8  # a synapse whose cell has room for fewer does not exist
 NUMBER_BITS = 20  # per axis, for the lattice cell inside a number
@@ -337,9 +338,8 @@ class SyntheticVolume:
             canvas.density(synapses, row, cues.density, thick=False)
             for p in cloud:
                 canvas.vesicle(p, cues.ring)
-            for mask, label in zip(
-                sides[1:], (2 * numbers[row] - 1, 2 * numbers[row]), strict=True
-            ):
+            number = int(numbers[row])
+            for mask, label in zip(sides[1:], (pre_label(number), post_label(number)), strict=True):
                 _stamp(labels, mask, sides[0] - low, label)
         for row in np.flatnonzero(kinds < 2).tolist():
             canvas.density(others, row, cues.density, thick=bool(kinds[row] == 1))

@@ -21,7 +21,7 @@ from synpol.files import is_url, join
 from synpol.images.identity import hash_of
 from synpol.images.image import COMPLETE, HASH, Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, write_block
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import side_labels, split_labels, synapse_of
 
 BLOCK = (40, 320, 320)
 IMAGES = {"raw": np.uint8, "neurons": np.uint64, "truth": np.uint64}
@@ -148,7 +148,7 @@ class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
         size = np.zeros(len(present), np.int64)
         np.add.at(size, into, voxels)
         large = present[size >= self.min_side_voxels]
-        synapse, sides = np.unique(polarity_to_seg(large)[0], return_counts=True)
+        synapse, sides = np.unique(synapse_of(large), return_counts=True)
         return synapse[sides == 2] if self.min_side_voxels else synapse
 
     def read(self, index: Index, opened: NumberedArrays) -> np.ndarray:
@@ -156,13 +156,11 @@ class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
 
     def compute(self, index: Index, opened: NumberedArrays, given: np.ndarray) -> np.ndarray:
         kept, labels = opened.kept, given
-        one = np.uint64(1)
-        synapse, _ = polarity_to_seg(labels)
+        synapse, pre = split_labels(labels)
         number = np.searchsorted(kept, synapse)
         inside = (labels > 0) & (number < len(kept))
         inside[inside] = kept[number[inside]] == synapse[inside]
-        dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
-        return np.where(inside, dense, np.uint64(0))
+        return side_labels(number.astype(np.uint64) + 1, inside & pre, inside & ~pre)
 
     def write(self, index: Index, opened: NumberedArrays, result: np.ndarray) -> None:
         write_block(opened.truth, self.blocks.slices(index), result)

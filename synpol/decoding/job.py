@@ -31,6 +31,7 @@ from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
 from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
+from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def decode_blockwise(
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
-    source = open_image(prediction, channels=3, bare=synapses is None)
+    source = open_image(prediction, channels=Channels.count, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")

@@ -18,6 +18,7 @@ import cc3d
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.polarity import Channels, side_labels
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Threshold:
 
     def foreground(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pre, post and union of a ``(3, z, y, x)`` array, as bool; pre and post lie in union."""
+        channels = Channels.of(self.exclusive)
         if self.exclusive:
-            background, first, second = volume
+            background = channels.background(volume)
+            first, second = channels.sides(volume)
             pre = (first > background) & (first >= second)
             post = (second > background) & (second > first)
             return pre, post, pre | post
-        pre, post, union = volume > self.level
+        above = volume > self.level
+        (pre, post), union = channels.sides(above), channels.union(above)
         pre &= union
         post &= union
         return pre, post, union
@@ -77,8 +81,10 @@ def check_options(
     InputError
         Naming the option, its value and what is expected.
     """
-    if len(shape) != 4 or shape[0] != 3:
-        raise InputError(f"the polarity array has the shape {shape}; (3, z, y, x) is expected")
+    if len(shape) != 4 or shape[0] != Channels.count:
+        raise InputError(
+            f"the polarity array has the shape {shape}; ({Channels.count}, z, y, x) is expected"
+        )
     if dtype.kind not in "fui":
         raise InputError(f"the polarity array is {dtype}; uint8 or float is expected")
     if not 0 <= thres <= 1:
@@ -200,8 +206,7 @@ class Foreground:
         """Number the voxels by their synapse and side, (z, y, x) uint64."""
         if self.sides:
             pre, post = self.large_sides(thres_small)
-            synapse, two = synapses.astype(np.uint64), np.uint64(2)
-            return np.where(post, synapse * two, np.where(pre, synapse * two - pre, 0))
+            return side_labels(synapses.astype(np.uint64), pre, post)
         inside = np.where(self.union, synapses, 0)
         kept = np.bincount(inside.ravel()) >= thres_small
         return np.where(kept[inside], inside, 0).astype(np.uint64)
@@ -279,7 +284,7 @@ def polarity2instance(
     foreground = Foreground.of(volume, threshold, sides)
     if semantic and sides:
         pre, post = foreground.large_sides(thres_small)
-        instances = np.where(post, 2, pre).astype(np.uint64)
+        instances = side_labels(np.uint64(1), pre, post)
     else:
         instances = foreground.instances(foreground.synapses(dilate_sz), thres_small)
         if semantic:

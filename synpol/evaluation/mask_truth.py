@@ -25,6 +25,7 @@ from synpol.files import join
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import COMPLETE, HASH, Image, open_image
 from synpol.images.writing import complete, create_image
+from synpol.polarity import PLAIN, Channels
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -78,7 +79,8 @@ class MaskStage(VoxelStage[MaskArrays, np.ndarray, np.ndarray]):
 
     def write(self, index: Index, opened: MaskArrays, result: np.ndarray) -> None:
         if result.any():
-            opened.polarity[(2, *self.blocks.slices(index))] = np.uint8(255) * result
+            union = (PLAIN.index("union"), *self.blocks.slices(index))
+            opened.polarity[union] = np.uint8(255) * result
         write_record(self.folder, index, Done())
 
 
@@ -139,7 +141,7 @@ def instances_of_mask(
 def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
     """The array to write: as an interrupted run left it, or a new one."""
     try:
-        found = open_image(join(work, "polarity"), channels=3, mode="r+")
+        found = open_image(join(work, "polarity"), channels=Channels.count, mode="r+")
         if found.array.attrs.get(HASH) == digest:
             return found
     except InputError:
@@ -148,7 +150,7 @@ def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: 
     return create_image(
         work,
         "polarity",
-        shape=(3, *blocks.shape),
+        shape=(Channels.count, *blocks.shape),
         dtype=np.uint8,
         voxel_size=mask.voxel_size,
         offset=mask.offset,

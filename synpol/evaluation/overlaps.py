@@ -23,10 +23,11 @@ from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
 from synpol.evaluation.mask_truth import instances_of_mask, is_mask
 from synpol.evaluation.matching import meetings
-from synpol.evaluation.scores import Evaluation, Labels
+from synpol.evaluation.scores import Evaluation
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image, shifted
 from synpol.images.writing import check_writable
+from synpol.polarity import LabelKind
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -136,7 +137,7 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
 def evaluate_blockwise(
     predicted: Image,
     truth: Image,
-    labels: Labels = "polarity",
+    labels: LabelKind = "polarity",
     min_size: int = 0,
     dilate_sz: int = 5,
     *,

@@ -18,6 +18,7 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 from synpol.prediction.stage import PredictStage
 from synpol.prediction.windows import WindowGrid
@@ -216,7 +217,7 @@ class PredictJob:
         path = join(self.output, "polarity", "s0")
         blocks, source, config = self.blocks, self.source, self.config
         try:
-            found = open_image(path, channels=3, mode="r+")
+            found = open_image(path, channels=Channels.count, mode="r+")
         except InputError:
             found = None
         if found is not None:
@@ -240,13 +241,13 @@ class PredictJob:
         return create_image(
             self.output,
             "polarity",
-            shape=(3, *blocks.shape),
+            shape=(Channels.count, *blocks.shape),
             dtype=np.uint8,
             voxel_size=source.voxel_size,
             offset=[o + b * v for o, b, v in begin],
             unit=source.unit,
-            chunk_shape=(3, *chunks),  # a shader sees channels of one chunk alone
-            shard_shape=(3, *blocks.block),
+            chunk_shape=(Channels.count, *chunks),  # a shader sees channels of one chunk alone
+            shard_shape=(Channels.count, *blocks.block),
             attributes={HASH: self.digest, COMPLETE: False, SETTINGS: exclusive},
             overwrite=found is not None,
         )

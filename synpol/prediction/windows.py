@@ -16,6 +16,7 @@ import numpy as np
 
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index
+from synpol.polarity import Channels
 
 if TYPE_CHECKING:
     import torch
@@ -278,10 +279,10 @@ class BlockPredictor:
 
         size = [e - b for b, e in zip(block.begin, block.end, strict=True)]
         if not block.seen:
-            return np.zeros((3, *size), np.uint8)
+            return np.zeros((Channels.count, *size), np.uint8)
         with torch.inference_mode():
             image = torch.from_numpy(block.image).to(self.device)
-            total = torch.zeros((3, *size), device=self.device)
+            total = torch.zeros((Channels.count, *size), device=self.device)
             weight = torch.zeros(size, device=self.device)
             for start in block.skipped:
                 here, there = _meeting(self.grid, start, block.begin, block.end)

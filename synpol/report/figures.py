@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import Channels, side_voxels, synapse_of
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
@@ -47,11 +47,10 @@ def with_polarity(
         Which channels hold what.
     """
     image = grey(section)
-    first = 1 if exclusive else 0
-    tints = [(PRE, polarity[first]), (POST, polarity[first + 1])]
+    channels = Channels.of(exclusive)
+    tints = [(PRE, channels.pre(polarity)), (POST, channels.post(polarity))]
     if not sides:
-        both = polarity[1:].astype(np.float32).sum(axis=0).clip(0, 255)
-        tints = [(UNION, both if exclusive else polarity[2])]
+        tints = [(UNION, channels.union(polarity.astype(np.float32)).clip(0, 255))]
     for colour, probability in tints:
         alpha = 0.75 * probability[..., None].astype(np.float32) / 255
         image = image * (1 - alpha) + colour * alpha
@@ -63,8 +62,7 @@ def with_instances(section: np.ndarray, labels: np.ndarray, sides: bool = True) 
     image = grey(section)
     groups = [(UNION, labels != 0)]
     if sides:
-        is_pre = polarity_to_seg(labels)[1]
-        groups = [(PRE, is_pre), (POST, (labels != 0) & ~is_pre)]
+        groups = list(zip((PRE, POST), side_voxels(labels), strict=True))
     for colour, mask in groups:
         image[mask] = 0.6 * image[mask] + 0.4 * colour
     image[outline(labels)] = 1.0
@@ -102,7 +100,7 @@ def panel(
         axes[k].axis("off")
         labels = (numbers or {}).get(k)
         if labels is not None:
-            synapse, _ = polarity_to_seg(labels)
+            synapse = synapse_of(labels)
             for number in np.unique(synapse[synapse > 0]):
                 y, x = np.argwhere(synapse == number).mean(axis=0)
                 axes[k].text(
@@ -246,8 +244,7 @@ def augmentation_gallery(
         for plot, section in zip(line, range(middle - 1, middle + 2), strict=True):
             at = int(np.clip(section, 0, len(image) - 1))
             plot.imshow(image[at], cmap="gray", vmin=low, vmax=high)
-            for side, colour in ((labels[at] % 2 == 1, PRE), (labels[at] % 2 == 0, POST)):
-                mask = side & (labels[at] > 0)
+            for mask, colour in zip(side_voxels(labels[at]), (PRE, POST), strict=True):
                 if mask.any():
                     plot.contour(mask, [0.5], colors=[colour], linewidths=0.8)
             plot.set(xticks=[], yticks=[])

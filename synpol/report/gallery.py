@@ -11,7 +11,7 @@ import pyarrow as pa
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.stage import blocks_of
 from synpol.images.image import Image, shifted
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import synapse_of
 from synpol.report import figures
 from synpol.synapses.table import confidence
 
@@ -107,7 +107,7 @@ def places_of(
             break
         where = blocks.slices(index)
         found = np.asarray(labels.array[shifted(where, begin)]).astype(np.uint64)
-        found = polarity_to_seg(found)[0] if sides else found
+        found = synapse_of(found) if sides else found
         at = np.argwhere(np.isin(found, numbers))
         for number in np.unique(found[tuple(at.T)]).tolist():
             mine = at[found[tuple(at.T)] == number] + [w.start for w in where]

@@ -19,6 +19,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import join, whole_file
 from synpol.images.image import Image, open_image, shifted
+from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
 from synpol.synapses.table import confidence
@@ -177,7 +178,7 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
     """Three sections with many synapses, far from each other."""
     raw = open_image(config.need("predict.raw"), channels=0)
     instances = open_image(join(output, "instances"), channels=0)
-    polarity = open_image(join(output, "polarity"), channels=3)
+    polarity = open_image(join(output, "polarity"), channels=Channels.count)
     before = raw.place_of(instances, "the image")
     truth = open_image(config.evaluate.truth, channels=0) if config.evaluate.truth else None
     true_before = (0, 0, 0) if truth is None else truth.place_of(instances, "the truth")

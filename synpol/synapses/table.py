@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from synpol.files import is_url, whole_file, whole_remote_file
 from synpol.images.image import Image
+from synpol.polarity import Channels
 from synpol.synapses.statistics import Rows, Stats
 
 
@@ -89,10 +90,10 @@ def synapse_rows(
     -------
     pyarrow.Table
     """
-    there = np.flatnonzero((rows.pre.sums[:, 0] > 0) | (rows.post.sums[:, 0] > 0))
-    number, pre, post = number[there], rows.pre[there], rows.post[there]
-    contact = rows.contact[there]
-    channel = {"pre": 1, "post": 2} if exclusive else {"pre": 0, "post": 1, "union": 2}
+    labelled = np.flatnonzero((rows.pre.voxels > 0) | (rows.post.voxels > 0))
+    number, pre, post = number[labelled], rows.pre[labelled], rows.post[labelled]
+    contact = rows.contact[labelled]
+    channels = Channels.of(exclusive)
     schema = schema_of(sides)
     columns: dict[str, pa.Array] = {}
 
@@ -101,37 +102,38 @@ def synapse_rows(
 
     size, origin = np.array(grid.voxel_size_nm, float), np.array(grid.offset_nm, float)
     column("synapse_id", number)
-    whole = pre.sums[:, :4] + post.sums[:, :4]
+    both = Stats(pre.sums + post.sums, pre.low, pre.high, np.maximum(pre.peak, post.peak))
     for axis, letter in enumerate("zyx"):
-        middle = whole[:, 1 + axis] / whole[:, 0] + 0.5
+        middle = both.index_sums[:, axis] / both.voxels + 0.5
         column(letter, origin[axis] + middle * size[axis])
     parts = {"pre": pre, "post": post}
     if not sides:
-        nothing = Stats.empty(len(there))
+        nothing = Stats.empty(len(labelled))
         parts = {"pre": nothing, "post": nothing, "union": pre}
     centres = {}
     for name, stats in parts.items():
-        voxels = stats.sums[:, 0]
+        voxels = stats.voxels
         missing = voxels == 0
         some = np.maximum(voxels, 1)
-        centre = stats.sums[:, 1:4] / some[:, None]
+        centre = stats.index_sums / some[:, None]
         centres[name] = origin + (centre + 0.5) * size
         for axis, letter in enumerate("zyx"):
             column(f"{name}_{letter}", centres[name][:, axis], missing)
             column(f"{name}_{letter}_vx", centre[:, axis], missing)
         column(f"{name}_voxels", voxels)
         column(f"{name}_volume", voxels * size.prod())
-    both = Stats(pre.sums + post.sums, pre.low, pre.high, np.maximum(pre.peak, post.peak))
     for name, stats in {**parts, "union": both}.items():
-        voxels = stats.sums[:, 0]
-        if name == "union" and exclusive:  # pre and post share a voxel: their sum is not known
-            total, peak = stats.sums[:, 5] + stats.sums[:, 6], stats.peak[:, 1:].max(axis=1)
+        voxels = stats.voxels
+        of_part = {"pre": channels.pre, "post": channels.post, "union": channels.union}[name]
+        total = of_part(stats.channel_sums, axis=1)
+        if name == "union" and exclusive:  # the largest sum of pre and post is not known
+            peak = channels.sides(stats.peak, axis=1).max(axis=1)
         else:
-            total, peak = stats.sums[:, 4 + channel[name]], stats.peak[:, channel[name]]
+            peak = of_part(stats.peak, axis=1)
         column(f"{name}_score", total / np.maximum(voxels, 1) / scale, voxels == 0)
         column(f"{name}_score_max", peak / scale, voxels == 0)
     column("contact_area", contact @ (size.prod() / size))
-    one_sided = (parts["pre"].sums[:, 0] == 0) | (parts["post"].sums[:, 0] == 0)
+    one_sided = (parts["pre"].voxels == 0) | (parts["post"].voxels == 0)
     way = centres["post"] - centres["pre"]
     length = np.linalg.norm(way, axis=1)
     nowhere = one_sided | (length == 0)

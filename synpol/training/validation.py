@@ -20,11 +20,11 @@ from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
 from synpol.evaluation.matching import Matching
 from synpol.evaluation.overlaps import evaluate_blockwise
-from synpol.evaluation.scores import Labels
 from synpol.files import join, whole_file
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
 from synpol.model.trained import best_checkpoint, load_checkpoint
+from synpol.polarity import LabelKind
 from synpol.prediction.job import predict_blockwise
 from synpol.training.checkpoint import checkpoint_path
 from synpol.training.volumes import OpenVolume, open_volume
@@ -48,7 +48,7 @@ class ValidationVolume:
 
     config: Config
     volume: OpenVolume
-    labels: Labels
+    labels: LabelKind
     output: str
 
     @classmethod
