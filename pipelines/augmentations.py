@@ -15,7 +15,7 @@ import numpy as np
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.gp import GammaAugment, MisalignAugment, MissingSectionsAugment, MotionBlurAugment
 from synpol.images.writing import check_writable
 from synpol.report.figures import augmentation_gallery
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
@@ -30,8 +30,8 @@ def nodes(config: Config) -> dict[str, gp.BatchFilter | None]:
     return {
         "as it is": None,
         "elastic": gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0), subsample=2),
-        "slip": Misalign(a.misalign, 1.0, slip=1.0),
-        "translation": Misalign(a.misalign, 1.0, slip=0.0),
+        "slip": MisalignAugment(a.misalign, 1.0, slip=1.0),
+        "translation": MisalignAugment(a.misalign, 1.0, slip=0.0),
         "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
         "gamma": GammaAugment(RAW, a.gamma, 1.0),
         "contrast and brightness": gp.IntensityAugment(
@@ -44,9 +44,9 @@ def nodes(config: Config) -> dict[str, gp.BatchFilter | None]:
             clip=False,
         ),
         "noise": gp.NoiseAugment(RAW, var=a.noise**2, clip=False),
-        "motion blur": MotionBlur(RAW, a.blur, 1.0, a.blur_length),
-        "missing, whole": MissingSections(RAW, a.missing, 1.0, whole=1.0),
-        "missing, in part": MissingSections(RAW, a.missing, 1.0, whole=0.0),
+        "motion blur": MotionBlurAugment(RAW, a.blur, 1.0, a.blur_length),
+        "missing, whole": MissingSectionsAugment(RAW, a.missing, 1.0, whole=1.0),
+        "missing, in part": MissingSectionsAugment(RAW, a.missing, 1.0, whole=0.0),
     }
 
 

@@ -22,9 +22,9 @@ from synpol.gp import (
     AddPolarityTarget,
     AddSidesKnown,
     GammaAugment,
-    Misalign,
-    MissingSections,
-    MotionBlur,
+    MisalignAugment,
+    MissingSectionsAugment,
+    MotionBlurAugment,
     OrderedPreCache,
     RejectSampling,
     StackPatches,
@@ -68,7 +68,10 @@ def request_graph(
             # every second voxel of the field, others between them: a fifth of the time
             lambda p: gp.ElasticAugment(spacing, sigma, (0, 0), subsample=2, p=p),
         ),
-        *active(augment.misalign_p, lambda p: Misalign(augment.misalign, p, augment.misalign_slip)),
+        *active(
+            augment.misalign_p,
+            lambda p: MisalignAugment(augment.misalign, p, augment.misalign_slip),
+        ),
     ]
     for node in (
         *([*geometry, rejection] if reject.after_augmentation else [rejection, *geometry]),
@@ -89,10 +92,12 @@ def request_graph(
         *active(
             augment.noise_p, lambda p: gp.NoiseAugment(RAW, var=augment.noise**2, clip=False, p=p)
         ),
-        *active(augment.blur_p, lambda p: MotionBlur(RAW, augment.blur, p, augment.blur_length)),
+        *active(
+            augment.blur_p, lambda p: MotionBlurAugment(RAW, augment.blur, p, augment.blur_length)
+        ),
         *active(
             augment.missing_p,
-            lambda p: MissingSections(RAW, augment.missing, p, augment.missing_whole),
+            lambda p: MissingSectionsAugment(RAW, augment.missing, p, augment.missing_whole),
         ),
         AddPolarityTarget(
             LABELS,

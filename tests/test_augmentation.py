@@ -8,7 +8,7 @@ import pytest
 from funlib.persistence import Array
 
 from synpol.config import Augment
-from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.gp import GammaAugment, MisalignAugment, MissingSectionsAugment, MotionBlurAugment
 
 RAW, LABELS, KNOWN = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS"), gp.ArrayKey("KNOWN")
 SIZE = gp.Coordinate(8, 24, 24)
@@ -65,8 +65,8 @@ def batches(node, labels, raw, count=20):
 
 GEOMETRIC = {
     "elastic": gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), subsample=2),
-    "misalign": Misalign(6, 1.0),
-    "slip": Misalign(6, 1.0, slip=1.0),
+    "misalign": MisalignAugment(6, 1.0),
+    "slip": MisalignAugment(6, 1.0, slip=1.0),
     "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
 }
 
@@ -113,7 +113,7 @@ def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
     ramp = np.broadcast_to(np.arange(80, dtype=np.float32), (24, 80, 80)).copy()
     kinds = {"slip": set(), "translation": set()}
     for kind, slip in (("slip", 1.0), ("translation", 0.0)):
-        for raw, _ in batches(Misalign(6, 1.0, slip=slip), tissue(), ramp):
+        for raw, _ in batches(MisalignAugment(6, 1.0, slip=slip), tissue(), ramp):
             shift = raw[:, 0, 0] - raw[0, 0, 0]
             assert np.abs(shift).max() <= 6
             changed = np.flatnonzero(shift)
@@ -129,7 +129,7 @@ def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
 def test_missing_sections_are_filled_wholly_or_to_one_side():
     raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
     whole = part = 0
-    for patch, _ in batches(MissingSections(RAW, 3, 1.0), tissue(), raw):
+    for patch, _ in batches(MissingSectionsAugment(RAW, 3, 1.0), tissue(), raw):
         touched = 0
         for section in patch:
             _, counts = np.unique(section, return_counts=True)
@@ -144,7 +144,7 @@ def test_missing_sections_are_filled_wholly_or_to_one_side():
 
 def test_motion_blur_blurs_some_sections_along_one_axis():
     raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
-    for patch, _ in batches(MotionBlur(RAW, 2, 1.0, 11), tissue(), raw, 10):
+    for patch, _ in batches(MotionBlurAugment(RAW, 2, 1.0, 11), tissue(), raw, 10):
         rough = np.stack([np.abs(np.diff(patch, axis=a)).mean((1, 2)) for a in (1, 2)])
         blurred = rough.min(0) < 0.15
         assert 1 <= blurred.sum() <= 2
@@ -161,9 +161,9 @@ def test_gamma_keeps_the_ends_and_bends_the_middle():
     "node",
     [
         gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), p=0.0),
-        Misalign(6, 0.0),
-        MissingSections(RAW, 3, 0.0),
-        MotionBlur(RAW, 3, 0.0),
+        MisalignAugment(6, 0.0),
+        MissingSectionsAugment(RAW, 3, 0.0),
+        MotionBlurAugment(RAW, 3, 0.0),
         GammaAugment(RAW, 2.0, 0.0),
     ],
     ids=lambda node: type(node).__name__,
