@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -113,14 +113,11 @@ class Augment(Section):
     missing_whole: Fraction = Field(
         default=0.5, description="share of missing sections that are missing as a whole"
     )
-
-    @property
-    def context(self) -> tuple[int, int, int]:
-        """Voxels beyond each end of a patch that geometric changes look at, nearly always."""
-        shift = self.misalign if self.misalign_p else 0
-        sigma = self.elastic_sigma if self.elastic_p else (0, 0, 0)
-        z, y, x = (int(-(-4 * s // 1)) for s in sigma)
-        return z, y + shift, x + shift
+    extra: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="more augmentations, by their names in synpol/gp/augmentations.py, each with "
+        "its options",
+    )
 
 
 class Train(Section):

@@ -13,6 +13,8 @@ from synpol.files import whole_file
 
 #: raised when the request graph draws other patches from the same seed than it did
 REQUEST_GRAPH = 3
+#: keys that came later: where they are empty, a run is what it was before they came
+_LATER = (("augment", "extra"),)
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
 _FREE = {
     "num_workers",
@@ -30,6 +32,9 @@ def training_identity(config: Config) -> dict[str, Any]:
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
     identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    for section, key in _LATER:
+        if not identity[section][key]:
+            del identity[section][key]
     identity["request_graph"] = REQUEST_GRAPH
     identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE}
     return identity

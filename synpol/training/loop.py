@@ -118,8 +118,8 @@ class Trainer:
             if ours == found:
                 continue
             if isinstance(ours, dict) and isinstance(found, dict):
-                key = next(k for k in ours if ours[k] != found.get(k))
-                section, ours, found = f"{section}.{key}", ours[key], found.get(key)
+                key = next(k for k in ours | found if ours.get(k) != found.get(k))
+                section, ours, found = f"{section}.{key}", ours.get(key), found.get(key)
             raise InputError(
                 f"{path} was trained with {section} = {found}, the config now has {ours}; give "
                 "another run_dir, or remove that folder to start anew"
