@@ -5,10 +5,12 @@ import importlib
 import pkgutil
 import re
 
+import numpy as np
 import pytest
 from recipes import ROOT
 
 import synpol
+from synpol.images.writing import create_image
 
 
 def test_the_page_of_config_keys_is_up_to_date():
@@ -21,7 +23,8 @@ def test_the_page_of_config_keys_is_up_to_date():
     assert table == generate.table_page(), "run: python docs/generate.py"
 
 
-MODULES = [m.name for m in pkgutil.walk_packages(synpol.__path__, "synpol.")]
+MODULES = ["synpol", *(m.name for m in pkgutil.walk_packages(synpol.__path__, "synpol."))]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -29,11 +32,34 @@ def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda p: str(p.relative_to(ROOT)))
 def test_local_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    polarity = np.zeros((3, 8, 32, 32), np.uint8)
+    polarity[0, 2:6, 8:16, 8:16] = polarity[1, 2:6, 8:16, 16:24] = 255
+    polarity[2] = polarity.max(axis=0)
+    create_image(
+        "volume",
+        "polarity",
+        shape=polarity.shape,
+        dtype=polarity.dtype,
+        voxel_size=(30, 16, 16),
+        offset=(0, 0, 0),
+        unit="nm",
+        chunk_shape=(3, 8, 16, 16),
+    ).array[:] = polarity
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(names["synapses"]) == 1
 
 
 def test_the_commands_that_the_readme_shows_exist():
