@@ -16,6 +16,7 @@ from pathlib import Path
 
 from synpol.config import Config, Section, describe
 from synpol.datasets.importers import known_formats
+from synpol.decoding.stages import STAGES
 from synpol.synapses.table import schema_of
 
 HERE = Path(__file__).parent
@@ -58,7 +59,21 @@ def table_page() -> str:
     for field in schema_of(sides=True):
         unit, meaning = (field.metadata[k].decode() for k in (b"unit", b"meaning"))
         rows.append(f"| `{field.name}` | {unit} | {meaning} |")
-    before, _, rest = (HERE / "table.md").read_text().partition(BEGIN)
+    return _filled("table.md", rows)
+
+
+def decoding_page() -> str:
+    """Make the page of the decoding, with its stages as they are in `synpol.decoding.stages`."""
+    rows = ["| stage | a job is | reads | leaves |", "| --- | --- | --- | --- |"]
+    for stage in STAGES:
+        name = stage.__name__.removesuffix("Stage").lower()
+        rows.append(f"| `{name}` | {stage.job} | {stage.reads} | {stage.leaves} |")
+    return _filled("decoding.md", rows)
+
+
+def _filled(page: str, rows: list[str]) -> str:
+    """Replace the generated part of a page that is written by hand."""
+    before, _, rest = (HERE / page).read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + "\n".join([BEGIN, *rows, END]) + after
 
@@ -124,6 +139,7 @@ if __name__ == "__main__":
     named = parser.parse_args().pictures
     (HERE / "config.md").write_text(config_page())
     (HERE / "table.md").write_text(table_page())
+    (HERE / "decoding.md").write_text(decoding_page())
     if named is not None:
         for name in named or PICTURES:
             PICTURES[name]()

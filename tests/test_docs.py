@@ -21,6 +21,8 @@ def test_the_page_of_config_keys_is_up_to_date():
     assert page == generate.config_page(), "run: python docs/generate.py"
     table = (ROOT / "docs" / "table.md").read_text()
     assert table == generate.table_page(), "run: python docs/generate.py"
+    decoding = (ROOT / "docs" / "decoding.md").read_text()
+    assert decoding == generate.decoding_page(), "run: python docs/generate.py"
 
 
 MODULES = ["synpol", *(m.name for m in pkgutil.walk_packages(synpol.__path__, "synpol."))]

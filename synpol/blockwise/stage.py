@@ -48,6 +48,10 @@ class Stage[Opened, Given, Result](ABC):
 
     #: name of the stage, for people
     name: ClassVar[str] = "stage"
+    #: what a job is, what it reads, and what it leaves, for the docs
+    job: ClassVar[str] = "a block"
+    reads: ClassVar[str] = ""
+    leaves: ClassVar[str] = ""
     #: number of the code that makes the result: raised when a change of code changes the result
     version: ClassVar[int] = 1
     #: work of one block, as a number of voxels that could be labelled in the same time

@@ -104,6 +104,8 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
     sides: bool
 
     name = "dilate"
+    reads = "its own runs, the rims of its neighbours in y and x"
+    leaves = "fragments, and the faces that they touch"
     version = 2
     voxel_cost = 0.5
     seconds_per_voxel = 3.5e-9

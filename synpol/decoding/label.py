@@ -148,6 +148,8 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
     sides: bool
 
     name = "label"
+    reads = "its voxels of polarity, once"
+    leaves = "runs of its union voxels, sums over them, its rim"
     version = 3
     seconds_per_voxel = 6e-9
 

@@ -75,6 +75,9 @@ class MergeStage(Stage[None, None, MergeRecord]):
     lowest: bool
     thres_small: int
 
+    job = "a group of 2x2x2 blocks, of 2x2x2 groups, ..."
+    reads = "the records of its members"
+    leaves = "what is still open, and what became of the open components of the members"
     version = 2
     job_cost = 2**20  # a job takes about as long as labelling that many voxels
     seconds_per_job = 8e-3

@@ -84,6 +84,8 @@ class RelabelStage(ArrayStage[Opened, None]):
     semantic: bool
 
     name = "relabel"
+    reads = "its runs, the record of its group, the numbering"
+    leaves = "instances"
     version = 2
     voxel_cost = 0.5
     seconds_per_voxel = 3e-9
