@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoding left.
+    """Result of a decoding.
 
     Attributes
     ----------
     instances : str
         Path or URL of the instances array.
     components : int
-        Numbers used: components of the dilated union.
+        Number of components of the dilated union; the largest synapse number that can occur.
     synapses : int or None
-        Rows of the synapse table, where one was asked for.
+        Number of rows of the synapse table, where one was asked for.
     """
 
     instances: str
