@@ -24,6 +24,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 
@@ -115,7 +116,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         return OpenPrediction(
             raw=open_image(self.raw, channels=0),
             mask=None if mask is None else open_image(mask, channels=0),
-            polarity=open_image(self.polarity, channels=3, mode="r+").array,
+            polarity=open_image(self.polarity, channels=Channels.count, mode="r+").array,
             predictor=predictor,
         )
 
