@@ -64,6 +64,8 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     ----------
     raw, polarity, checkpoint : str
         Paths of the image, of the array to write, and of the checkpoint.
+    voxel_bytes : int
+        Bytes of one voxel of the image.
     weights : str
         SHA-256 of the checkpoint.
     blocks : BlockGrid
@@ -78,6 +80,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     """
 
     raw: str
+    voxel_bytes: int
     polarity: str
     checkpoint: str
     weights: str
@@ -93,6 +96,14 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     voxel_cost = 100
     for_workers = True
     prefetch = 2
+
+    @property
+    def bytes_read(self) -> int:
+        return int(np.prod(self.part.shape)) * self.voxel_bytes
+
+    @property
+    def bytes_written(self) -> int:
+        return int(np.prod(self.part.shape)) * Channels.count
 
     def open(self) -> OpenPrediction:
         import torch
