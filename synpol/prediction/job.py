@@ -190,6 +190,7 @@ class PredictJob:
             folder=self.folder,
             grid=self.blocks.grid,
             raw=self.source.path,
+            voxel_bytes=self.source.array.dtype.itemsize,
             polarity=polarity,
             checkpoint=str(self.checkpoint),
             weights=self.weights,

@@ -24,6 +24,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
+from synpol.polarity import Channels
 from synpol.prediction.part import Part
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 
@@ -63,6 +64,8 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     ----------
     raw, polarity, checkpoint : str
         Paths of the image, of the array to write, and of the checkpoint.
+    voxel_bytes : int
+        Bytes of one voxel of the image.
     weights : str
         SHA-256 of the checkpoint.
     blocks : BlockGrid
@@ -77,6 +80,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     """
 
     raw: str
+    voxel_bytes: int
     polarity: str
     checkpoint: str
     weights: str
@@ -92,6 +96,14 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     voxel_cost = 100
     for_workers = True
     prefetch = 2
+
+    @property
+    def bytes_read(self) -> int:
+        return int(np.prod(self.part.shape)) * self.voxel_bytes
+
+    @property
+    def bytes_written(self) -> int:
+        return int(np.prod(self.part.shape)) * Channels.count
 
     def open(self) -> OpenPrediction:
         import torch
@@ -115,7 +127,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         return OpenPrediction(
             raw=open_image(self.raw, channels=0),
             mask=None if mask is None else open_image(mask, channels=0),
-            polarity=open_image(self.polarity, channels=3, mode="r+").array,
+            polarity=open_image(self.polarity, channels=Channels.count, mode="r+").array,
             predictor=predictor,
         )
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from synpol.errors import InputError
 from synpol.files import whole_folder
 from synpol.scene.spatial_index import spatial_levels
-from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, opened
+from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, open_table
 from synpol.synapses.table import confidence
 
 #: raised when a change of code changes what is written
@@ -144,7 +144,7 @@ def write_annotations(
 
 def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
     """Scores that few lines are below or above; for colours."""
-    file = opened(table)
+    file = open_table(table)
     names = [n for n in file.schema_arrow.names if n in ("pre_score", "post_score", "union_score")]
     score = confidence(file.read(names))
     if not len(score):
@@ -159,7 +159,7 @@ def _digest(
     low: Sequence[float] | np.ndarray,
     high: Sequence[float] | np.ndarray,
 ) -> str:
-    opened(table)
+    open_table(table)
     about = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
     about.append(None if partners is None else digest_of(partners).decode())
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -167,7 +167,7 @@ def _digest(
 
 def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and records of all synapses."""
-    file = opened(table)
+    file = open_table(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
     names = [f"{p}_{a}" for p in parts for a in "xyz"]
     names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
@@ -198,7 +198,7 @@ def _related(
     """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
     if partners is None:
         return {}
-    about = opened(partners).schema_arrow.metadata or {}
+    about = open_table(partners).schema_arrow.metadata or {}
     rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
     if about.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(
