@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from synpol.polarity import polarity_to_seg
+from synpol.training.log import loss_terms
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
@@ -133,11 +134,19 @@ def _png_in_text(content: bytes) -> str:
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and how often the side is right, over iterations, smoothed over about 1 % of them."""
+    """Draw the loss with its terms, and the share of right sides, over iterations.
+
+    Curves are running means over about 1 % of the iterations.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        Rows of ``log.csv``.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     iteration = np.array([float(r["iteration"]) for r in rows])
-    for name in ("loss", "bce", "dice", "side_contrast"):
+    for name in ("loss", *loss_terms(rows[0])):
         values = np.array([float(r.get(name) or "nan") for r in rows])
         if np.isfinite(values).any():
             left.plot(iteration, smooth(values), label=name)

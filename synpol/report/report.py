@@ -22,6 +22,7 @@ from synpol.images.image import Image, open_image, shifted
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
 from synpol.synapses.table import confidence
+from synpol.training.log import read_log
 
 #: largest side of a picture of a section, voxels
 CROP = 640
@@ -56,8 +57,6 @@ def write_report(
     link_of : callable, optional
         Address of a place (z, y, x; nm) in the scene.
     """
-    from synpol.training.log import read_log
-
     template = jinja2.Environment(autoescape=True).from_string(
         files("synpol.report").joinpath("report.html").read_text()
     )
