@@ -29,6 +29,7 @@ from synpol.gp import (
 from synpol.gp.augmentations import augment_chain, context_of
 from synpol.images.identity import identity_of
 from synpol.images.writing import check_writable
+from synpol.model.losses import check_terms
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
@@ -93,6 +94,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
     check_together(volumes, config.train.patch, context_of(config.augment))
+    check_terms(config.loss)
     check_writable(config.run_dir)
     with joined(config) as processes, ExitStack() as held:
         if processes.is_first:

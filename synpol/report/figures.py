@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from synpol.polarity import Channels, side_voxels, synapse_of
+from synpol.training.log import loss_terms
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
@@ -157,7 +158,7 @@ def _png_in_text(content: bytes) -> str:
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the losses and the share of voxels with the right side over the iterations.
+    """Draw the loss with its terms, and the share of voxels with the right side.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     iteration = np.array([float(r["iteration"]) for r in rows])
-    for name in ("loss", "bce", "dice", "side_contrast"):
+    for name in ("loss", *loss_terms(rows[0])):
         values = np.array([float(r.get(name) or "nan") for r in rows])
         if np.isfinite(values).any():
             left.plot(iteration, smooth(values), label=name)

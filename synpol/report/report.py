@@ -23,6 +23,7 @@ from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
 from synpol.synapses.table import confidence
+from synpol.training.log import read_log
 
 #: largest side of a picture of a section, voxels
 CROP = 640
@@ -64,8 +65,6 @@ def write_report(
     InputError
         An image or a file of ``evaluate.compare`` cannot be read.
     """
-    from synpol.training.log import read_log
-
     template = jinja2.Environment(autoescape=True).from_string(
         files("synpol.report").joinpath("report.html").read_text()
     )

@@ -14,7 +14,7 @@ from synpol.files import whole_file
 #: raised when the request graph draws other patches from the same seed than it did
 REQUEST_GRAPH = 3
 #: keys that came later: where they are empty, a run is what it was before they came
-_LATER = (("augment", "extra"),)
+_LATER = (("augment", "extra"), ("loss", "terms"))
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
 _FREE = {
     "num_workers",
