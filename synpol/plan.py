@@ -11,6 +11,7 @@ import numpy as np
 
 from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import VoxelStage
 from synpol.config import Config, Workers
 from synpol.decoding.dilate import DilateStage
@@ -70,7 +71,7 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
         count,
         _cost(PredictStage, job.blocks),
         job.workers,
-        remote=job.config.workers.executor != "local",
+        remote=scheduler_of(job.config.workers).remote,
         for_workers=PredictStage.for_workers,
     )
     return PlannedStage("predict", count, read, 3 * voxels, seconds, 0 if alone else job.workers)
@@ -121,7 +122,7 @@ def plan_decoding(shape: tuple[int, int, int], itemsize: int, config: Config) ->
         out = rescaled_blocks(blocks, index_of(target))
         made, size, cost = int(np.prod(out.grid)), int(np.prod(target)), _cost(RescaleStage, out)
         rows.append(("rescale", made, 8 * voxels, 8 * size, size * RELABEL / 1e9, cost))
-    remote = config.workers.executor != "local"
+    remote = scheduler_of(config.workers).remote
     planned: list[PlannedStage] = []
     for name, jobs, read, written, seconds, cost in rows:
         there = any(stage.workers for stage in planned)
@@ -150,13 +151,14 @@ def table(stages: list[PlannedStage]) -> str:
 
 def job_text(settings: Workers, count: int, gpus: int) -> str:
     """The job that would be submitted for each worker."""
-    if settings.executor == "local" and count == 1:
+    remote = scheduler_of(settings).remote
+    if not remote and count == 1:
         return "no job, this process does it"
-    from synpol.blockwise.schedulers import submission_of, worker_script
+    from synpol.blockwise.submission import submission_of, worker_script
 
     cores = settings.cores_of(count)
     script = worker_script(settings, cores, Path("WORK_DIR"), "RUN")
-    if settings.executor == "local":
+    if not remote:
         return f"{count} processes on this machine, each:\n\n{script}"
     with tempfile.TemporaryDirectory() as folder:
         command = ["/bin/bash", "worker.sh", "synpol-0"]

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.progress import Progress, Status
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import Stage, Turn
 from synpol.blockwise.times import append_time, times_folder, told_by
 from synpol.blockwise.worker import REFUSED
@@ -99,7 +100,7 @@ class Driver:
     Raises
     ------
     InputError
-        Another driver works in this folder.
+        Another driver works in this folder, or no scheduler has the name that `settings` say.
     RuntimeError
         Workers of an earlier driver do not end.
     """
@@ -114,6 +115,7 @@ class Driver:
     ) -> None:
         self.work_dir, self.num_workers = work_dir, num_workers
         self.settings, self.gpus = settings, gpus
+        self.scheduler = scheduler_of(settings)
         self.lock = DriverLock(work_dir, what)
         try:
             wait_for_orphans(work_dir)
@@ -156,7 +158,7 @@ class Driver:
         (stage.folder / REFUSED).unlink(missing_ok=True)
         shutil.rmtree(times_folder(self.work_dir, stage), ignore_errors=True)
         progress = Progress(stage, int(done.sum()), self.status)
-        remote = self.settings is not None and self.settings.executor != "local"
+        remote = self.scheduler.remote
         with progress:
             if runs_in_driver(
                 todo,
@@ -236,7 +238,7 @@ class Driver:
         number, launcher = pool.announce(stage, int(done.size - done.sum()))
         progress.attach(pool)
         cell = daisy.Roi((0, 0, 0), (1, 1, 1))
-        local = pool.settings.executor == "local"
+        local = not self.scheduler.remote
         task = daisy.Task(
             stage.name,
             daisy.Roi((0, 0, 0), stage.grid),

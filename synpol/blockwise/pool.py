@@ -16,8 +16,9 @@ import cloudpickle
 import psij
 
 from synpol.blockwise.lock import give_sign_of_life
-from synpol.blockwise.schedulers import executor_of, job_of, worker_script
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import Stage
+from synpol.blockwise.submission import executor_of, job_of, worker_script
 from synpol.blockwise.worker import Board, launcher
 from synpol.errors import InputError
 from synpol.files import write_whole
@@ -49,6 +50,7 @@ class WorkerPool:
     def __init__(self, work_dir: Path, run: str, count: int, settings: Workers, gpus: int) -> None:
         self.work_dir, self.run, self.count = work_dir, run, count
         self.settings, self.gpus = settings, gpus
+        self.scheduler = scheduler_of(settings)
         self.cores = settings.cores_of(count)
         self.board = Board.of(work_dir, run)
         self.logs = work_dir / "logs"
@@ -126,12 +128,12 @@ class WorkerPool:
             thread.join()
         with contextlib.suppress(OSError):
             write_whole(self.board.end, b"")
-        deadline = time.monotonic() + (2 if self.settings.executor == "local" else 0)
+        deadline = time.monotonic() + (0 if self.scheduler.remote else 2)
         for job in self._jobs:
             while not job.status.final and time.monotonic() < deadline:
                 time.sleep(0.02)
             with contextlib.suppress(Exception):  # it may have ended by itself just now
-                job.cancel()
+                self.scheduler.cancel(job)
         shutil.rmtree(self.board.folder, ignore_errors=True)
 
     def _submit(self) -> psij.Job:
@@ -165,7 +167,7 @@ class WorkerPool:
     def _watch(self) -> None:
         """Replace workers that have ended, while the run goes on."""
         refused_until = 0.0
-        while not self._closing.wait(0.1 if self.settings.executor == "local" else 1.0):
+        while not self._closing.wait(1.0 if self.scheduler.remote else 0.1):
             for place, job in enumerate(list(self._jobs)):
                 if not job.status.final or self.failure or time.monotonic() < refused_until:
                     continue

@@ -24,6 +24,7 @@ from funlib.geometry import Coordinate
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import read_record, work_folder
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import Stage
 from synpol.decoding import dilate, label, merge, number, relabel, rescale
 from synpol.decoding.dilate import DilateStage
@@ -144,6 +145,7 @@ def decode_blockwise(
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
+    scheduler_of(workers)  # refuses a name that nobody knows
     source = open_image(prediction, channels=3, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
