@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from synpol.config import Config, Section, describe
+from synpol.command import described_keys
+from synpol.config import Config, Section
 from synpol.datasets.importers import known_formats
 from synpol.decoding.stages import STAGES
 from synpol.synapses.table import schema_of
@@ -39,11 +40,11 @@ def config_page() -> str:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             lines += ["", f"## {name}", "", (kind.__doc__ or "").strip(), ""]
-            rows = list(describe(kind, f"{name}."))
+            rows = [row for row in described_keys() if row[0].startswith(f"{name}.")]
         else:
             if "## General" not in lines:
                 lines += ["", "## General", ""]
-            rows = [row for row in describe(Config) if row[0] == name]
+            rows = [row for row in described_keys() if row[0] == name]
         if lines[-1] == "":
             lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         for key, type_name, default, meaning in rows:

@@ -12,6 +12,7 @@ import numpy as np
 
 from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import Stage
 from synpol.config import Config, Workers
 from synpol.decoding.reference import rescaled_shape
@@ -72,7 +73,7 @@ def planned(
         stage.count,
         stage.cost,
         num_workers,
-        remote=settings.executor != "local",
+        remote=scheduler_of(settings).remote,
         there=workers_run,
         for_workers=stage.for_workers,
     )
@@ -173,13 +174,14 @@ def table(stages: list[PlannedStage]) -> str:
 
 def job_text(settings: Workers, count: int, gpus: int) -> str:
     """The job that would be submitted for each worker."""
-    if settings.executor == "local" and count == 1:
+    remote = scheduler_of(settings).remote
+    if not remote and count == 1:
         return "no job, this process does it"
-    from synpol.blockwise.schedulers import submission_of, worker_script
+    from synpol.blockwise.submission import submission_of, worker_script
 
     cores = settings.cores_of(count)
     script = worker_script(settings, cores, Path("WORK_DIR"), "RUN")
-    if settings.executor == "local":
+    if not remote:
         return f"{count} processes on this machine, each:\n\n{script}"
     with tempfile.TemporaryDirectory() as folder:
         command = ["/bin/bash", "worker.sh", "synpol-0"]

@@ -23,6 +23,7 @@ from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.process import BlockRunner
 from synpol.blockwise.progress import Progress, Status
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import AnyStage
 from synpol.blockwise.times import summary_of, times_folder
 from synpol.blockwise.worker import REFUSED
@@ -97,7 +98,7 @@ class Driver:
     Raises
     ------
     InputError
-        Another driver works in this folder.
+        Another driver works in this folder, or no scheduler has the name that `settings` say.
     RuntimeError
         Workers of an earlier driver do not end.
     """
@@ -112,6 +113,7 @@ class Driver:
     ) -> None:
         self.work_dir, self.num_workers = work_dir, num_workers
         self.settings, self.gpus = settings, gpus
+        self.scheduler = scheduler_of(settings)
         self.lock = DriverLock(work_dir, what)
         try:
             wait_for_orphans(work_dir)
@@ -163,22 +165,18 @@ class Driver:
                 error = self._in_driver(stage, done, progress)
             else:
                 error = self._by_workers(stage, done, progress)
-        missing = self._missing(stage, wait=self._is_remote and error is None)
+        missing = self._missing(stage, wait=self.scheduler.remote and error is None)
         if len(missing):
             raise self._failure(stage, missing, error)
         self._report(stage, todo, progress.seconds())
         return todo
-
-    @property
-    def _is_remote(self) -> bool:
-        return self.settings is not None and self.settings.executor != "local"
 
     def _does_itself(self, stage: AnyStage, todo: int) -> bool:
         return runs_in_driver(
             todo,
             stage.cost,
             self.num_workers,
-            remote=self._is_remote,
+            remote=self.scheduler.remote,
             there=self._pool is not None,
             for_workers=stage.for_workers,
         )

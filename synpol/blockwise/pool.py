@@ -17,8 +17,9 @@ from synpol.blockwise.announcements import Announcements, launcher_of
 from synpol.blockwise.lock import write_heartbeat
 from synpol.blockwise.process import ATTEMPTS
 from synpol.blockwise.progress import Progress
-from synpol.blockwise.schedulers import executor_of, job_of, worker_script
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import AnyStage
+from synpol.blockwise.submission import executor_of, job_of, worker_script
 from synpol.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class WorkerPool:
     ) -> None:
         self.work_dir, self.run_name, self.count = work_dir, run_name, count
         self.settings, self.gpus = settings, gpus
+        self.scheduler = scheduler_of(settings)
         self.cores = settings.cores_of(count)
         self.announcements = Announcements.of(work_dir, run_name)
         self.logs = work_dir / "logs"
@@ -155,7 +157,7 @@ class WorkerPool:
         """
         import daisy.v2 as daisy
 
-        local = self.settings.executor == "local"
+        local = not self.scheduler.remote
         cell = daisy.Roi((0, 0, 0), (1, 1, 1))
         task = daisy.Task(
             stage.name,
@@ -189,12 +191,12 @@ class WorkerPool:
             thread.join()
         with contextlib.suppress(OSError):
             self.announcements.end()
-        deadline = time.monotonic() + (2 if self.settings.executor == "local" else 0)
+        deadline = time.monotonic() + (0 if self.scheduler.remote else 2)
         for job in self._jobs:
             while not job.status.final and time.monotonic() < deadline:
                 time.sleep(0.02)
             with contextlib.suppress(Exception):  # it may have ended by itself just now
-                job.cancel()
+                self.scheduler.cancel(job)
         shutil.rmtree(self.announcements.folder, ignore_errors=True)
 
     def _submit(self) -> psij.Job:
@@ -229,7 +231,7 @@ class WorkerPool:
     def _replace_dead(self) -> None:
         """Replace workers that have ended, while the run goes on."""
         refused_until = 0.0
-        while not self._closing.wait(0.1 if self.settings.executor == "local" else 1.0):
+        while not self._closing.wait(1.0 if self.scheduler.remote else 0.1):
             for place, job in enumerate(list(self._jobs)):
                 if not job.status.final or self.failure or time.monotonic() < refused_until:
                     continue

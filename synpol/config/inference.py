@@ -92,8 +92,10 @@ class Decode(Section):
 class Workers(Section):
     """Who does the blocks."""
 
-    executor: Literal["local", "slurm", "lsf", "pbs"] = Field(
-        default="local", description="where workers run: on this machine, or as jobs of a cluster"
+    executor: str = Field(
+        default="local",
+        description="scheduler of the workers: local is this machine, others submit jobs to a "
+        "cluster",
     )
     num_workers: Positive = Field(default=2, description="workers that decode")
     num_predict_workers: Positive = Field(
@@ -152,7 +154,7 @@ class Workers(Section):
             if given:
                 raise ValueError(
                     f"{given[0]} is given, but executor is local, which does not read it; say "
-                    "executor: slurm, lsf or pbs, or leave it out"
+                    "executor: slurm (or another cluster's), or leave it out"
                 )
         return self
 

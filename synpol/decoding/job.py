@@ -22,6 +22,7 @@ from funlib.geometry import Coordinate
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
@@ -122,6 +123,7 @@ def decode_blockwise(
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
+    scheduler_of(workers)  # refuses a name that nobody knows
     source = open_image(prediction, channels=Channels.count, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":

@@ -54,7 +54,7 @@ def worker_device(config: Config) -> torch.device:
     """
     device = choose_device(config.device)
     workers = config.workers
-    if device.type == "cpu" and workers.executor != "local" and workers.gpus:
+    if device.type == "cpu" and workers.gpus:
         raise InputError(
             f"workers.gpus is {workers.gpus}, but torch sees no CUDA device on "
             f"{os.uname().nodename}; ask the cluster for one (workers.queue, workers.options), or "

@@ -11,6 +11,7 @@ import numpy as np
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import join
@@ -120,6 +121,7 @@ class PredictJob:
         from synpol.model.trained import load_trained
 
         predict, settings = config.predict, config.workers
+        scheduler_of(settings)  # refuses a name that nobody knows
         source = open_image(raw, channels=0)
         intensity = intensity_of(source, config.data.intensity_range)
         check_float_range(source, intensity)
@@ -135,7 +137,7 @@ class PredictJob:
             part.check_meets(mask, source)
         weights = load_trained(checkpoint, config).digest
         blocks = BlockGrid.of(part.shape, predict.block_shape)
-        remote_gpu = settings.executor != "local" and settings.gpus > 0
+        remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         if remote_gpu:  # this machine need not have one
             kind = f"cuda {config.train.precision}"
         else:
