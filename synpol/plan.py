@@ -19,7 +19,6 @@ from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
 from synpol.decoding.stages import DecodeOptions, decoding_stages
 from synpol.prediction.job import PredictJob
-from synpol.prediction.stage import network_of
 
 
 @dataclass(frozen=True)
@@ -94,22 +93,21 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
     """
     seconds = None
     if not job.gpus:
-        seconds = job.windows.count_in(job.blocks, job.part.begin) * _seconds_a_window(job)
-    return planned(job.stage(job.output), job.config.workers, job.workers, seconds)
+        seconds = job.windows.count_in(job.blocks, job.roi.offset) * _seconds_a_window(job)
+    return planned(job.stage(job.output), job.settings, job.num_workers, seconds)
 
 
 def _seconds_a_window(job: PredictJob) -> float:
     import torch
 
     from synpol.model.device import choose_device
-    from synpol.model.trained import load_trained
 
-    device = choose_device(job.config.device)
-    network = network_of(load_trained(job.checkpoint, job.config).model, job.config, device)
-    batch = job.config.predict.batch_size
+    device = choose_device(job.device)
+    network = job.network.on(device)
+    batch = job.predict.batch_size
     before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(job.config.workers.cores_of(job.workers))
+        torch.set_num_threads(job.settings.cores_of(job.num_workers))
     try:
         with torch.inference_mode():
             windows = torch.rand((batch, 1, *job.windows.window), device=device)
