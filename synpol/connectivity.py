@@ -83,6 +83,16 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
         ``pre_fraction`` and ``post_fraction``: the neuron's share of all voxels of the side;
         ``autapse``: whether both sides lie in the same neuron; ``unassigned``: whether a side lies
         in no neuron.
+
+    Examples
+    --------
+    The pre side of synapse 1 lies in neuron 7 and partly in neuron 8, its post side in neuron 9:
+
+    >>> import numpy as np
+    >>> pairs = np.array([[1, 7], [1, 8], [2, 9]], np.uint64)
+    >>> partners = partners_of(pairs, np.array([30, 10, 40]))
+    >>> partners.select(["synapse_id", "pre_id", "pre_fraction", "post_id"]).to_pylist()
+    [{'synapse_id': 1, 'pre_id': 7, 'pre_fraction': 0.75, 'post_id': 9}]
     """
     unique, into = np.unique(pairs, axis=0, return_inverse=True)
     voxels = np.zeros(len(unique), np.int64)
@@ -125,6 +135,28 @@ def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:
         A row for each pair, sorted by ``pre_id`` and ``post_id``; ``synapses``: number of synapses;
         ``contact_area``: sum of their contact areas, nm^2; ``score``: mean of their scores (see
         `synpol.synapses.table.confidence`). Synapses with an unassigned side are left out.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> partners = pa.table(
+    ...     {
+    ...         "synapse_id": [1, 2],
+    ...         "pre_id": [7, 7],
+    ...         "post_id": [9, 9],
+    ...         "unassigned": [False, False],
+    ...     }
+    ... )
+    >>> synapses = pa.table(
+    ...     {
+    ...         "synapse_id": [1, 2],
+    ...         "pre_score": [0.5, 0.75],
+    ...         "post_score": [0.75, 1.0],
+    ...         "contact_area": [100.0, 300.0],
+    ...     }
+    ... )
+    >>> connections(partners, synapses).to_pylist()
+    [{'pre_id': 7, 'post_id': 9, 'synapses': 2, 'contact_area': 400.0, 'score': 0.625}]
     """
     numbers, area = (synapses[k].to_numpy() for k in ("synapse_id", "contact_area"))
     score = confidence(synapses)

@@ -267,6 +267,19 @@ class SyntheticVolume:
         third, clouds spread, distractors (lone clouds, lone densities, thick membranes, dark
         blobs) nearly double, and sensor noise and section jumps grow by half. The tissue and the
         candidate synapses stay the same.
+
+    Examples
+    --------
+    >>> volume = SyntheticVolume((30, 16, 16), seed=5)
+    >>> raw, labels = volume.region((0, 0, 0), (4, 64, 64))
+    >>> raw.shape, str(raw.dtype), str(labels.dtype)
+    ((4, 64, 64), 'uint8', 'uint64')
+
+    A region is the same when it is part of a larger one:
+
+    >>> larger, _ = volume.region((0, 0, 0), (4, 64, 96))
+    >>> bool((larger[:, :, :64] == raw).all())
+    True
     """
 
     voxel_size: tuple[int, int, int] = (30, 16, 16)

@@ -120,6 +120,42 @@ def decode_blockwise(
         The input or an option cannot be used, or another driver works in `work_dir`.
     RuntimeError
         Blocks failed; what is done is kept.
+
+    Examples
+    --------
+    A synapse whose two sides lie in different blocks:
+
+    >>> import numpy as np
+    >>> from synpol import decode_blockwise, seg_to_polarity
+    >>> from synpol.images.image import open_image
+    >>> from synpol.images.writing import create_image
+    >>> label = np.zeros((8, 32, 32), np.uint64)
+    >>> label[2:6, 8:16, 8:16], label[2:6, 8:16, 16:24] = 1, 2
+    >>> image = create_image(
+    ...     "volume",
+    ...     "polarity",
+    ...     shape=(3, 8, 32, 32),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 16, 16),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(3, 8, 16, 16),
+    ... )
+    >>> image.array[:] = 255 * seg_to_polarity(label)
+    >>> decoded = decode_blockwise(
+    ...     "volume/polarity", "volume", block_shape=(8, 16, 16), synapses="volume/synapses.parquet"
+    ... )
+    >>> decoded.synapses
+    1
+    >>> bool((open_image(decoded.instances).array[:] == label).all())
+    True
+
+    The table has one row for it:
+
+    >>> import pyarrow.parquet as pq
+    >>> row = pq.read_table("volume/synapses.parquet").to_pylist()[0]
+    >>> row["pre_voxels"], row["pre_x"], row["post_x"]  # voxels, nm, nm
+    (256, 192.0, 320.0)
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
