@@ -60,7 +60,6 @@ class MaskStage(VoxelStage[MaskArrays, np.ndarray, np.ndarray]):
 
     polarity: str
     mask: str
-    blocks: BlockGrid
 
     name = "mask"
     version = 1
@@ -117,7 +116,6 @@ def instances_of_mask(
         driver.run(
             MaskStage(
                 folder=folder,
-                grid=blocks.grid,
                 polarity=image.path,
                 mask=mask.path,
                 blocks=blocks,

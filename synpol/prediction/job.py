@@ -201,7 +201,6 @@ class PredictJob:
         """Return the stage that writes an array, given its path or URL."""
         return PredictStage(
             folder=self.folder,
-            grid=self.blocks.grid,
             raw=self.source.path,
             polarity=polarity,
             mask=self.predict.mask,

@@ -59,7 +59,6 @@ class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
     finer: str
     factors: Index
     labels: bool
-    blocks: BlockGrid
 
     name = "level"
     version = 1
@@ -131,7 +130,6 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
         driver.run(
             LevelStage(
                 folder=folder / name,
-                grid=blocks.grid,
                 coarser=level.path,
                 finer=finer.path,
                 factors=factor,
