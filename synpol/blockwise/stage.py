@@ -38,12 +38,12 @@ class Stage[Opened, Given, Result](ABC):
     Attributes
     ----------
     folder : Path
-        Folder of the records.
+        Folder of the records. `synpol.blockwise.run_stage` gives one to a stage that has none.
     grid : (int, int, int)
         Number of blocks along z, y, x.
     """
 
-    folder: Path
+    folder: Path = Path()
     grid: Index
 
     #: name of the stage, for people

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
+from synpol.blockwise.run import records_of
 from synpol.blockwise.stage import AnyStage
 from synpol.decoding.dilate import DilateStage
 from synpol.decoding.label import LabelStage
@@ -172,8 +173,3 @@ def resolve_stages(folder: Path, merges: list[MergeStage]) -> list[ResolveStage]
         )
         stages.append(stage)
     return stages
-
-
-def records_of(folder: Path, stage: str, output: str) -> Path:
-    """Return the folder of records that belong to one output: others may share the work folder."""
-    return folder / f"{stage}-{hash_of(str(Path(output).resolve()))[:8]}"
