@@ -19,7 +19,8 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import is_url, join, write_json
-from synpol.images.image import SETTINGS, Image, check_complete, open_image
+from synpol.images.claim import SETTINGS, check_complete
+from synpol.images.image import Image, open_image
 from synpol.report.report import write_report
 from synpol.scene.links import place_link
 

@@ -6,7 +6,6 @@ which is what the decoder finds in a union channel. So it is handed to the decod
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, write_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.decoding.job import decode_blockwise
-from synpol.errors import InputError
 from synpol.files import join
+from synpol.images.claim import begun, claim_image
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import complete, create_image
 from synpol.polarity import PLAIN, Channels
 
@@ -139,25 +138,21 @@ def instances_of_mask(
 
 
 def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
-    """The array to write: as an interrupted run left it, or a new one."""
-    try:
-        found = open_image(join(work, "polarity"), channels=Channels.count, mode="r+")
-        if found.array.attrs.get(HASH) == digest:
-            return found
-    except InputError:
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return create_image(
-        work,
-        "polarity",
-        shape=(Channels.count, *blocks.shape),
-        dtype=np.uint8,
-        voxel_size=mask.voxel_size,
-        offset=mask.offset,
-        unit=mask.unit,
-        chunk_shape=(1, *blocks.block),
-        attributes={HASH: digest, COMPLETE: False},
-        overwrite=True,
+    """Open the array to write: as an interrupted run left it, or a new one."""
+    return claim_image(join(work, "polarity"), digest).image_to_write(
+        lambda overwrite: create_image(
+            work,
+            "polarity",
+            shape=(Channels.count, *blocks.shape),
+            dtype=np.uint8,
+            voxel_size=mask.voxel_size,
+            offset=mask.offset,
+            unit=mask.unit,
+            chunk_shape=(1, *blocks.block),
+            attributes=begun(digest),
+            overwrite=overwrite,
+        ),
+        forget=[folder],
     )
 
 
