@@ -29,6 +29,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from figures import tell
@@ -36,9 +37,21 @@ from figures import tell
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, record_path
-from synpol.decoding.fragments import KEPT, KINDS, NONE, Contacts, Node, Sides, States, Touching
+from synpol.blockwise.stage import Stage
+from synpol.decoding.fragments import (
+    KEPT,
+    KINDS,
+    NONE,
+    Claims,
+    Contacts,
+    MergeNode,
+    Sides,
+    Touching,
+)
+from synpol.decoding.joining import Member
 from synpol.decoding.merge import MergeStage
 from synpol.decoding.number import NumberStage, ResolveStage
+from synpol.decoding.stages import merge_stages, resolve_stages
 from synpol.synapses.statistics import Rows, Stats
 
 BLOCK = (128, 256, 256)
@@ -112,10 +125,10 @@ def simulated_rows(index: Index, grid: Index) -> Rows:
     rng = np.random.default_rng((3, *index))
     name = names(index, grid, np.arange(INSIDE) * 4096 + 2048)
     pre, post = (some_stats(rng, index, INSIDE) for _ in range(2))
-    return Rows(name, pre, post, rng.integers(0, 100, (INSIDE, 3)))
+    return Rows(name, rng.integers(0, 100, (INSIDE, 3)), pre, post)
 
 
-def simulated_node(index: Index, grid: Index) -> Node:
+def simulated_node(index: Index, grid: Index) -> MergeNode:
     """What a block hands to the merge."""
     own = OpenFragments.of(index, grid)
     count = int(own.fragment.max(initial=-1)) + 1
@@ -154,53 +167,53 @@ def simulated_node(index: Index, grid: Index) -> Node:
             claims[kind] = np.full(count, KEPT)
             claims[kind][which] = name
     nothing = np.full(count, NONE)
-    states = States(
+    claims_of_voxels = Claims(
         np.concatenate([open_synapse, open_synapse]),
         np.concatenate([claims["pre"], nothing]),
         np.concatenate([nothing, claims["post"]]),
         some_stats(rng, index, 2 * count),
     )
     rows = simulated_rows(index, grid)
-    return Node(touching, open_synapse, sides, states, Contacts.empty(), rows)
+    no_names = np.zeros((0, 2), np.uint64)
+    no_contacts = Contacts(
+        no_names[:, 0], no_names, no_names, np.zeros(0, np.uint8), np.zeros((0, 3), np.int64)
+    )
+    return MergeNode(open_synapse, touching, sides, claims_of_voxels, no_contacts, rows)
 
 
 class SimulatedMerge(MergeStage):
     """The lowest merge, over blocks that are drawn instead of read."""
 
-    def nodes(self, index: Index) -> list[tuple[Node, Index]]:
+    def group(self, index: Index) -> list[Member]:
         grid = self.member_grid
-        found = []
-        for z, y, x in children(index, grid):
-            found.append((simulated_node((z, y, x), grid), (z % 2, y % 2, x % 2)))
-        return found
+        return [
+            (simulated_node((z, y, x), grid), (z % 2, y % 2, x % 2))
+            for z, y, x in children(index, grid)
+        ]
 
 
 class SimulatedNumber(NumberStage):
     """The numbering, over blocks that are drawn instead of read."""
 
-    def rows(self, level: int, index: Index) -> Rows:
-        if level == 0:
+    def rows(self, depth: int, index: Index) -> Rows:
+        if depth == 0:
             return simulated_rows(index, self.blocks.grid)
-        return super().rows(level, index)
+        return super().rows(depth, index)
 
 
 def stages(work: Path, side: int) -> tuple[list[MergeStage], SimulatedNumber, list[ResolveStage]]:
     shape = index_of(side * b for b in BLOCK)
     blocks = BlockGrid(shape, BLOCK)
-    levels = blocks.levels()
-    folders = [work / "dilate"] + [work / f"merge-{k}" for k in range(1, len(levels))]
-    merges = [
-        (SimulatedMerge if k == 1 else MergeStage)(
-            folders[k], levels[k], folders[k - 1], levels[k - 1], k == 1, THRES_SMALL
-        )
-        for k in range(1, len(levels))
-    ]
-    numbers = SimulatedNumber(work / "number", (side, 1, 1), blocks, tuple(folders))
-    resolves = []
-    above = None
-    for k in range(len(levels) - 1, 0, -1):
-        resolves.append(ResolveStage(work / f"resolve-{k}", levels[k], folders[k], above))
-        above = resolves[-1].folder
+    merges = merge_stages(work, work / "dilate", blocks, THRES_SMALL)
+    if merges:
+        merges[0] = SimulatedMerge(**vars(merges[0]))
+    numbers = SimulatedNumber(
+        folder=work / "number",
+        grid=(side, 1, 1),
+        blocks=blocks,
+        finished=(work / "dilate", *(merge.folder for merge in merges)),
+    )
+    resolves = resolve_stages(work, merges)
     return merges, numbers, resolves
 
 
@@ -209,7 +222,8 @@ def run(work: Path, side: int, workers: int) -> float:
     merges, numbers, resolves = stages(work, side)
     started = time.perf_counter()
     with Driver(work, "merge_scaling", workers) as driver:
-        for stage in (*merges, numbers, *resolves):
+        every: list[Stage[Any, Any, Any]] = [*merges, numbers, *resolves]
+        for stage in every:
             driver.run(stage)
     seconds = time.perf_counter() - started
     found, expected = numbers.numbering().count, int(apart(f"print(m.expected_synapses({side}))"))
@@ -245,7 +259,7 @@ def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
     """For each level: jobs, and edges and bytes read by its first job, which is a full one."""
     rows = []
     for stage in stages(work, side)[0]:
-        nodes = stage.nodes((0, 0, 0))
+        nodes = stage.group((0, 0, 0))
         edges = 0
         for node, place in nodes:
             for kind in KINDS:

@@ -97,7 +97,7 @@ def parts_of(count: int) -> Iterator[pa.Table]:
             peak = np.full((n, 3), 255)
             sides.append(Stats(np.stack(sums, axis=1), middle, middle + 12, peak))
         faces = rng.integers(5, 60, (n, 3))
-        rows = Rows(np.arange(n, dtype=np.uint64), sides[0], sides[1], faces)
+        rows = Rows(np.arange(n, dtype=np.uint64), faces, sides[0], sides[1])
         yield synapse_rows(np.arange(begin + 1, end + 1, dtype=np.uint64), rows, grid, 255.0)
 
 

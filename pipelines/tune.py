@@ -16,7 +16,7 @@ import yaml
 
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.files import write_json, write_whole
+from synpol.files import whole_file, write_json
 from synpol.model.trained import find_checkpoint
 from synpol.training.tuning import best, plot, sweep
 from synpol.training.validation import ValidationVolume
@@ -33,7 +33,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
     tried = ["thres"] + [k for k in ("dilate_sz", "thres_small") if getattr(config.tune, k)]
     overlay = {"decode": {key: getattr(chosen, key) for key in tried}}
     comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"
-    write_whole(run_dir / "tuned.yaml", (comment + yaml.safe_dump(overlay)).encode())
+    with whole_file(run_dir / "tuned.yaml") as temporary:
+        temporary.write_text(comment + yaml.safe_dump(overlay))
     said = ", ".join(f"{key} {value}" for key, value in overlay["decode"].items())
     print(
         f"{said}: validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}; written to "

@@ -23,7 +23,7 @@ import yaml
 from synpol.blockwise.schedulers import SCHEDULERS, scheduler_of
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
-from synpol.files import is_url
+from synpol.files import is_url, whole_file
 
 
 def run_command(
@@ -114,14 +114,14 @@ def record_run(config: Config, folder: str | Path, name: str) -> None:
     if is_url(folder):
         return
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     packages = ("synpol", "torch", "gunpowder", "daisy", "funlib.persistence", "zarr", "numpy")
     about = {
         "config": config.model_dump(mode="json"),
         "versions": {p: version(p) for p in packages} | {"python": platform.python_version()},
         "git": _git_state(),
     }
-    (folder / f"{name}.resolved.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+    with whole_file(folder / f"{name}.resolved.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(about, sort_keys=False))
 
 
 def _git_state() -> str:

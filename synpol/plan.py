@@ -6,29 +6,19 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.schedulers import scheduler_of
-from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.stage import Stage
 from synpol.config import Config, Workers
-from synpol.decoding.dilate import DilateStage
-from synpol.decoding.label import LabelStage
-from synpol.decoding.merge import MergeStage
-from synpol.decoding.number import NumberStage, ResolveStage
 from synpol.decoding.reference import rescaled_shape
-from synpol.decoding.relabel import RelabelStage
-from synpol.decoding.rescale import RescaleStage, rescaled_blocks
-from synpol.images.image import Image
+from synpol.decoding.rescale import rescaled_blocks
+from synpol.decoding.stages import DecodeOptions, decoding_stages
 from synpol.prediction.job import PredictJob
-from synpol.prediction.stage import PredictStage, network_of
-
-#: nanoseconds a voxel that a worker takes (two cores, docs/decoding_measured.md); others scale
-LABEL, DILATE, RELABEL = 6.0, 3.5, 3.0
-#: seconds a block, at the density of neuropil (the same page)
-MERGE, NUMBER, RESOLVE = 8e-3, 2e-4, 5e-4
 
 
 @dataclass(frozen=True)
@@ -55,40 +45,69 @@ class PlannedStage:
     workers: int
 
 
-def plan_prediction(job: PredictJob) -> PlannedStage:
-    """The prediction; its time is measured with a few windows, where this machine is like a worker.
+def planned(
+    stage: Stage[Any, Any, Any],
+    settings: Workers,
+    num_workers: int,
+    seconds: float | None,
+    *,
+    workers_run: bool = False,
+) -> PlannedStage:
+    """Say what a stage will do, and who will do it.
 
-    Its network is run for a moment.
+    Parameters
+    ----------
+    stage : Stage
+        The stage.
+    settings : Workers
+        Where workers run.
+    num_workers : int
+        Number of workers at most.
+    seconds : float or None
+        Estimate of the work of all blocks.
+    workers_run : bool
+        Whether an earlier stage has started the workers.
     """
-    voxels = int(np.prod(job.part.shape))
-    count = int(np.prod(job.blocks.grid))
+    alone = runs_in_driver(
+        stage.count,
+        stage.cost,
+        num_workers,
+        remote=scheduler_of(settings).remote,
+        there=workers_run,
+        for_workers=stage.for_workers,
+    )
+    return PlannedStage(
+        name=stage.name,
+        blocks=stage.count,
+        read=stage.bytes_read,
+        written=stage.bytes_written,
+        seconds=seconds,
+        workers=0 if alone else num_workers,
+    )
+
+
+def plan_prediction(job: PredictJob) -> PlannedStage:
+    """Plan a prediction; runs a few windows to measure time, where this machine is like a worker.
+
+    Where workers have GPUs that this machine may lack, the time is not known.
+    """
     seconds = None
     if not job.gpus:
-        windows = job.windows.count_in(job.blocks, job.part.begin)
-        seconds = windows * _seconds_a_window(job)
-    read = voxels * job.source.array.dtype.itemsize
-    alone = runs_in_driver(
-        count,
-        _cost(PredictStage, job.blocks),
-        job.workers,
-        remote=scheduler_of(job.config.workers).remote,
-        for_workers=PredictStage.for_workers,
-    )
-    return PlannedStage("predict", count, read, 3 * voxels, seconds, 0 if alone else job.workers)
+        seconds = job.windows.count_in(job.blocks, job.roi.offset) * _seconds_a_window(job)
+    return planned(job.stage(job.output), job.settings, job.num_workers, seconds)
 
 
 def _seconds_a_window(job: PredictJob) -> float:
     import torch
 
     from synpol.model.device import choose_device
-    from synpol.model.trained import load_trained
 
-    device = choose_device(job.config.device)
-    network = network_of(load_trained(job.checkpoint, job.config).model, job.config, device)
-    batch = job.config.predict.batch_size
+    device = choose_device(job.device)
+    network = job.network.on(device)
+    batch = job.predict.batch_size
     before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(job.config.workers.cores_of(job.workers))
+        torch.set_num_threads(job.settings.cores_of(job.num_workers))
     try:
         with torch.inference_mode():
             windows = torch.rand((batch, 1, *job.windows.window), device=device)
@@ -100,40 +119,42 @@ def _seconds_a_window(job: PredictJob) -> float:
     return (time.perf_counter() - started) / batch
 
 
-def plan_decoding(shape: tuple[int, int, int], itemsize: int, config: Config) -> list[PlannedStage]:
-    """The stages of a decoding of a volume."""
-    blocks = BlockGrid.of(shape, config.decode.block_shape)
-    voxels, count = int(np.prod(shape)), int(np.prod(blocks.grid))
-    workers = config.workers.num_workers
-    cost = _cost(LabelStage, blocks)
-    rows = [("label", count, 3 * voxels * itemsize, 0, voxels * LABEL / 1e9, cost)]
-    cost = _cost(DilateStage, blocks)
-    rows.append(("dilate", count, 0, 0, voxels * DILATE / 1e9, cost))
-    groups = [int(np.prod(grid)) for grid in blocks.levels()[1:]]
-    for level, jobs in enumerate(groups, 1):
-        rows.append((f"merge {level}", jobs, 0, 0, jobs * MERGE, MergeStage.job_cost))
-    rows.append(("number", blocks.grid[0], 0, 0, count * NUMBER, NumberStage.job_cost))
-    for level, jobs in reversed(list(enumerate(groups, 1))):
-        rows.append((f"resolve {level}", jobs, 0, 0, jobs * RESOLVE, ResolveStage.job_cost))
-    cost = _cost(RelabelStage, blocks)
-    rows.append(("relabel", count, 0, 8 * voxels, voxels * RELABEL / 1e9, cost))
-    if set(config.decode.scale_factors) != {1}:
-        target = rescaled_shape(shape, config.decode.scale_factors)
-        out = rescaled_blocks(blocks, index_of(target))
-        made, size, cost = int(np.prod(out.grid)), int(np.prod(target)), _cost(RescaleStage, out)
-        rows.append(("rescale", made, 8 * voxels, 8 * size, size * RELABEL / 1e9, cost))
-    remote = scheduler_of(config.workers).remote
-    planned: list[PlannedStage] = []
-    for name, jobs, read, written, seconds, cost in rows:
-        there = any(stage.workers for stage in planned)
-        alone = runs_in_driver(jobs, cost, workers, remote=remote, there=there)
-        planned.append(PlannedStage(name, jobs, read, written, seconds, 0 if alone else workers))
-    return planned
+def plan_decoding(
+    shape: tuple[int, int, int], dtype: np.dtype, config: Config
+) -> list[PlannedStage]:
+    """Plan the stages of a decoding.
 
-
-def _cost(stage: type[VoxelStage], blocks: BlockGrid) -> int:
-    """What a block of a stage costs; see `VoxelStage.cost`."""
-    return int(np.prod(blocks.block) * stage.voxel_cost)
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Shape of the volume, voxels.
+    dtype : dtype
+        Type of the polarity array.
+    config : Config
+        The config.
+    """
+    decode = config.decode
+    blocks = BlockGrid.of(shape, decode.block_shape)
+    resized = rescaled_shape(shape, decode.scale_factors)
+    stages = decoding_stages(
+        prediction="",
+        dtype=dtype,
+        output="",
+        folder=Path(),
+        blocks=blocks,
+        target=blocks if resized == shape else rescaled_blocks(blocks, index_of(resized)),
+        options=DecodeOptions(
+            blocks.block, exclusive=config.exclusive, semantic=decode.semantic, sides=decode.sides
+        ),
+    )
+    plan: list[PlannedStage] = []
+    for stage in stages:
+        workers_run = any(earlier.workers for earlier in plan)
+        settings = config.workers
+        plan.append(
+            planned(stage, settings, settings.num_workers, stage.seconds, workers_run=workers_run)
+        )
+    return plan
 
 
 def table(stages: list[PlannedStage]) -> str:
@@ -167,12 +188,6 @@ def job_text(settings: Workers, count: int, gpus: int) -> str:
     return "\n".join(
         [f"{count} jobs of {settings.executor}, each:", "", *lines, *script.splitlines()[1:]]
     )
-
-
-def size_of(image: Image) -> tuple[tuple[int, int, int], int]:
-    """Voxels and bytes a voxel of a polarity array."""
-    z, y, x = image.shape_vx
-    return (z, y, x), image.array.dtype.itemsize
 
 
 def _bytes(count: int) -> str:

@@ -1,19 +1,253 @@
-"""Labels to polarity targets and back: pure numpy, no side effects.
+"""Channels of a polarity array and labels of synapse sides: the one place that knows both.
 
-The convention is that of the EM-R50 data set and of PyTorch Connectomics: in a label volume the
-pre-synaptic side of synapse n is 2n-1, its post-synaptic side 2n, and 0 is none.
+A label volume follows the convention of the EM-R50 data set and of PyTorch Connectomics: the
+pre-synaptic side of synapse n has the label 2n-1, its post-synaptic side the label 2n, and 0 is the
+background. A polarity array has three channels, whose order depends on the kind of network
+(`Channels`). Everything here is pure numpy without side effects, so that every other module can
+import it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from synpol.errors import InputError
 
-#: channel order of a polarity array
-CHANNELS = ("pre", "post", "union")
-#: channel order of an exclusive polarity array
-EXCLUSIVE_CHANNELS = ("background", "pre", "post")
+#: What the labels of a volume mark: sides of synapses (2n-1 / 2n), or synapses without sides.
+LabelKind = Literal["polarity", "union"]
+
+
+class _Indexable(Protocol):
+    """A numpy array or a torch tensor."""
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Name the three channels of a polarity array, of logits or of a target.
+
+    Every method takes a numpy array or a torch tensor and the number of its channel axis: 0 for
+    ``(3, z, y, x)``, 1 for ``(batch, 3, z, y, x)``. Channels are returned as views.
+
+    Attributes
+    ----------
+    names : tuple of 3 str
+        Channels in their order: pre, post, union; of an exclusive network background, pre, post.
+    count : int
+        Number of channels, the same for both kinds of network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> polarity = np.arange(6).reshape(3, 2)
+    >>> Channels.of(exclusive=False).post(polarity).tolist()
+    [2, 3]
+    >>> Channels.of(exclusive=True).post(polarity).tolist()
+    [4, 5]
+    """
+
+    names: tuple[str, str, str]
+    count: ClassVar[int] = 3
+
+    @classmethod
+    def of(cls, exclusive: bool) -> Channels:
+        """Return the channels of an exclusive network, or of one with independent channels."""
+        return EXCLUSIVE if exclusive else PLAIN
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the channels are classes of which a voxel has one.
+
+        The probabilities of classes are the softmax of the logits over the channel axis; those of
+        independent channels are the sigmoid of each logit.
+        """
+        return "background" in self.names
+
+    def index(self, name: str) -> int:
+        """Return the position of a channel; for exclusive networks also the number of the class.
+
+        Raises
+        ------
+        ValueError
+            There is no channel with this name.
+        """
+        return self.names.index(name)
+
+    def background[A: _Indexable](self, array: A, axis: int = 0) -> A:
+        """Return the background channel, which only exclusive networks have."""
+        return self._channel(array, "background", axis)
+
+    def pre[A: _Indexable](self, array: A, axis: int = 0) -> A:
+        """Return the channel of the pre-synaptic side."""
+        return self._channel(array, "pre", axis)
+
+    def post[A: _Indexable](self, array: A, axis: int = 0) -> A:
+        """Return the channel of the post-synaptic side."""
+        return self._channel(array, "post", axis)
+
+    def union[A: _Indexable](self, array: A, axis: int = 0) -> A:
+        """Return the channel of both sides together; for exclusive networks the sum of the sides.
+
+        The sum has the type of the array, so uint8 has to be converted first.
+        """
+        if self.exclusive:
+            pre: Any = self.pre(array, axis)
+            return pre + self.post(array, axis)
+        return self._channel(array, "union", axis)
+
+    def sides[A: _Indexable](self, array: A, axis: int = 0) -> A:
+        """Return the two channels pre and post, in this order; the channel axis stays."""
+        first = self.index("pre")
+        view: A = array[(*[slice(None)] * axis, slice(first, first + 2))]
+        return view
+
+    def _channel[A: _Indexable](self, array: A, name: str, axis: int) -> A:
+        view: A = array[(*[slice(None)] * axis, self.index(name))]
+        return view
+
+
+PLAIN = Channels(("pre", "post", "union"))
+EXCLUSIVE = Channels(("background", "pre", "post"))
+
+
+def pre_label[N: (int, np.uint64, np.ndarray)](synapse: N) -> N:
+    """Return the label 2n-1 of the pre side of synapse n (1 or above), in the type of n.
+
+    Parameters
+    ----------
+    synapse : int, numpy integer or array of integers
+
+    Returns
+    -------
+    Like `synapse`
+
+    Examples
+    --------
+    >>> pre_label(3), post_label(3)
+    (5, 6)
+    """
+    return synapse + (synapse - 1)  # 2 * 2**63 would not fit into 64 bits
+
+
+def post_label[N: (int, np.uint64, np.ndarray)](synapse: N) -> N:
+    """Return the label 2n of the post side of synapse n, in the type of n; see `pre_label`."""
+    return synapse + synapse
+
+
+def is_pre(label: Any) -> Any:
+    """Return whether labels are those of pre sides: bool, for a number or an array of labels."""
+    return (label & 1) != 0
+
+
+def synapse_of[N: (int, np.uint64, np.ndarray)](label: N) -> N:
+    """Return the number n of the synapse that labels 2n-1 and 2n belong to, 0 for 0.
+
+    Parameters
+    ----------
+    label : int, numpy integer or array of integers
+
+    Returns
+    -------
+    Like `label`
+
+    Examples
+    --------
+    >>> synapse_of(5), synapse_of(6), synapse_of(0)
+    (3, 3, 0)
+    """
+    return (label >> 1) + (label & 1)  # label + 1 may not fit into the type
+
+
+def split_labels(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split labels into the number of the synapse and the side; `side_labels` joins them again.
+
+    Parameters
+    ----------
+    instances : array of unsigned integers
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
+
+    Returns
+    -------
+    synapse : array like `instances`
+        n on both sides of synapse n, 0 elsewhere.
+    is_pre : bool array
+        True on pre sides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> synapse, is_pre = split_labels(np.array([0, 1, 2, 5], dtype=np.uint64))
+    >>> synapse.tolist(), is_pre.tolist()
+    ([0, 1, 1, 3], [False, True, False, True])
+    """
+    odd = instances & 1
+    return (instances >> 1) + odd, odd.astype(bool)  # label + 1 may not fit into the type
+
+
+def polarity_to_seg(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split labels into the number of the synapse and the side: `split_labels`, for users.
+
+    This public name is an alias and not the inverse of `seg_to_polarity`, which returns channels.
+
+    Parameters
+    ----------
+    instances : array of unsigned integers
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
+
+    Returns
+    -------
+    synapse : array like `instances`
+        n on both sides of synapse n, 0 elsewhere.
+    is_pre : bool array
+        True on pre sides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> synapse, is_pre = polarity_to_seg(np.array([0, 1, 2, 5], dtype=np.uint64))
+    >>> synapse.tolist(), is_pre.tolist()
+    ([0, 1, 1, 3], [False, True, False, True])
+    """
+    return split_labels(instances)
+
+
+def side_labels[N: (np.uint64, np.ndarray)](
+    synapse: N, pre: np.ndarray, post: np.ndarray
+) -> np.ndarray:
+    """Label voxels by their synapse and side; post wins where a voxel is on both sides.
+
+    Parameters
+    ----------
+    synapse : array of unsigned integers, or one number for all
+        Number n of the synapse, 1 or above where `pre` or `post` is true.
+    pre, post : bool arrays
+        Voxels on the pre and on the post side.
+
+    Returns
+    -------
+    array like `synapse`
+        2n-1 on pre voxels, 2n on post voxels, 0 elsewhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> synapse = np.array([7, 1, 1, 3], dtype=np.uint64)
+    >>> pre, post = np.array([[False, True, True, True], [False, False, True, False]])
+    >>> side_labels(synapse, pre, post).tolist()
+    [0, 1, 2, 5]
+    """
+    label = post_label(synapse)
+    return np.where(post, label, np.where(pre, label - 1, 0))
+
+
+def side_voxels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which voxels lie on a pre side and which on a post side, as two bool arrays."""
+    pre = is_pre(labels)
+    return pre, (labels != 0) & ~pre
 
 
 def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
@@ -24,7 +258,7 @@ def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
     label : (z, y, x) array of integers
         2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
     exclusive : bool
-        Classes instead of channels.
+        Whether to return classes instead of channels.
 
     Returns
     -------
@@ -35,7 +269,7 @@ def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
     Raises
     ------
     InputError
-        Labels that are not integers, or below zero.
+        The labels are not integers, or some are below zero.
 
     Examples
     --------
@@ -55,63 +289,39 @@ def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
         )
     if label.dtype.kind == "i" and label.size and label.min() < 0:
         raise InputError(f"a label is {label.min()}; labels are 0 or above")
-    odd = (label & label.dtype.type(1)).astype(bool)
-    union = label != 0
+    pre, post = side_voxels(label)
     if exclusive:
-        return np.where(odd, np.int64(1), np.where(union, np.int64(2), np.int64(0)))
-    return np.stack([odd, union & ~odd, union]).astype(np.float32)
-
-
-def polarity_to_seg(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split instances into the synapse each voxel belongs to and the side it is on.
-
-    Parameters
-    ----------
-    instances : (z, y, x) array of unsigned integers
-        2n-1 / 2n.
-
-    Returns
-    -------
-    synapse : array like `instances`
-        n on both sides of synapse n, 0 elsewhere.
-    is_pre : bool array
-        True on pre sides.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> synapse, is_pre = polarity_to_seg(np.array([0, 1, 2, 5], dtype=np.uint64))
-    >>> synapse.tolist(), is_pre.tolist()
-    ([0, 1, 1, 3], [False, True, False, True])
-    """
-    one = instances.dtype.type(1)
-    odd = instances & one
-    return (instances >> one) + odd, odd.astype(bool)  # label + 1 could be too large
+        background, first, second = (
+            np.int64(EXCLUSIVE.index(name)) for name in ("background", "pre", "post")
+        )
+        return np.where(pre, first, np.where(post, second, background))
+    voxels = {"pre": pre, "post": post, "union": pre | post}
+    return np.stack([voxels[name] for name in PLAIN.names]).astype(np.float32)
 
 
 def check_polarity_labels(values: np.ndarray, path: str) -> None:
-    """Refuse labels whose odd/even scheme cannot be right.
+    """Refuse labels that are all odd or all even, which cannot be sides of synapses.
 
     Parameters
     ----------
     values : array of integers
         Labels that occur (0 may be among them).
     path : str
-        Where they are, for the message.
+        Path of the label volume, for the message.
 
     Raises
     ------
     InputError
-        There are labels, but only odd ones (a binary mask, say) or only even ones.
+        There are labels, but only odd ones (a binary mask, for example) or only even ones.
     """
-    found = np.unique(values)
-    found = found[found != 0]
-    if found.size == 0:
+    labels = np.unique(values)
+    labels = labels[labels != 0]
+    if labels.size == 0:
         return
-    odd = int((found % 2 == 1).sum())
-    if odd == 0 or odd == found.size:
+    odd = int(is_pre(labels).sum())
+    if odd == 0 or odd == labels.size:
         which = "odd" if odd else "even"
-        shown = ", ".join(str(v) for v in found[:5]) + (", ..." if found.size > 5 else "")
+        shown = ", ".join(str(v) for v in labels[:5]) + (", ..." if labels.size > 5 else "")
         raise InputError(
             f"{path} is declared `labels: polarity`, but it holds only {which} labels ({shown}), "
             "so every synapse would lack a side; if it marks synapses without sides (a mask, or "

@@ -35,21 +35,21 @@ class Shuffled(stage.Stage):
     def cost(self):
         return self.inner.cost
 
-    def start(self):
-        return self.inner.start()
+    def open(self):
+        return self.inner.open()
 
     def place(self, index):
         place = self.order[np.ravel_multi_index(index, self.grid)]
         return index_of(np.unravel_index(place, self.grid))
 
-    def read(self, index, loaded):
-        return self.inner.read(self.place(index), loaded)
+    def read(self, index, opened):
+        return self.inner.read(self.place(index), opened)
 
-    def compute(self, index, loaded, given):
-        return self.inner.compute(self.place(index), loaded, given)
+    def compute(self, index, opened, given):
+        return self.inner.compute(self.place(index), opened, given)
 
-    def write(self, index, loaded, result):
-        self.inner.write(self.place(index), loaded, result)
+    def write(self, index, opened, result):
+        self.inner.write(self.place(index), opened, result)
 
     def done(self):
         return self.inner.done().ravel()[self.order].reshape(self.grid)
@@ -61,13 +61,13 @@ class Flaky(Shuffled):
 
     folder_of_attempts: Path
 
-    def compute(self, index, loaded, given):
+    def compute(self, index, opened, given):
         if index == tuple(n // 2 for n in self.grid):
             attempts = len(list(self.folder_of_attempts.iterdir()))
             if attempts < 2:
                 (self.folder_of_attempts / str(attempts)).touch()
                 raise OSError("the disk is away for a moment")
-        return super().compute(index, loaded, given)
+        return super().compute(index, opened, given)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Slow(Shuffled):
 
     seconds: float
 
-    def compute(self, index, loaded, given):
+    def compute(self, index, opened, given):
         time.sleep(self.seconds)
-        return super().compute(index, loaded, given)
+        return super().compute(index, opened, given)
 
 
 def shuffle(seed):
@@ -88,20 +88,20 @@ def shuffle(seed):
 
     def shuffled(self, inner):
         order = rng.permutation(int(np.prod(inner.grid)))
-        return run(self, Shuffled(inner.folder, inner.grid, inner, order))
+        return run(self, Shuffled(folder=inner.folder, grid=inner.grid, inner=inner, order=order))
 
     driver.Driver.run = shuffled
 
 
-def change_label(kind, *arguments):
+def change_label(kind, **arguments):
     """Let the driver run another kind of label stage."""
     run = driver.Driver.run
 
     def changed(self, inner):
         if inner.name != "label":
             return run(self, inner)
-        order = np.arange(inner.count)
-        return run(self, kind(inner.folder, inner.grid, inner, order, *arguments))
+        about = {"folder": inner.folder, "grid": inner.grid, "inner": inner}
+        return run(self, kind(**about, order=np.arange(inner.count), **arguments))
 
     driver.Driver.run = changed
 
@@ -115,9 +115,9 @@ if __name__ == "__main__":
     if "order" in options:
         shuffle(options.pop("order"))
     if "flaky" in options:
-        change_label(Flaky, Path(options.pop("flaky")))
+        change_label(Flaky, folder_of_attempts=Path(options.pop("flaky")))
     if "slow" in options:
-        change_label(Slow, options.pop("slow"))
+        change_label(Slow, seconds=options.pop("slow"))
     if "workers" in options:
         options["workers"] = Workers(**options["workers"])
     output = sys.argv[2]

@@ -174,10 +174,9 @@ def test_interrupted_numbering_of_labels_goes_on(tmp_path, monkeypatch):
     assert set(np.unique(expected)) >= {0, 1, 2}
     write = ws.NumberLabelsStage.write
 
-    def interrupted(self, index, loaded, result):
-        _, made, truth = loaded
-        write(self, index, loaded, result)
-        truth[:6] = made[:6]
+    def interrupted(self, index, opened, result):
+        write(self, index, opened, result)
+        opened.truth[:6] = opened.labels[:6]
         for record in self.folder.rglob("*.record"):
             record.unlink()
         raise KeyboardInterrupt

@@ -1,96 +1,135 @@
-"""What a blockwise stage is.
+"""Say what a blockwise stage is: a grid of blocks, and four functions.
 
-A stage is a grid of blocks and three functions of one block: read what it needs, compute, write the
-result and then the block's record. The records say which blocks are done: a stage has succeeded
-when every record is there, whatever anybody reported.
+`Stage.open` opens what a process needs once. For each block, `Stage.read` reads its input,
+`Stage.compute` makes the result, and `Stage.write` stores the result and then the block's record.
+The records say which blocks are done: a stage has succeeded when every record is there, whatever
+anybody reported.
 
-A block may run twice at once (an orphan of a killed driver, a node cut off from the network), so
-each writes one region and one record, both by content alone.
+A block may run twice at once (by an orphan of a killed driver, or by a node that was cut off from
+the network). So each block writes one region and one record, and both depend on its content alone.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Index, done_mask, write_record
+from synpol.blockwise.records import Done, Index, done_mask, write_record
+
+if TYPE_CHECKING:  # zarr takes a second to import, and stages without arrays do without it
+    import zarr
 
 
-@dataclass(frozen=True)
-class Stage(ABC):
-    """A step over all blocks.
+@dataclass(frozen=True, kw_only=True)
+class Stage[Opened, Given, Result](ABC):
+    """Do one step of a job on every block.
+
+    A stage is pickled and sent to workers, so its fields are paths and numbers, never arrays.
+    ``Opened`` is the type of what a process opens once, ``Given`` of the input of one block, and
+    ``Result`` of its result.
 
     Attributes
     ----------
     folder : Path
-        Of its records.
+        Folder of the records.
     grid : (int, int, int)
-        Blocks along z, y, x.
+        Number of blocks along z, y, x.
     """
 
     folder: Path
     grid: Index
 
-    #: shown to people
+    #: name of the stage, for people
     name: ClassVar[str] = "stage"
-    #: what a block costs, in voxels that could be labelled instead
+    #: what a job is, what it reads, and what it leaves, for the docs
+    job: ClassVar[str] = "a block"
+    reads: ClassVar[str] = ""
+    leaves: ClassVar[str] = ""
+    #: number of the code that makes the result: raised when a change of code changes the result
+    version: ClassVar[int] = 1
+    #: work of one block, as a number of voxels that could be labelled in the same time
     job_cost: ClassVar[int] = 1
-    #: blocks that a process has in hand at once: one is computed while another is read or written
-    lanes: ClassVar[int] = 1
-    #: whether even one block belongs on a cluster's workers, where there is a cluster
+    #: estimated time of one block of a job that is not about voxels (docs/decoding_measured.md)
+    seconds_per_job: ClassVar[float] = 0
+    #: number of blocks that a process holds at once: one is computed, others are read or written
+    prefetch: ClassVar[int] = 1
+    #: whether even a single block is given to a worker of a cluster, where there is a cluster
     for_workers: ClassVar[bool] = False
 
     @property
     def cost(self) -> int:
-        """What a block costs, in voxels that could be labelled instead; decides where it runs."""
+        """Work of one block, as a number of voxels; decides where the stage runs."""
         return self.job_cost
 
     @property
     def block_voxels(self) -> int:
-        """Voxels of a block, for the progress; 0 where a job is not about voxels."""
+        """Number of voxels in a block, for the progress bar; 0 where a job is not about voxels."""
         return 0
 
-    def start(self) -> Any:
-        """What a process loads once; handed to the functions of a block."""
-        return None
+    @property
+    def seconds(self) -> float:
+        """Estimated time of all blocks for one worker, in seconds."""
+        return self.count * self.seconds_per_job
 
-    def read(self, index: Index, loaded: Any) -> Any:
-        """Read what `compute` needs; runs beside the computing of another block."""
-        return None
+    @property
+    def bytes_read(self) -> int:
+        """Number of bytes that the stage reads from arrays, before compression."""
+        return 0
+
+    @property
+    def bytes_written(self) -> int:
+        """Number of bytes that the stage writes into arrays, before compression."""
+        return 0
+
+    def open(self) -> Opened:
+        """Open what this process needs for all of its blocks."""
+        return cast(Opened, None)
+
+    def read(self, index: Index, opened: Opened) -> Given:
+        """Read the input of one block; runs while another block is computed."""
+        return cast(Given, None)
 
     @abstractmethod
-    def compute(self, index: Index, loaded: Any, given: Any) -> Any:
-        """Make the result of a block from what was read; one block at a time in a process."""
+    def compute(self, index: Index, opened: Opened, given: Given) -> Result:
+        """Make the result of one block; a process computes one block at a time."""
 
-    def write(self, index: Index, loaded: Any, result: Any) -> None:
-        """Write the result, and the record last; by default the result is the record."""
+    def write(self, index: Index, opened: Opened, result: Result) -> None:
+        """Store the result, and the record last; by default the result is the record."""
         write_record(self.folder, index, result)
 
     def done(self) -> np.ndarray:
-        """Which blocks are done; bool, of the shape of the grid."""
+        """Tell which blocks are done; a bool array of the shape of the grid."""
         return done_mask(self.folder, self.grid)
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return int(np.prod(self.grid))
 
 
-class VoxelStage(Stage):
-    """A step over the blocks of a volume; what a block costs grows with its voxels."""
+#: a stage of whatever types, as the driver sees it
+type AnyStage = Stage[Any, Any, Any]
+
+
+class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
+    """Do one step on the blocks of a volume; the work of a block grows with its voxels."""
 
     blocks: BlockGrid
-    #: what a voxel costs, compared with labelling it
+    #: work of one voxel, compared with labelling one
     voxel_cost: ClassVar[float] = 1
+    #: estimated time of one voxel (two cores, docs/decoding_measured.md)
+    seconds_per_voxel: ClassVar[float] = 0
+
+    @property
+    def seconds(self) -> float:
+        return float(np.prod(self.blocks.shape)) * self.seconds_per_voxel
 
     @property
     def block_voxels(self) -> int:
@@ -101,61 +140,21 @@ class VoxelStage(Stage):
         return int(self.block_voxels * self.voxel_cost)
 
 
-class ArrayStage(VoxelStage):
-    """A step that writes its blocks into an array, the first of what `start` returns."""
+class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
+    """Fill an array block by block; a result of None is a block of zeros."""
 
-    def write(self, index: Index, loaded: Any, result: np.ndarray | None) -> None:
-        """Write a block (None: all zeros), then its record."""
+    @abstractmethod
+    def target(self, opened: Opened) -> zarr.Array:
+        """Return the array that the stage fills."""
+
+    def write(self, index: Index, opened: Opened, result: np.ndarray | None) -> None:
+        """Write a block of the array, then its record."""
         from synpol.images.writing import write_block
 
-        write_block(loaded[0], self.blocks.slices(index), result)
-        write_record(self.folder, index, {})
-
-
-@dataclass(frozen=True)
-class BlockTime:
-    """Where the time of one block went, in seconds.
-
-    Attributes
-    ----------
-    index : (int, int, int)
-    total : float
-        From the first read to the record, less the wait for another block that was computed.
-    computing : float
-    idle : float
-        Nothing was computed in this process before this block was: it waited for data.
-    """
-
-    index: Index
-    total: float
-    computing: float
-    idle: float
-
-
-class Turn:
-    """Lets one block be computed at a time in a process, and sees when none is."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free_since = time.monotonic()
-
-    def run(self, stage: Stage, index: Index, loaded: Any) -> BlockTime:
-        """Do one block."""
-        started = time.monotonic()
-        given = stage.read(index, loaded)
-        arrived = time.monotonic()
-        with self._lock:
-            begun = time.monotonic()
-            idle = begun - self._free_since
-            try:
-                result = stage.compute(index, loaded, given)
-            finally:
-                ended = self._free_since = time.monotonic()
-        stage.write(index, loaded, result)
-        total = time.monotonic() - started - (begun - arrived)
-        return BlockTime(index, total, ended - begun, idle)
+        write_block(self.target(opened), self.blocks.slices(index), result)
+        write_record(self.folder, index, Done())
 
 
 def blocks_of(grid: Index) -> Iterator[Index]:
-    """Every index of a grid in C order."""
+    """Return every index of a grid, in C order."""
     return itertools.product(*(range(n) for n in grid))  # type: ignore[return-value]

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, Section, Triple
+from synpol.polarity import LabelKind
 
 
 class TrainingVolume(Section):
@@ -14,7 +15,7 @@ class TrainingVolume(Section):
 
     raw: str = Field(description="path or URL of the image (z, y, x)")
     truth: str = Field(description="path or URL of the labels on the same voxels")
-    labels: Literal["polarity", "union"] = Field(
+    labels: LabelKind = Field(
         description="polarity: 2n-1 pre, 2n post; union: a mask, or an id a synapse, without sides"
     )
 

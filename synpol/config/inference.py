@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
+from synpol.polarity import LabelKind
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
 
@@ -193,7 +194,7 @@ class Evaluate(Section):
     """Scores against the truth."""
 
     truth: str | None = Field(default=None, description="path or URL of the true labels")
-    labels: Literal["polarity", "union"] = Field(
+    labels: LabelKind = Field(
         default="polarity", description="what the truth marks; see data.train.labels"
     )
     iou: list[Annotated[float, Field(gt=0, le=1)]] = Field(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -24,7 +23,7 @@ from synpol.config import EmR50, ImportVolume
 from synpol.datasets.import_volume import describe_volume, import_volume
 from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
-from synpol.files import is_url, write_whole
+from synpol.files import is_url, whole_file, whole_folder
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
 
@@ -86,7 +85,8 @@ def download(url: str, path: Path) -> None:
     ----------
     url : str
     path : path
-        There under its name only when it is whole; ``<path>.part`` until then.
+        Final name. The file is called ``<path>.part`` until it is whole, and stays after an
+        error, since the next try goes on from it.
 
     Raises
     ------
@@ -150,7 +150,8 @@ def record_digest(archive: Path) -> str:
             f"{kept.read_text().split()[0]}; remove both to download it again"
         )
     if os.access(archive.parent, os.W_OK):
-        write_whole(kept, f"{digest}  {archive.name}\n".encode())
+        with whole_file(kept) as temporary:
+            temporary.write_text(f"{digest}  {archive.name}\n")
     return digest
 
 
@@ -164,10 +165,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     if folder.exists():
         return
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as content:
+        with zipfile.ZipFile(archive) as content, whole_folder(folder) as temporary:
             root = temporary.resolve()
             for member in content.infolist():
                 target = (root / member.filename).resolve()
@@ -185,7 +184,6 @@ def unpack(archive: Path, folder: Path) -> None:
         raise InputError(
             f"{archive} is no readable ZIP file ({error}); remove it to download it again"
         ) from None
-    os.replace(temporary, folder)
 
 
 def find_volume(unpacked: Path, volume: str, image: str, labels: str) -> dict[str, Path]:

@@ -47,6 +47,7 @@ from synpol.datasets.tissue import (
     warp_points,
 )
 from synpol.errors import InputError
+from synpol.polarity import post_label, pre_label
 
 MIN_VESICLES = 8  # a synapse whose cell has room for fewer does not exist
 NUMBER_BITS = 20  # per axis, for the lattice cell inside a number
@@ -266,6 +267,19 @@ class SyntheticVolume:
         third, clouds spread, distractors (lone clouds, lone densities, thick membranes, dark
         blobs) nearly double, and sensor noise and section jumps grow by half. The tissue and the
         candidate synapses stay the same.
+
+    Examples
+    --------
+    >>> volume = SyntheticVolume((30, 16, 16), seed=5)
+    >>> raw, labels = volume.region((0, 0, 0), (4, 64, 64))
+    >>> raw.shape, str(raw.dtype), str(labels.dtype)
+    ((4, 64, 64), 'uint8', 'uint64')
+
+    A region is the same when it is part of a larger one:
+
+    >>> larger, _ = volume.region((0, 0, 0), (4, 64, 96))
+    >>> bool((larger[:, :, :64] == raw).all())
+    True
     """
 
     voxel_size: tuple[int, int, int] = (30, 16, 16)
@@ -337,9 +351,8 @@ class SyntheticVolume:
             canvas.density(synapses, row, cues.density, thick=False)
             for p in cloud:
                 canvas.vesicle(p, cues.ring)
-            for mask, label in zip(
-                sides[1:], (2 * numbers[row] - 1, 2 * numbers[row]), strict=True
-            ):
+            number = int(numbers[row])
+            for mask, label in zip(sides[1:], (pre_label(number), post_label(number)), strict=True):
                 _stamp(labels, mask, sides[0] - low, label)
         for row in np.flatnonzero(kinds < 2).tolist():
             canvas.density(others, row, cues.density, thick=bool(kinds[row] == 1))

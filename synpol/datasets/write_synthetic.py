@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Index, read_record, write_record
+from synpol.blockwise.records import Done, Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
 from synpol.datasets.import_volume import existing
@@ -22,15 +21,47 @@ from synpol.files import is_url, join
 from synpol.images.identity import hash_of
 from synpol.images.image import COMPLETE, HASH, Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, write_block
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import side_labels, split_labels, synapse_of
 
-VERSION = 3
 BLOCK = (40, 320, 320)
 IMAGES = {"raw": np.uint8, "neurons": np.uint64, "truth": np.uint64}
 
 
 @dataclass(frozen=True)
-class SynthesiseStage(Stage):
+class MadeArrays:
+    """Arrays that the first stage writes, open; each (z, y, x).
+
+    Attributes
+    ----------
+    raw, neurons : zarr.Array
+        Image and neurons, in the container.
+    labels : zarr.Array
+        Sides of synapses before they are numbered.
+    """
+
+    raw: zarr.Array
+    neurons: zarr.Array
+    labels: zarr.Array
+
+
+@dataclass(frozen=True)
+class MadeLabels:
+    """Labels that the first stage made in one block: its record.
+
+    Attributes
+    ----------
+    labels : (n,) uint64
+        Labels in the block, sorted.
+    voxels : (n,) int64
+        Number of voxels of each.
+    """
+
+    labels: np.ndarray
+    voxels: np.ndarray
+
+
+@dataclass(frozen=True)
+class SynthesiseStage(Stage[MadeArrays, None, Region]):
     """Make the image and the neurons of every block, and its labels as they come.
 
     Attributes
@@ -47,27 +78,49 @@ class SynthesiseStage(Stage):
     blocks: BlockGrid
 
     name = "synthesise"
+    version = 3
     job_cost = 2**24
 
-    def start(self) -> Any:
-        images = [open_image(join(self.container, n), mode="r+").array for n in ("raw", "neurons")]
-        return images[0], zarr.open_array(self.labels, mode="r+"), images[1]
+    def open(self) -> MadeArrays:
+        return MadeArrays(
+            raw=open_image(join(self.container, "raw"), mode="r+").array,
+            neurons=open_image(join(self.container, "neurons"), mode="r+").array,
+            labels=zarr.open_array(self.labels, mode="r+"),
+        )
 
-    def compute(self, index: Index, loaded: Any, given: Any) -> Region:
+    def compute(self, index: Index, opened: MadeArrays, given: None) -> Region:
         begin, end = self.blocks.bounds(index)
         size = tuple(e - b for b, e in zip(begin, end, strict=True))
         return self.volume.make(begin, size)  # type: ignore[arg-type]
 
-    def write(self, index: Index, loaded: Any, result: Region) -> None:
-        for array, made in zip(loaded, result, strict=True):
-            write_block(array, self.blocks.slices(index), made)
-        labels = result.labels
+    def write(self, index: Index, opened: MadeArrays, result: Region) -> None:
+        where, labels = self.blocks.slices(index), result.labels
+        write_block(opened.raw, where, result.raw)
+        write_block(opened.labels, where, labels)
+        write_block(opened.neurons, where, result.neurons)
         present, voxels = np.unique(labels[labels > 0], return_counts=True)
-        write_record(self.folder, index, {"labels": present, "voxels": voxels.astype(np.int64)})
+        write_record(self.folder, index, MadeLabels(present, voxels.astype(np.int64)))
 
 
 @dataclass(frozen=True)
-class NumberLabelsStage(Stage):
+class NumberedArrays:
+    """What the second stage reads and writes, open.
+
+    Attributes
+    ----------
+    kept : (n,) uint64
+        Synapses that stay, sorted; the position of one, counted from 1, becomes its number.
+    labels, truth : zarr.Array
+        Labels that the first stage made, and the array to write; each (z, y, x).
+    """
+
+    kept: np.ndarray
+    labels: zarr.Array
+    truth: zarr.Array
+
+
+@dataclass(frozen=True)
+class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
     """Number synapses 1, 2, ... and drop those that the border left without a side."""
 
     container: str
@@ -79,35 +132,39 @@ class NumberLabelsStage(Stage):
     name = "number labels"
     job_cost = 2**20
 
-    def start(self) -> Any:
-        records = [read_record(self.made, index) for index in blocks_of(self.grid)]
-        labels = np.concatenate([r["labels"] for r in records])
-        voxels = np.concatenate([r["voxels"] for r in records])
+    def open(self) -> NumberedArrays:
+        return NumberedArrays(
+            kept=self._kept(),
+            labels=zarr.open_array(self.labels, mode="r"),
+            truth=open_image(join(self.container, "truth"), mode="r+").array,
+        )
+
+    def _kept(self) -> np.ndarray:
+        """Find the synapses that have both sides in all of the volume."""
+        records = [read_record(self.made, index, MadeLabels) for index in blocks_of(self.grid)]
+        labels = np.concatenate([record.labels for record in records])
+        voxels = np.concatenate([record.voxels for record in records])
         present, into = np.unique(labels, return_inverse=True)
         size = np.zeros(len(present), np.int64)
         np.add.at(size, into, voxels)
         large = present[size >= self.min_side_voxels]
-        synapse, sides = np.unique(polarity_to_seg(large)[0], return_counts=True)
-        kept = synapse[sides == 2] if self.min_side_voxels else synapse
-        truth = open_image(join(self.container, "truth"), mode="r+").array
-        return kept, zarr.open_array(self.labels, mode="r"), truth
+        synapse, sides = np.unique(synapse_of(large), return_counts=True)
+        return synapse[sides == 2] if self.min_side_voxels else synapse
 
-    def read(self, index: Index, loaded: Any) -> np.ndarray:
-        return np.asarray(loaded[1][self.blocks.slices(index)])
+    def read(self, index: Index, opened: NumberedArrays) -> np.ndarray:
+        return np.asarray(opened.labels[self.blocks.slices(index)])
 
-    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray:
-        kept, labels = loaded[0], given
-        one = np.uint64(1)
-        synapse, _ = polarity_to_seg(labels)
+    def compute(self, index: Index, opened: NumberedArrays, given: np.ndarray) -> np.ndarray:
+        kept, labels = opened.kept, given
+        synapse, pre = split_labels(labels)
         number = np.searchsorted(kept, synapse)
         inside = (labels > 0) & (number < len(kept))
         inside[inside] = kept[number[inside]] == synapse[inside]
-        dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
-        return np.where(inside, dense, np.uint64(0))
+        return side_labels(number.astype(np.uint64) + 1, inside & pre, inside & ~pre)
 
-    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
-        write_block(loaded[2], self.blocks.slices(index), result)
-        write_record(self.folder, index, {})
+    def write(self, index: Index, opened: NumberedArrays, result: np.ndarray) -> None:
+        write_block(opened.truth, self.blocks.slices(index), result)
+        write_record(self.folder, index, Done())
 
 
 def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
@@ -122,7 +179,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     """
     if is_url(dataset.output):
         raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
-    digest = hash_of([dataset.model_dump(mode="json"), VERSION])
+    digest = hash_of([dataset.model_dump(mode="json"), SynthesiseStage.version])
     found = existing(join(dataset.output, "truth"), digest)
     for name in ("raw", "neurons"):
         existing(join(dataset.output, name), digest)  # refuses what synpol did not write
@@ -157,18 +214,23 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                 )
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
         make = SynthesiseStage(
-            folder / "make", blocks.grid, dataset.output, str(labels), volume, blocks
+            folder=folder / "make",
+            grid=blocks.grid,
+            container=dataset.output,
+            labels=str(labels),
+            volume=volume,
+            blocks=blocks,
         )
         driver.run(make)
         driver.run(
             NumberLabelsStage(
-                folder / "number",
-                blocks.grid,
-                dataset.output,
-                str(labels),
-                blocks,
-                make.folder,
-                dataset.min_side_voxels,
+                folder=folder / "number",
+                grid=blocks.grid,
+                container=dataset.output,
+                labels=str(labels),
+                blocks=blocks,
+                made=make.folder,
+                min_side_voxels=dataset.min_side_voxels,
             )
         )
         for name in IMAGES:

@@ -1,53 +1,100 @@
-"""Stage ``dilate``: the dilated union of one block, and the fragments as the merge sees them.
+"""Stage ``dilate``: dilate the union of one block, and list the fragments that the merge joins.
 
-The dilation looks past the block's border in y and x. What it needs from there are the rims that
-the neighbours' label records hold, so no voxel of the polarity array is read again; nothing else
-needs a halo.
+The dilation looks past the border of the block in y and x. What it needs from there are the rims
+in the label records of the neighbours, so no voxel of the polarity array is read again. Nothing
+else needs a halo.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Index, read_record
+from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.fragments import (
     INSIDE,
     KEPT,
     KINDS,
     NONE,
+    Claims,
     Contacts,
-    Node,
+    MergeNode,
     Sides,
-    States,
     Touching,
-    rows_of,
-    to_arrays,
 )
-from synpol.decoding.label import first_of_each, states_of
+from synpol.decoding.label import LabelRecord, first_of_each
 from synpol.decoding.reference import components, dilate_in_plane, reach
-from synpol.synapses.statistics import Stats, stats_from_arrays
 
-VERSION = 2
+
+@dataclass
+class StateNames:
+    """Names of the fragments that claim the voxels of each state of a block.
+
+    Attributes
+    ----------
+    synapse, pre, post : (n,) uint64
+        Names; `pre` and `post` may be `KEPT` or `NONE`.
+    """
+
+    synapse: np.ndarray
+    pre: np.ndarray
+    post: np.ndarray
+
+
+@dataclass
+class Faces:
+    """What the neighbours of a block need to know of its faces.
+
+    Attributes
+    ----------
+    face : dict of int to (4, n) uint32
+        For each face that the block shares, by its number (``2 * axis``, plus 1 for the high face):
+        position on the face, and labels of synapse, pre and post fragment there.
+    names : dict of kind to (n,) uint64
+        Name of each label.
+    """
+
+    face: dict[int, np.ndarray]
+    names: dict[str, np.ndarray]
+
+
+@dataclass
+class DilateRecord:
+    """Record of a block: its node of the merge, its faces, and the names of its states."""
+
+    node: MergeNode = field(metadata=stored(""))
+    faces: Faces = field(metadata=stored(""))
+    state: StateNames = field(metadata=stored())
+
+
+@dataclass
+class _Rim:
+    """The rim of a label record alone."""
+
+    rim: np.ndarray
 
 
 @dataclass(frozen=True)
-class DilateStage(VoxelStage):
+class DilateStage(VoxelStage[None, None, DilateRecord]):
     """Find the fragments of the dilated union in every block.
 
     Attributes
     ----------
     labelled : Path
-        Records of `synpol.decoding.label.LabelStage`.
+        Folder of the records of `synpol.decoding.label.LabelStage`.
     blocks : BlockGrid
-    thres_small, dilate_sz : int
+        Blocks of the volume.
+    thres_small : int
+        Number of voxels that a side has at least.
+    dilate_sz : int
+        Side of the box of the dilation, voxels.
     sides : bool
+        Whether the data has sides.
     """
 
     labelled: Path
@@ -57,15 +104,19 @@ class DilateStage(VoxelStage):
     sides: bool
 
     name = "dilate"
+    reads = "its own runs, the rims of its neighbours in y and x"
+    leaves = "fragments, and the faces that they touch"
+    version = 2
     voxel_cost = 0.5
+    seconds_per_voxel = 3.5e-9
 
-    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
-        record = read_record(self.labelled, index)
-        state = states_of(record, self.blocks.shape_of(index))
+    def compute(self, index: Index, opened: None, given: None) -> DilateRecord:
+        record = read_record(self.labelled, index, LabelRecord)
+        state = record.states(self.blocks.shape_of(index))
         if self.dilate_sz == 1 and not self.sides:  # then the states are components of the union
-            return _Fragments(self, index, record, state, state, record["first.pre"]).record
+            return _Fragments(self, index, record, state, state, record.first["pre"]).record()
         synapse, first = components_and_first(self._dilated_union(index, state > 0))
-        return _Fragments(self, index, record, state, synapse, first).record
+        return _Fragments(self, index, record, state, synapse, first).record()
 
     def _dilated_union(self, index: Index, union: np.ndarray) -> np.ndarray:
         below, above = reach(self.dilate_sz)
@@ -86,9 +137,9 @@ class DilateStage(VoxelStage):
         return np.ascontiguousarray(dilate_in_plane(padded, self.dilate_sz)[inner])
 
     def _rim(self, other: Index, low: Index, high: Index) -> np.ndarray:
-        """Union voxels of another block that lie in a region, as (3, n) places in it."""
+        """Find the union voxels of another block in a region, as (3, n) places in the region."""
         begin, _ = self.blocks.bounds(other)
-        rim = read_record(self.labelled, other)["rim"]
+        rim = read_record(self.labelled, other, _Rim).rim
         place = np.stack(np.unravel_index(rim, self.blocks.shape_of(other)))
         place += np.array(begin)[:, None] - np.array(low)[:, None]
         size = np.array(high)[:, None] - np.array(low)[:, None]
@@ -96,119 +147,123 @@ class DilateStage(VoxelStage):
 
 
 def components_and_first(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label the components of a mask; also where each begins, in C order."""
+    """Label the components of a mask, and find where each begins in C order."""
     labels, _ = components(mask)
     at = np.flatnonzero(mask)
     return labels, at[first_of_each(labels.ravel()[at])]
 
 
 class _Fragments:
-    """The fragments of one block and the record made of them."""
+    """The fragments of one block, and the record that is made of them."""
 
     def __init__(
         self,
         stage: DilateStage,
         index: Index,
-        labelled: dict[str, np.ndarray],
+        labelled: LabelRecord,
         state: np.ndarray,
         synapse: np.ndarray,
         first: np.ndarray,
     ) -> None:
         self.stage, self.index, self.labelled = stage, index, labelled
         self.state, self.synapse = state, synapse
-        flat = synapse.ravel()
-        stats = stats_from_arrays(labelled, "state")
-        #: labels of each state, local to the block
-        local = {"synapse": flat[labelled["state.first"]].astype(np.int64)}
+        states, flat = labelled.state, synapse.ravel()
+        #: for each kind, the label of each state; labels are local to the block
+        self.local = {"synapse": flat[states.first].astype(np.int64)}
+        #: for each kind, the name of each label
         self.names = {"synapse": self._names(first)}
-        in_synapse = {}
-        for kind in ("pre", "post"):
+        #: for each side, the synapse label in which each label of the side lies
+        self.in_synapse = {}
+        for kind, labels in (("pre", states.pre), ("post", states.post)):
             if stage.sides:
-                local[kind] = labelled[f"state.{kind}"]
-                self.names[kind] = self._names(labelled[f"first.{kind}"])
-                in_synapse[kind] = np.append(0, flat[labelled[f"first.{kind}"]])
+                self.local[kind] = labels
+                self.names[kind] = self._names(labelled.first[kind])
+                self.in_synapse[kind] = np.append(0, flat[labelled.first[kind]])
         if not stage.sides:  # a synapse is its own only side; its size is that of its union
-            local |= {"pre": local["synapse"], "post": 0 * local["synapse"]}
+            synapses = self.local["synapse"]
+            self.local |= {"pre": synapses, "post": 0 * synapses}
             self.names |= {"pre": self.names["synapse"], "post": self._names(first[:0])}
-            in_synapse = {"pre": np.arange(len(first) + 1), "post": np.zeros(1, np.int64)}
-        self.local = local
-        sizes = {
-            kind: np.bincount(
-                local[kind], weights=stats.sums[:, 0], minlength=len(self.names[kind])
-            ).astype(np.int64)
-            for kind in ("pre", "post")
-        }
-        self.record = self._record(stats, sizes, in_synapse)
+            self.in_synapse = {"pre": np.arange(len(first) + 1), "post": np.zeros(1, np.int64)}
 
     def _names(self, first: np.ndarray) -> np.ndarray:
-        """Names of fragments by their first voxels in the block; `NONE` for label 0."""
+        """Name fragments by their first voxels in the block; label 0 gets `NONE`."""
         begin, _ = self.stage.blocks.bounds(self.index)
         voxel = np.unravel_index(first, self.state.shape)
         z, y, x = (v.astype(np.uint64) + np.uint64(b) for v, b in zip(voxel, begin, strict=True))
         _, height, width = (np.uint64(s) for s in self.stage.blocks.shape)
         return np.append(NONE, (z * height + y) * width + x + np.uint64(1))
 
-    def _record(
-        self, stats: Stats, sizes: dict[str, np.ndarray], in_synapse: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        faces, names, local = self._faces(), self.names, self.local
+    def record(self) -> DilateRecord:
+        """Divide the fragments into open and finished ones."""
+        faces = self._faces()
         is_open, touching = {}, {}
         for row, kind in enumerate(KINDS):
-            is_open[kind] = np.zeros(len(names[kind]), dtype=bool)
-            pieces = []
-            for face, table in faces.items():
-                present = np.unique(table[1 + row])
-                present = present[present > 0]
-                is_open[kind][present] = True
-                pieces.append((np.full(len(present), face, np.uint8), names[kind][present]))
-            face_of = np.concatenate([f for f, _ in pieces] or [np.zeros(0, np.uint8)])
-            fragment = np.concatenate([n for _, n in pieces] or [names[kind][:0]])
-            nothing = names[kind][:0]
-            touching[kind] = Touching(
-                face_of, fragment, fragment, np.zeros(0, np.uint8), nothing, nothing
-            )
-        fate, open_sides = {}, {}
+            is_open[kind], touching[kind] = self._touching(faces, row, kind)
+        resolved, open_sides = {}, {}
         for kind in ("pre", "post"):
-            large = np.where(sizes[kind] >= self.stage.thres_small, KEPT, NONE)
-            fate[kind] = np.where(is_open[kind], names[kind], large)
-            fate[kind][0] = NONE
-            which = np.flatnonzero(is_open[kind])
-            of = names["synapse"][in_synapse[kind][which]]
-            open_sides[kind] = Sides(names[kind][which], of, sizes[kind][which])
-        mine = States(
-            names["synapse"][local["synapse"]],
-            fate["pre"][local["pre"]],
-            fate["post"][local["post"]],
-            stats,
+            resolved[kind], open_sides[kind] = self._sides(kind, is_open[kind])
+        names, local = self.names["synapse"], self.local
+        state = StateNames(
+            names[local["synapse"]], resolved["pre"][local["pre"]], resolved["post"][local["post"]]
         )
-        settled, contacts = mine.settled(), self._contacts(mine).settled()
-        open_synapse = names["synapse"][is_open["synapse"]]
-        goes_on, stays = (np.isin(x.synapse, open_synapse) for x in (settled, contacts))
-        finished = names["synapse"][1:][~is_open["synapse"][1:]]
-        node = Node(
-            touching,
-            open_synapse,
-            open_sides,
-            settled[np.flatnonzero(goes_on)],
-            contacts[np.flatnonzero(stays)],
-            rows_of(finished, settled[np.flatnonzero(~goes_on)], contacts[np.flatnonzero(~stays)]),
+        claims = Claims(state.synapse, state.pre, state.post, self.labelled.state.stats)
+        node = MergeNode.of(
+            touching=touching,
+            open_sides=open_sides,
+            open_synapse=names[is_open["synapse"]],
+            finished=names[1:][~is_open["synapse"][1:]],
+            claims=claims.reduced(),
+            contacts=self._contacts(state).reduced(),
         )
-        record = to_arrays(node)
-        record |= {f"face.{face}": table for face, table in faces.items()}
-        record |= {f"names.{kind}": names[kind] for kind in KINDS}
-        record |= {"state.synapse": mine.synapse, "state.pre": mine.pre, "state.post": mine.post}
-        return record
+        return DilateRecord(node, Faces(faces, self.names), state)
 
-    def _contacts(self, states: States) -> Contacts:
-        """Where voxels of different states lie side by side."""
-        ends = self.labelled["contact.states"]
-        axis = np.full(len(ends), INSIDE, np.uint8)
-        synapse = states.synapse[ends[:, 0]]
-        faces = self.labelled["contact.faces"]
-        return Contacts(synapse, states.pre[ends], states.post[ends], axis, faces)
+    def _touching(
+        self, faces: dict[int, np.ndarray], row: int, kind: str
+    ) -> tuple[np.ndarray, Touching]:
+        """Find the labels of one kind that touch shared faces, and where they do."""
+        names = self.names[kind]
+        is_open = np.zeros(len(names), dtype=bool)
+        face_of, fragments = [np.zeros(0, np.uint8)], [names[:0]]
+        for face, table in faces.items():
+            present = np.unique(table[1 + row])
+            present = present[present > 0]
+            is_open[present] = True
+            face_of.append(np.full(len(present), face, np.uint8))
+            fragments.append(names[present])
+        fragment, nothing = np.concatenate(fragments), names[:0]
+        no_axis = np.zeros(0, np.uint8)
+        touching = Touching(
+            face=np.concatenate(face_of),
+            fragment=fragment,
+            component=fragment,
+            contact_axis=no_axis,
+            contact_own=nothing,
+            contact_other=nothing,
+        )
+        return is_open, touching
+
+    def _sides(self, kind: str, is_open: np.ndarray) -> tuple[np.ndarray, Sides]:
+        """Say what is known of each side label: its name while it is open, else whether kept."""
+        names = self.names[kind]
+        voxels = self.labelled.state.stats.voxels
+        size = np.bincount(self.local[kind], weights=voxels, minlength=len(names)).astype(np.int64)
+        large = np.where(size >= self.stage.thres_small, KEPT, NONE)
+        resolved = np.where(is_open, names, large)
+        resolved[0] = NONE
+        which = np.flatnonzero(is_open)
+        synapse = self.names["synapse"][self.in_synapse[kind][which]]
+        return resolved, Sides(names[which], synapse, size[which])
+
+    def _contacts(self, states: StateNames) -> Contacts:
+        """Find where voxels of different states lie side by side."""
+        contact = self.labelled.contact
+        axis = np.full(len(contact.states), INSIDE, np.uint8)
+        synapse = states.synapse[contact.states[:, 0]]
+        pre, post = states.pre[contact.states], states.post[contact.states]
+        return Contacts(synapse, pre, post, axis, contact.faces)
 
     def _faces(self) -> dict[int, np.ndarray]:
-        """Labels on the faces shared with other blocks: position, synapse, pre, post; (4, n)."""
+        """Read the labels on the faces that are shared with other blocks; see `Faces`."""
         tables = {}
         of_state = {kind: np.append(0, self.local[kind]) for kind in ("pre", "post")}
         for axis in range(3):

@@ -1,10 +1,8 @@
-"""Decoding of a polarity array of any size: the stages in order.
+"""Decode a polarity array of any size: check the input, run the stages, write the table.
 
-    label -> dilate -> merge 1 .. n -> number -> resolve n .. 1 -> relabel -> table
-
-What it gives is, voxel for voxel and id for id, what `synpol.polarity2instance` gives on the whole
-volume. All records lie in ``<work_dir>/decode-<hash>``, where the hash is of everything that the
-result depends on: another option gets another folder, the same job finds its records.
+The result is, voxel for voxel and id for id, what `synpol.polarity2instance` gives on the whole
+volume. All records lie in ``<work_dir>/decode-<hash>``. The hash is of everything on which the
+result depends: another option gets another folder, and the same job finds its records again.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,24 +21,18 @@ from funlib.geometry import Coordinate
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import read_record, work_folder
+from synpol.blockwise.records import work_folder
 from synpol.blockwise.schedulers import scheduler_of
-from synpol.blockwise.stage import Stage
-from synpol.decoding import dilate, label, merge, number, relabel, rescale
-from synpol.decoding.dilate import DilateStage
-from synpol.decoding.label import FLOAT_SCALE, LabelStage
-from synpol.decoding.merge import MergeStage
-from synpol.decoding.number import NumberStage, ResolveStage
-from synpol.decoding.reference import check_options, threshold_of
-from synpol.decoding.relabel import RelabelStage
-from synpol.decoding.rescale import RescaleStage
+from synpol.decoding.label import FLOAT_SCALE
+from synpol.decoding.number import NumberStage
+from synpol.decoding.reference import check_options
+from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages, records_of
 from synpol.decoding.target import Target, check_output
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
-from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
-from synpol.synapses.statistics import rows_from_arrays
+from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
 
 if TYPE_CHECKING:
@@ -48,31 +40,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecodeOptions:
-    """What the result depends on besides the prediction; see `decode_blockwise`."""
-
-    block_shape: tuple[int, int, int]
-    thres: float = 0.5
-    thres_small: int = 128
-    dilate_sz: int = 5
-    exclusive: bool = False
-    semantic: bool = False
-    sides: bool = True
-    scale_factors: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
 class Decoded:
-    """What a decoding left.
+    """Result of a decoding.
 
     Attributes
     ----------
     instances : str
         Path or URL of the instances array.
     components : int
-        Numbers used: components of the dilated union.
+        Number of components of the dilated union; the largest synapse number that can occur.
     synapses : int or None
-        Rows of the synapse table, where one was asked for.
+        Number of rows of the synapse table, where one was asked for.
     """
 
     instances: str
@@ -142,11 +120,47 @@ def decode_blockwise(
         The input or an option cannot be used, or another driver works in `work_dir`.
     RuntimeError
         Blocks failed; what is done is kept.
+
+    Examples
+    --------
+    A synapse whose two sides lie in different blocks:
+
+    >>> import numpy as np
+    >>> from synpol import decode_blockwise, seg_to_polarity
+    >>> from synpol.images.image import open_image
+    >>> from synpol.images.writing import create_image
+    >>> label = np.zeros((8, 32, 32), np.uint64)
+    >>> label[2:6, 8:16, 8:16], label[2:6, 8:16, 16:24] = 1, 2
+    >>> image = create_image(
+    ...     "volume",
+    ...     "polarity",
+    ...     shape=(3, 8, 32, 32),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 16, 16),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(3, 8, 16, 16),
+    ... )
+    >>> image.array[:] = 255 * seg_to_polarity(label)
+    >>> decoded = decode_blockwise(
+    ...     "volume/polarity", "volume", block_shape=(8, 16, 16), synapses="volume/synapses.parquet"
+    ... )
+    >>> decoded.synapses
+    1
+    >>> bool((open_image(decoded.instances).array[:] == label).all())
+    True
+
+    The table has one row for it:
+
+    >>> import pyarrow.parquet as pq
+    >>> row = pq.read_table("volume/synapses.parquet").to_pylist()[0]
+    >>> row["pre_voxels"], row["pre_x"], row["post_x"]  # voxels, nm, nm
+    (256, 192.0, 320.0)
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
     scheduler_of(workers)  # refuses a name that nobody knows
-    source = open_image(prediction, channels=3, bare=synapses is None)
+    source = open_image(prediction, channels=Channels.count, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
@@ -197,13 +211,6 @@ def decode_blockwise(
         return job.run(driver, synapses, fresh)
 
 
-def decode_hash(source: Image, options: DecodeOptions) -> str:
-    """Hash of everything that decides the instances."""
-    versions = [label.VERSION, dilate.VERSION, merge.VERSION, number.VERSION, relabel.VERSION]
-    versions.append(rescale.VERSION)
-    return hash_of({"source": identity_of(source), "options": asdict(options), "code": versions})
-
-
 @dataclass(frozen=True)
 class _Job:
     source: Image
@@ -222,109 +229,33 @@ class _Job:
         about = asdict(self.options) | {"shape": self.blocks.shape}
         write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
         instances = self._prepare_instances(synapses, fresh)
-        labelling, dilation, merges, numbers, relabelling = self.stages(
-            self._full_resolution(instances)
+        stages = decoding_stages(
+            prediction=self.source.path,
+            dtype=self.source.array.dtype,
+            output=self.output,
+            folder=self.folder,
+            blocks=self.blocks,
+            target=self.target.blocks,
+            options=self.options,
         )
-        driver.run(labelling)
-        driver.run(dilation)
-        for stage in merges:
+        self._prepare_full_resolution()
+        for stage in stages:
             driver.run(stage)
-        driver.run(numbers)
-        told = self._resolve(driver, merges)
-        relabelled = relabelling(told)
-        driver.run(relabelled)
-        if self._is_rescaled:
-            full = relabelled.instances
-            out = self.target.blocks
-            folder = self._of_output("rescale")
-            driver.run(RescaleStage(folder, out.grid, instances.path, full, out, self.blocks.shape))
         complete(instances)
-        numbering = numbers.numbering()
+        number = next(stage for stage in stages if isinstance(stage, NumberStage))
         count = None
         if synapses is not None:
-            count = write_synapses(synapses, self._table(numbers), self.options.sides)
-        return Decoded(instances.path, numbering.count, count)
-
-    def stages(self, instances: str) -> Any:
-        """The stages that do not depend on what the others found."""
-        options, blocks = self.options, self.blocks
-        threshold = threshold_of(
-            self.source.array.dtype, options.thres, options.exclusive, full_scale=False
-        )
-        labelling = LabelStage(
-            self.folder / "label",
-            blocks.grid,
-            self.source.path,
-            blocks,
-            threshold,
-            options.dilate_sz,
-            options.sides,
-        )
-        dilation = DilateStage(
-            self.folder / "dilate",
-            blocks.grid,
-            labelling.folder,
-            blocks,
-            options.thres_small,
-            options.dilate_sz,
-            options.sides,
-        )
-        folders, merges = [dilation.folder], []
-        for level, (below, grid) in enumerate(zip(blocks.levels(), blocks.levels()[1:])):  # noqa: B905
-            folder = self.folder / f"merge-{level + 1}"
-            merges.append(
-                MergeStage(folder, grid, folders[-1], below, level == 0, options.thres_small)
-            )
-            folders.append(folder)
-        numbers = NumberStage(
-            self.folder / "number", (blocks.grid[0], 1, 1), blocks, tuple(folders)
-        )
-
-        def relabelling(told: Path | None) -> RelabelStage:
-            return RelabelStage(
-                self.folder / "relabel-full" if self._is_rescaled else self._of_output("relabel"),
-                blocks.grid,
-                instances,
-                blocks,
-                labelling.folder,
-                dilation.folder,
-                told,
-                numbers,
-                options.sides,
-                options.semantic,
-            )
-
-        return labelling, dilation, merges, numbers, relabelling
-
-    def _resolve(self, driver: Driver, merges: list[MergeStage]) -> Path | None:
-        above: Path | None = None
-        for level in reversed(range(len(merges))):
-            stage: Stage = ResolveStage(
-                self.folder / f"resolve-{level + 1}",
-                merges[level].grid,
-                merges[level].folder,
-                above,
-            )
-            driver.run(stage)
-            above = stage.folder
-        return above
+            count = write_synapses(synapses, self._table(number), self.options.sides)
+        return Decoded(instances.path, number.numbering().count, count)
 
     @property
     def _is_rescaled(self) -> bool:
         return self.target.blocks.shape != self.blocks.shape
 
-    def _of_output(self, stage: str) -> Path:
-        """Records that belong to one output: other outputs may share the work folder."""
-        return self.folder / f"{stage}-{hash_of(str(Path(self.output).resolve()))[:8]}"
-
-    def _full_resolution(self, instances: Image) -> str:
-        """Where the stage ``relabel`` writes: the output, or an array that is then rescaled."""
-        if not self._is_rescaled:
-            return instances.path
-        path = join(self.folder, "instances", "s0")
-        if not (self.folder / "relabel-full").exists():
+    def _prepare_full_resolution(self) -> None:
+        """Make the array that the stage ``relabel`` fills, where that is not the output."""
+        if self._is_rescaled and not (self.folder / "relabel-full").exists():
             self._create(str(self.folder), self.blocks, self.source.voxel_size, overwrite=True)
-        return path
 
     def _create(
         self,
@@ -339,7 +270,7 @@ class _Job:
             container,
             "instances",
             shape=blocks.shape,
-            dtype=np.uint8 if self.options.semantic else np.uint64,
+            dtype=self.options.dtype,
             voxel_size=voxel_size,
             offset=self.source.offset,
             unit=self.source.unit,
@@ -368,7 +299,7 @@ class _Job:
                 chunks, shards = found.array.chunks, found.array.shards
         # what is done was done to an array that is not there any more
         for stage in ("relabel", "rescale"):
-            shutil.rmtree(self._of_output(stage), ignore_errors=True)
+            shutil.rmtree(records_of(self.folder, stage, self.output), ignore_errors=True)
         if synapses is not None and not is_url(synapses):
             Path(synapses).unlink(missing_ok=True)
         blocks, voxel_size = self.target.blocks, self.target.voxel_size
@@ -378,7 +309,7 @@ class _Job:
         scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)
         before = 0
         for layer in range(numbers.grid[0]):
-            rows = rows_from_arrays(read_record(numbers.folder, (layer, 0, 0)))
+            rows = numbers.layer(layer)
             count = len(rows.synapse)
             number = np.arange(before + 1, before + count + 1, dtype=np.uint64)
             before += count

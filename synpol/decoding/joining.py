@@ -1,6 +1,6 @@
-"""How the members of a group become one: joining components across faces, and what goes on upwards.
+"""Merge the members of a group: join components across the faces between the members.
 
-See `synpol.decoding.fragments` for what is joined.
+`synpol.decoding.fragments` says what is joined, and what travels up the tree of groups.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from synpol.decoding.fragments import (
     KEPT,
     KINDS,
     NONE,
+    Claims,
     Contacts,
-    Links,
-    Node,
+    MergeNode,
+    Relabelling,
     Sides,
-    States,
     Touching,
-    rows_of,
     translate,
 )
-from synpol.synapses.statistics import Stats
 
 if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
     import networkx as nx
@@ -34,19 +32,19 @@ _NETWORKX_EDGES = 20_000
 
 
 def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> nx.Graph:
-    """The merge graph: components of the children, and the contacts between them.
+    """Make the merge graph: the components of the members, and the contacts between them.
 
     Parameters
     ----------
     names : (n,) uint64
-        Components.
+        Names of the components.
     first, second : (m,) uint64
-        Ends of the contacts.
+        Names of the two ends of each contact.
 
     Returns
     -------
     networkx.Graph
-        Nodes and edges by name (int).
+        A node for each name (int), and an edge for each contact.
     """
     import networkx as nx
 
@@ -57,13 +55,14 @@ def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
 
 
 def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The component of every name: the smallest name it is connected with.
+    """Find the component of every name: the smallest name with which it is connected.
 
     Parameters
     ----------
     names : (n,) uint64, sorted
+        Names of the members' components.
     first, second : (m,) uint64
-        Ends of the contacts, all in `names`.
+        Names of the two ends of each contact, all of them in `names`.
     """
     if len(first) > _NETWORKX_EDGES:
         return _join_large(names, first, second)
@@ -90,37 +89,38 @@ def _join_large(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.
     return smallest[component]
 
 
-def merge(
-    members: Sequence[tuple[Node, tuple[int, int, int]]], thres_small: int
-) -> tuple[Node, Links]:
+#: a member of a group, and its place in the group: 0 or 1 along each axis
+Member = tuple[MergeNode, tuple[int, int, int]]
+#: names of fragments that touch faces, sorted, and the component to which each belongs so far
+_Belonging = tuple[np.ndarray, np.ndarray]
+
+
+def merge(members: Sequence[Member], thres_small: int) -> tuple[MergeNode, Relabelling]:
     """Merge the members of a group.
 
     Parameters
     ----------
-    members : sequence of (Node, (z, y, x))
-        Each with its place in the group, 0 or 1 along every axis.
+    members : sequence of (MergeNode, (z, y, x))
+        Each member with its place in the group.
     thres_small : int
         Finished side components with fewer voxels are dropped.
 
     Returns
     -------
-    Node
+    MergeNode
         The group.
-    Links
-        For the way down.
+    Relabelling
+        What became of the members' open components; for the way down.
     """
     nodes = [node for node, _ in members]
-    touching, old, component, met = {}, {}, {}, {}
+    old = {"synapse": np.sort(np.concatenate([n.open_synapse for n in nodes]))}
+    for kind in ("pre", "post"):
+        old[kind] = np.sort(np.concatenate([n.open_sides[kind].name for n in nodes]))
+    belonging = {kind: _component_of_fragments([n.touching[kind] for n in nodes]) for kind in KINDS}
+    touching, component = {}, {}
     for kind in KINDS:
-        if kind == "synapse":
-            names = np.sort(np.concatenate([n.open_synapse for n in nodes]))
-        else:
-            names = np.sort(np.concatenate([n.open_sides[kind].name for n in nodes]))
-        met[kind] = _component_of_fragments([n.touching[kind] for n in nodes])
-        touching[kind], component[kind] = _join_kind(kind, members, names, met[kind])
-        old[kind] = names
+        touching[kind], component[kind] = _join_kind(kind, members, old[kind], belonging[kind])
     new = dict(component)
-    open_synapse = np.unique(touching["synapse"].component)
     open_sides = {}
     for kind in ("pre", "post"):
         open_sides[kind], new[kind] = _join_sides(
@@ -130,35 +130,36 @@ def merge(
             np.unique(touching[kind].component),
             thres_small,
         )
-    links = Links(old, new)
-    states = States(
-        links.of("synapse", np.concatenate([n.states.synapse for n in nodes])),
-        links.of("pre", np.concatenate([n.states.pre for n in nodes])),
-        links.of("post", np.concatenate([n.states.post for n in nodes])),
-        Stats.joined([n.states.stats for n in nodes]),
-    ).settled()
-    contacts = _join_contacts(members, met, links).settled()
-    goes_on, stays = (np.isin(x.synapse, open_synapse) for x in (states, contacts))
-    finished = np.setdiff1d(component["synapse"], open_synapse)
-    rows = rows_of(finished, states[np.flatnonzero(~goes_on)], contacts[np.flatnonzero(~stays)])
-    states, contacts = states[np.flatnonzero(goes_on)], contacts[np.flatnonzero(stays)]
-    return Node(touching, open_synapse, open_sides, states, contacts, rows), links
+    relabelling = Relabelling(old, new)
+    open_synapse = np.unique(touching["synapse"].component)
+    group = MergeNode.of(
+        touching=touching,
+        open_sides=open_sides,
+        open_synapse=open_synapse,
+        finished=np.setdiff1d(component["synapse"], open_synapse),
+        claims=_join_claims(nodes, relabelling).reduced(),
+        contacts=_join_contacts(members, belonging, relabelling).reduced(),
+    )
+    return group, relabelling
 
 
-#: fragments that touch faces, sorted, and the component that each belongs to by now
-_Met = tuple[np.ndarray, np.ndarray]
-
-
-def _component_of_fragments(touching: Sequence[Touching]) -> _Met:
+def _component_of_fragments(touching: Sequence[Touching]) -> _Belonging:
     fragment = np.concatenate([t.fragment for t in touching])
     order = np.argsort(fragment, kind="stable")
     return fragment[order], np.concatenate([t.component for t in touching])[order]
 
 
+def _join_claims(nodes: Sequence[MergeNode], relabelling: Relabelling) -> Claims:
+    """Name the members' claims by the components of the group."""
+    claims = Claims.joined([node.claims for node in nodes])
+    names = {kind: relabelling.of(kind, getattr(claims, kind)) for kind in KINDS}
+    return Claims(names["synapse"], names["pre"], names["post"], claims.stats)
+
+
 def _join_contacts(
-    members: Sequence[tuple[Node, tuple[int, int, int]]], met: Mapping[str, _Met], links: Links
+    members: Sequence[Member], belonging: Mapping[str, _Belonging], relabelling: Relabelling
 ) -> Contacts:
-    """The members' contacts by the names of the group; those across its inner faces lie inside."""
+    """Name the members' contacts by the group; those across its inner faces lie inside it."""
     parts = []
     for node, place in members:
         contacts = node.contacts
@@ -166,26 +167,24 @@ def _join_contacts(
         claims = {}
         for kind in ("pre", "post"):
             own, other = getattr(contacts, kind).T
-            named = np.where(contacts.axis == INSIDE, other, translate(other, *met[kind]))
-            there = links.of(kind, named)
-            claims[kind] = np.stack([links.of(kind, own), np.where(leaves, other, there)], axis=1)
+            inside = contacts.axis == INSIDE
+            component = np.where(inside, other, translate(other, *belonging[kind]))
+            joined = np.where(leaves, other, relabelling.of(kind, component))
+            claims[kind] = np.stack([relabelling.of(kind, own), joined], axis=1)
         axis = np.where(leaves, contacts.axis, np.uint8(INSIDE))
-        synapse = links.of("synapse", contacts.synapse)
+        synapse = relabelling.of("synapse", contacts.synapse)
         parts.append(Contacts(synapse, claims["pre"], claims["post"], axis, contacts.faces))
     return Contacts.joined(parts)
 
 
 def _join_kind(
-    kind: str,
-    members: Sequence[tuple[Node, tuple[int, int, int]]],
-    names: np.ndarray,
-    met: _Met,
+    kind: str, members: Sequence[Member], names: np.ndarray, belonging: _Belonging
 ) -> tuple[Touching, np.ndarray]:
     """Join the open components of one kind across the faces inside the group."""
     parts = [(node.touching[kind], np.array(place)) for node, place in members]
     fragment = np.concatenate([t.fragment for t, _ in parts])
-    belongs = np.concatenate([t.component for t, _ in parts])
-    # a face or contact is inside the group where the member is on the face's other side of it
+    component_so_far = np.concatenate([t.component for t, _ in parts])
+    # a face or contact is inside the group where the group goes on at its other side
     outer = np.concatenate([place[t.face // 2] == t.face % 2 for t, place in parts])
     leaving = np.concatenate([place[t.contact_axis] == 1 for t, place in parts])
     face = np.concatenate([t.face for t, _ in parts])
@@ -193,16 +192,16 @@ def _join_kind(
     own = np.concatenate([t.contact_own for t, _ in parts])
     other = np.concatenate([t.contact_other for t, _ in parts])
     inside = ~leaving
-    component = join(names, own[inside], translate(other[inside], *met))
-    result = Touching(
-        face[outer],
-        fragment[outer],
-        translate(belongs[outer], names, component),
-        axis[leaving],
-        translate(own[leaving], names, component),
-        other[leaving],
+    component = join(names, own[inside], translate(other[inside], *belonging))
+    touching = Touching(
+        face=face[outer],
+        fragment=fragment[outer],
+        component=translate(component_so_far[outer], names, component),
+        contact_axis=axis[leaving],
+        contact_own=translate(own[leaving], names, component),
+        contact_other=other[leaving],
     )
-    return result, component
+    return touching, component
 
 
 def _join_sides(
@@ -212,16 +211,15 @@ def _join_sides(
     still_open: np.ndarray,
     thres_small: int,
 ) -> tuple[Sides, np.ndarray]:
-    """Add up side components; returns those still open, and what became of each old name."""
+    """Add up side components; return those still open, and what became of each old name."""
     old, component = side
-    names, into = np.unique(
-        translate(np.concatenate([p.name for p in parts]), old, component), return_inverse=True
-    )
+    sides = Sides.joined(parts)
+    names, into = np.unique(translate(sides.name, old, component), return_inverse=True)
     voxels = np.zeros(len(names), np.int64)
-    np.add.at(voxels, into, np.concatenate([p.voxels for p in parts]))
+    np.add.at(voxels, into, sides.voxels)
     of_synapse = np.zeros(len(names), np.uint64)
-    of_synapse[into] = translate(np.concatenate([p.synapse for p in parts]), *synapse)
+    of_synapse[into] = translate(sides.synapse, *synapse)
     is_open = np.isin(names, still_open)
-    fate = np.where(is_open, names, np.where(voxels >= thres_small, KEPT, NONE))
-    became = fate[np.searchsorted(names, component)] if len(names) else component
+    resolved = np.where(is_open, names, np.where(voxels >= thres_small, KEPT, NONE))
+    became = resolved[np.searchsorted(names, component)] if len(names) else component
     return Sides(names[is_open], of_synapse[is_open], voxels[is_open]), became

@@ -1,11 +1,12 @@
-"""Stages ``merge 1 .. n``: groups of 2x2x2 blocks, then groups of groups, up to one.
+"""Stages ``merge 1 .. n``: merge groups of 2x2x2 blocks, then groups of groups, up to one group.
 
-A group's job joins the open components of its members across the faces between them, in a networkx
-graph of only those, and hands on what touches its own outer faces (`synpol.decoding.fragments`).
-So no graph, memory or file grows with the volume, only with a cross-section of it.
+The job of a group joins the open components of its members across the faces between them, in a
+networkx graph of those components alone. It hands on what touches the outer faces of the group
+(`synpol.decoding.fragments`). So no graph, memory or file grows with the volume, only with a
+cross-section of it.
 
-The lowest level also finds the contacts: where two fragments of neighbouring blocks lie on
-the two sides of a shared face.
+The lowest level also finds the contacts: two fragments of neighbouring blocks that lie on the two
+sides of a shared face.
 """
 
 from __future__ import annotations
@@ -13,37 +14,60 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid, children, index_of
-from synpol.blockwise.records import Index, read_record
+from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import Stage
-from synpol.decoding.fragments import KINDS, Contacts, Node, from_arrays, to_arrays
-from synpol.decoding.joining import contact_graph, merge
+from synpol.decoding.dilate import DilateRecord, Faces
+from synpol.decoding.fragments import KINDS, Contacts, MergeNode, Relabelling
+from synpol.decoding.joining import Member, contact_graph, merge
 from synpol.errors import InputError
 
 if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
     import networkx as nx
 
-VERSION = 2
+
+@dataclass
+class MergeRecord:
+    """Record of a group: its node, and what became of the open components of its members."""
+
+    node: MergeNode = field(metadata=stored(""))
+    relabelling: Relabelling = field(metadata=stored(""))
+
+
+@dataclass
+class _NodeRecord:
+    """The node of any record of the merge."""
+
+    node: MergeNode = field(metadata=stored(""))
+
+
+@dataclass
+class _FacesRecord:
+    """The faces of the record of a block."""
+
+    faces: Faces = field(metadata=stored(""))
 
 
 @dataclass(frozen=True)
-class MergeStage(Stage):
-    """Merge the members of every group of a level.
+class MergeStage(Stage[None, None, MergeRecord]):
+    """Merge the members of every group of one tree depth.
 
     Attributes
     ----------
     members : Path
         Folder of the members' records.
     member_grid : (int, int, int)
+        Number of members along z, y, x.
     lowest : bool
         Whether the members are blocks.
     thres_small : int
+        Number of voxels that a side has at least.
     """
 
     members: Path
@@ -51,68 +75,92 @@ class MergeStage(Stage):
     lowest: bool
     thres_small: int
 
-    job_cost = 2**20  # a job costs about as much as labelling that many voxels
+    job = "a group of 2x2x2 blocks, of 2x2x2 groups, ..."
+    reads = "the records of its members"
+    leaves = "what is still open, and what became of the open components of the members"
+    version = 2
+    job_cost = 2**20  # a job takes about as long as labelling that many voxels
+    seconds_per_job = 8e-3
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.folder.name.replace("-", " ")
 
-    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
-        nodes = self.nodes(index)
-        node, links = merge(nodes, self.thres_small)
-        record = to_arrays(node)
-        for kind in KINDS:
-            record |= {f"old.{kind}": links.old[kind], f"new.{kind}": links.new[kind]}
-        return record
+    def compute(self, index: Index, opened: None, given: None) -> MergeRecord:
+        return MergeRecord(*merge(self.group(index), self.thres_small))
 
-    def nodes(self, index: Index) -> list[tuple[Node, Index]]:
-        """The members of a group with their places in it."""
+    def group(self, index: Index) -> list[Member]:
+        """Read the members of a group, each with its place in the group."""
         found = []
         for child in children(index, self.member_grid):
             z, y, x = child
-            record = read_record(self.members, child)
-            node = from_arrays(record)
             if self.lowest:
-                self._find_contacts(child, record, node)
+                record = read_record(self.members, child, DilateRecord)
+                node = record.node
+                self._find_contacts(child, record.faces, node)
+            else:
+                node = read_record(self.members, child, _NodeRecord).node
             found.append((node, (z % 2, y % 2, x % 2)))
         return found
 
-    def _find_contacts(self, block: Index, record: dict[str, np.ndarray], node: Node) -> None:
-        pieces: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {k: [] for k in KINDS}
+    def _find_contacts(self, block: Index, faces: Faces, node: MergeNode) -> None:
+        """Add to the node of a block its contacts across its high faces."""
+        pieces: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in KINDS}
         contacts = [node.contacts]
         for axis in range(3):
-            mine = record.get(f"face.{2 * axis + 1}")
-            if mine is None or mine.shape[1] == 0:
+            own = faces.face.get(2 * axis + 1)
+            if own is None or own.shape[1] == 0:
                 continue
             z, y, x = (i + (a == axis) for a, i in enumerate(block))
-            other = read_record(self.members, (z, y, x))
-            theirs = other[f"face.{2 * axis}"]
-            _, here, there = np.intersect1d(
-                mine[0], theirs[0], assume_unique=True, return_indices=True
-            )
-            claims = {}
-            for row, kind in enumerate(KINDS):
-                own = record[f"names.{kind}"][mine[1 + row, here]]
-                across = other[f"names.{kind}"][theirs[1 + row, there]]
-                claims[kind] = np.stack([own, across], axis=1)
-                both = (own > 0) & (across > 0)
-                pairs = np.unique(np.stack([own[both], across[both]], axis=1), axis=0)
-                pieces[kind].append((axis, pairs[:, 0], pairs[:, 1]))
-            crossed = np.full(len(here), axis, np.uint8)
-            faces = np.zeros((len(here), 3), np.int64)
-            faces[:, axis] = 1
+            across = read_record(self.members, (z, y, x), _FacesRecord).faces
+            claims = _claims_across(own, faces.names, across.face[2 * axis], across.names)
+            for kind in KINDS:
+                both = (claims[kind] > 0).all(axis=1)
+                pieces[kind].append((axis, np.unique(claims[kind][both], axis=0)))
             synapse = claims["synapse"][:, 0]
-            found = Contacts(synapse, claims["pre"], claims["post"], crossed, faces)
-            contacts.append(found.settled())
+            crossed = np.full(len(synapse), axis, np.uint8)
+            number = np.zeros((len(synapse), 3), np.int64)
+            number[:, axis] = 1
+            found = Contacts(synapse, claims["pre"], claims["post"], crossed, number)
+            contacts.append(found.reduced())
         node.contacts = Contacts.joined(contacts)
-        for kind, met in pieces.items():
-            if met:
+        for kind, pairs in pieces.items():
+            if pairs:
                 touching = node.touching[kind]
                 touching.contact_axis = np.concatenate(
-                    [np.full(len(own), axis, np.uint8) for axis, own, _ in met]
+                    [np.full(len(pair), axis, np.uint8) for axis, pair in pairs]
                 )
-                touching.contact_own = np.concatenate([own for _, own, _ in met])
-                touching.contact_other = np.concatenate([other for _, _, other in met])
+                touching.contact_own = np.concatenate([pair[:, 0] for _, pair in pairs])
+                touching.contact_other = np.concatenate([pair[:, 1] for _, pair in pairs])
+
+
+def _claims_across(
+    own: np.ndarray,
+    own_names: dict[str, np.ndarray],
+    other: np.ndarray,
+    other_names: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Name the fragments on both sides of a face where both blocks have one.
+
+    Parameters
+    ----------
+    own, other : (4, n) uint32
+        The two sides of the face; see `Faces`.
+    own_names, other_names : dict of kind to (n,) uint64
+        Name of each label.
+
+    Returns
+    -------
+    dict of kind to (n, 2) uint64
+        Names on the own side, and on the other side.
+    """
+    _, here, across = np.intersect1d(own[0], other[0], assume_unique=True, return_indices=True)
+    return {
+        kind: np.stack(
+            [own_names[kind][own[1 + row, here]], other_names[kind][other[1 + row, across]]], axis=1
+        )
+        for row, kind in enumerate(KINDS)
+    }
 
 
 def merge_graph(
@@ -121,18 +169,18 @@ def merge_graph(
     index: Sequence[int] = (0, 0, 0),
     kind: str = "synapse",
 ) -> nx.Graph:
-    """The merge graph of one group of a decoding, to inspect or plot.
+    """Open the merge graph of one group of a decoding, to inspect or plot it.
 
     Parameters
     ----------
     work_dir : path
-        Of the decoding (``<output>.work`` unless it was given).
+        Work folder of the decoding (``<output>.work`` unless it was given).
     level : int
-        1: groups of 2x2x2 blocks; 2: groups of those; and so on.
+        Tree depth: 1 means groups of 2x2x2 blocks, 2 means groups of those, and so on.
     index : 3 ints
-        Which group of its level, z, y, x.
+        Index of the group at that depth, z, y, x.
     kind : {"synapse", "pre", "post"}
-        Whose components: of the dilated union, or of a side.
+        Which components: those of the dilated union, or those of a side.
 
     Returns
     -------
@@ -145,41 +193,80 @@ def merge_graph(
     ------
     InputError
         There is no such decoding, level, group or kind, or it has not come that far.
+
+    Examples
+    --------
+    A synapse that two blocks share, along x:
+
+    >>> import numpy as np
+    >>> from synpol import decode_blockwise, seg_to_polarity
+    >>> from synpol.images.writing import create_image
+    >>> label = np.zeros((8, 32, 32), np.uint64)
+    >>> label[2:6, 8:16, 8:16], label[2:6, 8:16, 16:24] = 1, 2
+    >>> image = create_image(
+    ...     "volume",
+    ...     "polarity",
+    ...     shape=(3, 8, 32, 32),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 16, 16),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(3, 8, 16, 16),
+    ... )
+    >>> image.array[:] = 255 * seg_to_polarity(label)
+    >>> _ = decode_blockwise("volume/polarity", "volume", block_shape=(8, 32, 16))
+    >>> graph = merge_graph("volume.work")
+    >>> graph.number_of_nodes(), graph.number_of_edges()
+    (2, 1)
     """
-    jobs = sorted(Path(work_dir).glob("decode-*/job.json"))
-    if not jobs:
-        raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
-    about = json.loads(jobs[0].read_text())
-    levels = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).levels()
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}; one of {', '.join(KINDS)} is expected")
-    if not 1 <= level < len(levels):
-        raise InputError(f"level is {level}; this decoding has the levels 1 to {len(levels) - 1}")
-    if len(index) != 3 or any(not 0 <= i < n for i, n in zip(index, levels[level], strict=True)):
-        raise InputError(
-            f"index is {tuple(index)}; level {level} is a grid of {levels[level]} groups"
-        )
-    folders = [jobs[0].parent / ("dilate" if n == 0 else f"merge-{n}") for n in (level - 1, level)]
-    stage = MergeStage(folders[1], levels[level], folders[0], levels[level - 1], level == 1, 0)
+    stage = _merge_stage(work_dir, level, index, kind)
     try:
-        nodes = stage.nodes(index_of(index))
+        members = stage.group(index_of(index))
     except FileNotFoundError as error:
         raise InputError(
             f"the decoding in {work_dir} has not come to level {level} yet: {error.filename} is "
             "missing"
         ) from None
-    touching = [(node.touching[kind], np.array(place)) for node, place in nodes]
+    touching = [(node.touching[kind], np.array(place)) for node, place in members]
     names = np.unique(np.concatenate([t.component for t, _ in touching]))
     belongs = {
         int(f): int(c) for t, _ in touching for f, c in zip(t.fragment, t.component, strict=True)
     }
     own = np.concatenate([t.contact_own[place[t.contact_axis] == 0] for t, place in touching])
     other = np.concatenate([t.contact_other[place[t.contact_axis] == 0] for t, place in touching])
-    met = np.array([belongs[int(f)] for f in other], dtype=np.uint64)
-    graph = contact_graph(names, own, met)
+    component = np.array([belongs[int(f)] for f in other], dtype=np.uint64)
+    graph = contact_graph(names, own, component)
     if kind != "synapse":
-        for node, _ in nodes:
+        for node, _ in members:
             sides = node.open_sides[kind]
             for name, voxels in zip(sides.name.tolist(), sides.voxels.tolist(), strict=True):
                 graph.add_node(name, voxels=voxels)
     return graph
+
+
+def _merge_stage(
+    work_dir: str | os.PathLike[str], level: int, index: Sequence[int], kind: str
+) -> MergeStage:
+    """Find the stage that merged a group; raises InputError as `merge_graph`."""
+    jobs = sorted(Path(work_dir).glob("decode-*/job.json"))
+    if not jobs:
+        raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
+    about = json.loads(jobs[0].read_text())
+    grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).levels()
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}; one of {', '.join(KINDS)} is expected")
+    if not 1 <= level < len(grids):
+        raise InputError(f"level is {level}; this decoding has the levels 1 to {len(grids) - 1}")
+    if len(index) != 3 or any(not 0 <= i < n for i, n in zip(index, grids[level], strict=True)):
+        raise InputError(
+            f"index is {tuple(index)}; level {level} is a grid of {grids[level]} groups"
+        )
+    names = ["dilate", *(f"merge-{depth}" for depth in range(1, level + 1))]
+    return MergeStage(
+        folder=jobs[0].parent / names[level],
+        grid=grids[level],
+        members=jobs[0].parent / names[level - 1],
+        member_grid=grids[level - 1],
+        lowest=level == 1,
+        thres_small=0,
+    )

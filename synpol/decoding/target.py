@@ -1,4 +1,4 @@
-"""What blockwise jobs share about their input and output: identity, place, shape and chunks."""
+"""Describe the instances array that a decoding will write, and check the one that exists."""
 
 from __future__ import annotations
 
@@ -20,14 +20,24 @@ from synpol.images.image import HASH, SETTINGS, Image, open_image
 
 @dataclass(frozen=True)
 class Target:
-    """What the instances will look like: blocks and voxel size."""
+    """The instances array to write.
+
+    Attributes
+    ----------
+    blocks : BlockGrid
+        Blocks of the array.
+    voxel_size : Coordinate
+        Size of its voxels, in the unit of the prediction.
+    full_shape : (int, int, int)
+        Shape before it was resized, voxels.
+    """
 
     blocks: BlockGrid
     voxel_size: Coordinate
     full_shape: Index
 
     def could_replace(self, instances: zarr.Array) -> bool:
-        """Whether an array is of the same volume, decoded by synpol with other scale factors."""
+        """Tell whether synpol decoded an array from this volume with other scale factors."""
         settings = instances.attrs.get(SETTINGS)
         if HASH not in instances.attrs or not isinstance(settings, dict):
             return False
@@ -36,12 +46,12 @@ class Target:
 
     @classmethod
     def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
-        """For a prediction (or an image on its grid) that is cut into `blocks`.
+        """Return the target for a prediction (or an image of its voxels) cut into `blocks`.
 
         Raises
         ------
         InputError
-            Scale factors that cannot be meant, or that leave no whole voxel size.
+            The scale factors are no positive numbers, or they leave no whole voxel size.
         """
         shape = rescaled_shape(blocks.shape, scale_factors)
         if shape == blocks.shape:
@@ -59,13 +69,13 @@ class Target:
 
 
 def check_output(output: str | os.PathLike[str], target: Target) -> None:
-    """Refuse an existing ``instances`` array that this job cannot write.
+    """Raise InputError where an ``instances`` array exists that this job cannot write.
 
     Raises
     ------
     InputError
-        It holds data that synpol did not write, its shape is another, or its chunks (shards) do
-        not fit the blocks, so that two workers would write one chunk.
+        The array holds data that synpol did not write, or has another shape, or its chunks (or
+        shards) do not fit the blocks, so that two workers would write one chunk.
     """
     blocks = target.blocks
     path = join(output, "instances", "s0")

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Index, write_record
+from synpol.blockwise.records import Done, Index, write_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
@@ -24,43 +25,63 @@ from synpol.files import join
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import COMPLETE, HASH, Image, open_image
 from synpol.images.writing import complete, create_image
+from synpol.polarity import PLAIN, Channels
 
 if TYPE_CHECKING:
     from synpol.config import Workers
 
-VERSION = 1
+
+@dataclass(frozen=True)
+class MaskArrays:
+    """A mask and the polarity array that is made from it, open.
+
+    Attributes
+    ----------
+    mask : zarr.Array
+        The mask; (z, y, x).
+    polarity : zarr.Array
+        The array to write; (3, z, y, x).
+    """
+
+    mask: zarr.Array
+    polarity: zarr.Array
 
 
 @dataclass(frozen=True)
-class MaskStage(VoxelStage):
+class MaskStage(VoxelStage[MaskArrays, np.ndarray, np.ndarray]):
     """Write the union channel of every block.
 
     Attributes
     ----------
-    target, mask : str
+    polarity, mask : str
         Paths or URLs of the polarity array to write and of the mask.
     blocks : BlockGrid
     """
 
-    target: str
+    polarity: str
     mask: str
     blocks: BlockGrid
 
     name = "mask"
+    version = 1
 
-    def start(self) -> Any:
-        return open_image(self.target, mode="r+").array, open_image(self.mask, channels=0).array
+    def open(self) -> MaskArrays:
+        return MaskArrays(
+            mask=open_image(self.mask, channels=0).array,
+            polarity=open_image(self.polarity, mode="r+").array,
+        )
 
-    def read(self, index: Index, loaded: Any) -> np.ndarray:
-        return np.asarray(loaded[1][self.blocks.slices(index)])
+    def read(self, index: Index, opened: MaskArrays) -> np.ndarray:
+        return np.asarray(opened.mask[self.blocks.slices(index)])
 
-    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray:
+    def compute(self, index: Index, opened: MaskArrays, given: np.ndarray) -> np.ndarray:
         return given != 0
 
-    def write(self, index: Index, loaded: Any, result: np.ndarray) -> None:
+    def write(self, index: Index, opened: MaskArrays, result: np.ndarray) -> None:
         if result.any():
-            loaded[0][(2, *self.blocks.slices(index))] = np.uint8(255) * result
-        write_record(self.folder, index, {})
+            union = (PLAIN.index("union"), *self.blocks.slices(index))
+            opened.polarity[union] = np.uint8(255) * result
+        write_record(self.folder, index, Done())
 
 
 def instances_of_mask(
@@ -89,11 +110,19 @@ def instances_of_mask(
     Image
     """
     blocks = BlockGrid.of(mask.shape_vx, block_shape)
-    digest = hash_of({"mask": identity_of(mask), "block": blocks.block, "code": VERSION})
+    digest = hash_of({"mask": identity_of(mask), "block": blocks.block, "code": MaskStage.version})
     with Driver(work, f"labelling of {mask.path}", num_workers, workers) as driver:
         folder = work / f"mask-{digest[:16]}"
         image = _prepared(mask, work, blocks, folder, digest)
-        driver.run(MaskStage(folder, blocks.grid, image.path, mask.path, blocks))
+        driver.run(
+            MaskStage(
+                folder=folder,
+                grid=blocks.grid,
+                polarity=image.path,
+                mask=mask.path,
+                blocks=blocks,
+            )
+        )
         complete(image)
     done = decode_blockwise(
         image.path,
@@ -112,7 +141,7 @@ def instances_of_mask(
 def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
     """The array to write: as an interrupted run left it, or a new one."""
     try:
-        found = open_image(join(work, "polarity"), channels=3, mode="r+")
+        found = open_image(join(work, "polarity"), channels=Channels.count, mode="r+")
         if found.array.attrs.get(HASH) == digest:
             return found
     except InputError:
@@ -121,7 +150,7 @@ def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: 
     return create_image(
         work,
         "polarity",
-        shape=(3, *blocks.shape),
+        shape=(Channels.count, *blocks.shape),
         dtype=np.uint8,
         voxel_size=mask.voxel_size,
         offset=mask.offset,

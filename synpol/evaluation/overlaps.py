@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
@@ -22,19 +23,62 @@ from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
 from synpol.evaluation.mask_truth import instances_of_mask, is_mask
 from synpol.evaluation.matching import meetings
-from synpol.evaluation.scores import Evaluation, Labels
+from synpol.evaluation.scores import Evaluation
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image, shifted
 from synpol.images.writing import check_writable
+from synpol.polarity import LabelKind
 
 if TYPE_CHECKING:
     from synpol.config import Workers
 
-VERSION = 1
+
+@dataclass(frozen=True)
+class LabelArrays:
+    """Two arrays of labels, open.
+
+    Attributes
+    ----------
+    predicted, other : zarr.Array
+        Labels of the prediction and of the volume that it is compared with; (z, y, x).
+    """
+
+    predicted: zarr.Array
+    other: zarr.Array
 
 
 @dataclass(frozen=True)
-class CompareStage(VoxelStage):
+class LabelBlocks:
+    """Labels of one block, voxel by voxel.
+
+    Attributes
+    ----------
+    predicted, other : (z, y, x) arrays of integers
+        Labels of the prediction and of the other volume, of one shape.
+    """
+
+    predicted: np.ndarray
+    other: np.ndarray
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs of labels that lie on the same voxels: the record of one block.
+
+    Attributes
+    ----------
+    pairs : (k, 2) uint64
+        Label of the prediction, label of the other volume.
+    counts : (k,) int64
+        Number of voxels of each pair.
+    """
+
+    pairs: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     """Find the pairs of labels that meet in every block.
 
     Attributes
@@ -59,38 +103,41 @@ class CompareStage(VoxelStage):
     blocks: BlockGrid
 
     name = "compare"
+    version = 1
 
-    def start(self) -> Any:
-        return [open_image(path, channels=0).array for path in (self.predicted, self.other)]
+    def open(self) -> LabelArrays:
+        return LabelArrays(
+            predicted=open_image(self.predicted, channels=0).array,
+            other=open_image(self.other, channels=0).array,
+        )
 
-    def read(self, index: Index, loaded: Any) -> Any:
+    def read(self, index: Index, opened: LabelArrays) -> LabelBlocks:
         where = self.blocks.slices(index)
-        predicted, other = loaded
         fine = shifted(where, self.begin)
         coarse = tuple(
             slice(w.start // m, -(-w.stop // m)) for w, m in zip(fine, self.multiple, strict=True)
         )
-        labels = np.asarray(other[coarse])
+        labels = np.asarray(opened.other[coarse])
         for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
             if m > 1:
                 labels = np.repeat(labels, m, axis=axis)
                 first = wanted.start % m
                 labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
-        return [np.asarray(predicted[where]), labels]
+        return LabelBlocks(predicted=np.asarray(opened.predicted[where]), other=labels)
 
-    def compute(self, index: Index, loaded: Any, given: Any) -> dict[str, np.ndarray]:
-        predicted, other = given
+    def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
+        predicted, other = given.predicted, given.other
         if self.predicted_only:
             there = predicted != 0
             predicted, other = predicted[there], other[there]
         pairs, counts = meetings([(predicted, other)])
-        return {"pairs": pairs, "counts": counts}
+        return Overlaps(pairs=pairs, counts=counts)
 
 
 def evaluate_blockwise(
     predicted: Image,
     truth: Image,
-    labels: Labels = "polarity",
+    labels: LabelKind = "polarity",
     min_size: int = 0,
     dilate_sz: int = 5,
     *,
@@ -197,7 +244,12 @@ def meetings_blockwise(
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
     sources = [identity_of(image) for image in (predicted, other)]
     digest = hash_of(
-        {"sources": sources, "block": blocks.block, "only": predicted_only, "code": VERSION}
+        {
+            "sources": sources,
+            "block": blocks.block,
+            "only": predicted_only,
+            "code": CompareStage.version,
+        }
     )
     work = work_folder("", work_dir)
     check_writable(work)
@@ -206,17 +258,17 @@ def meetings_blockwise(
     ) as driver:
         folder = work / f"compare-{digest[:16]}"
         stage = CompareStage(
-            folder,
-            blocks.grid,
-            predicted.path,
-            other.path,
-            begin,
-            other.multiple_of(predicted, what),
-            predicted_only,
-            blocks,
+            folder=folder,
+            grid=blocks.grid,
+            predicted=predicted.path,
+            other=other.path,
+            begin=begin,
+            multiple=other.multiple_of(predicted, what),
+            predicted_only=predicted_only,
+            blocks=blocks,
         )
         driver.run(stage)
-        records = [read_record(folder, index) for index in blocks_of(blocks.grid)]
+        records = [read_record(folder, index, Overlaps) for index in blocks_of(blocks.grid)]
         shutil.rmtree(folder)
-    pairs = np.concatenate([record["pairs"] for record in records])
-    return pairs, np.concatenate([record["counts"] for record in records])
+    pairs = np.concatenate([record.pairs for record in records])
+    return pairs, np.concatenate([record.counts for record in records])

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from synpol.errors import InputError
 from synpol.evaluation.matching import Contingency, Matching
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import is_pre, post_label, pre_label, synapse_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def lin2020(
     sizes = np.bincount(objects.ravel())
     objects = np.where((sizes >= min_size)[objects], objects, 0)
     number = np.zeros(truth.shape, np.uint64)
-    number[inside] = polarity_to_seg(truth[inside])[0]
+    number[inside] = synapse_of(truth[inside])
     table = Contingency.of([(objects, number)])
     good = table.iou() > iou
     found = len(np.unique(table.i[good])), len(np.unique(table.j[good]))
@@ -198,7 +198,7 @@ def side_ends(labels: np.ndarray, voxel_size: Sequence[float]) -> Ends:
     away = np.linalg.norm((voxel - centre[which]) * np.array(voxel_size), axis=1)
     order = np.lexsort((at, away, which))
     first = order[np.searchsorted(which[order], np.arange(len(present)))]
-    pre = present[(present % np.uint64(2) == 1) & np.isin(present + np.uint64(1), present)]
-    place = np.searchsorted(present, pre)
-    number = pre // np.uint64(2) + np.uint64(1)
-    return Ends(number, (voxel[first[place]], voxel[first[place + 1]]))
+    number = synapse_of(present[is_pre(present)])
+    number = number[np.isin(post_label(number), present)]
+    pre, post = (voxel[first[np.searchsorted(present, f(number))]] for f in (pre_label, post_label))
+    return Ends(number, (pre, post))

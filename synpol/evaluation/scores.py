@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from synpol.evaluation.matching import (
     meetings,
     restricted,
 )
-from synpol.polarity import polarity_to_seg
-
-Labels = Literal["polarity", "union"]
+from synpol.polarity import LabelKind, split_labels
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Evaluation:
     def of(
         cls,
         parts: Iterable[tuple[np.ndarray, np.ndarray]],
-        labels: Labels = "polarity",
+        labels: LabelKind = "polarity",
         min_size: int = 0,
     ) -> Evaluation:
         """Gather from parts ``(predicted, truth)`` of the two label volumes.
@@ -70,17 +68,17 @@ class Evaluation:
 
     @classmethod
     def of_meetings(
-        cls, pairs: np.ndarray, counts: np.ndarray, labels: Labels, min_size: int
+        cls, pairs: np.ndarray, counts: np.ndarray, labels: LabelKind, min_size: int
     ) -> Evaluation:
         """The same from what `meetings` found in all parts."""
         if labels == "union":
             return cls(Contingency.of_meetings(pairs, counts), None, None, min_size)
-        number, odd = polarity_to_seg(pairs)
+        number, is_pre = split_labels(pairs)
         none = np.uint64(0)
         return cls(
             Contingency.of_meetings(number, counts),
-            Contingency.of_meetings(np.where(odd, number, none), counts),
-            Contingency.of_meetings(np.where(odd, none, number), counts),
+            Contingency.of_meetings(np.where(is_pre, number, none), counts),
+            Contingency.of_meetings(np.where(is_pre, none, number), counts),
             min_size,
         )
 
@@ -172,7 +170,7 @@ class Evaluation:
         }
 
 
-def truth_instances(truth: np.ndarray, labels: Labels, dilate_sz: int = 5) -> np.ndarray:
+def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: int = 5) -> np.ndarray:
     """The instances that a label volume stands for.
 
     Parameters

@@ -205,6 +205,25 @@ def open_image(
     InputError
         Nothing there, no array in it, no voxel size known, a voxel size that is not whole in its
         unit, or another number of channels.
+
+    Examples
+    --------
+    >>> from synpol.images.writing import create_image
+    >>> _ = create_image(
+    ...     "volume",
+    ...     "raw",
+    ...     shape=(16, 64, 64),
+    ...     dtype="uint8",
+    ...     voxel_size=(30, 8, 8),
+    ...     offset=(300, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(16, 32, 32),
+    ... )
+    >>> image = open_image("volume/raw")
+    >>> image.path, image.array.shape, image.unit
+    ('volume/raw/s0', (16, 64, 64), 'nm')
+    >>> image.voxel_size, image.roi.shape
+    ((30, 8, 8), (480, 512, 512))
     """
     path = str(path).rstrip("/")
     if path.startswith(SCHEME):

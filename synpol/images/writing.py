@@ -65,6 +65,23 @@ def create_image(
     ------
     InputError
         The image exists already, the container is of Zarr v2, or the place cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = create_image(
+    ...     "volume",
+    ...     "raw",
+    ...     shape=(16, 64, 64),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 8, 8),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(16, 32, 32),
+    ... )
+    >>> image.array[:4] = 128
+    >>> int(image.array[3, 0, 0]), int(image.array[4, 0, 0])
+    (128, 0)
     """
     group_path = join(container, name)
     if opened_group(container, 2) is not None and opened_group(container, 3) is None:

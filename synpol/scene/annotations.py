@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
+from synpol.files import whole_folder
 from synpol.scene.spatial_index import spatial_levels
-from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, opened
+from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, open_table
 from synpol.synapses.table import confidence
 
 #: raised when a change of code changes what is written
@@ -95,9 +95,6 @@ def write_annotations(
         return int(json.loads(there.read_text())["synpol_count"])
     ids, records = _lines(table)
     corners = np.array([low[::-1], high[::-1]], float)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     info: dict[str, Any] = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
@@ -110,7 +107,10 @@ def write_annotations(
         "synpol_hash": digest,
         "synpol_count": len(ids),
     }
-    with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
+    with (
+        whole_folder(folder) as temporary,
+        tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar,
+    ):
         related = _related(partners, table, ids)
         size = records.nbytes
         sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
@@ -138,15 +138,13 @@ def write_annotations(
                     "limit": LIMIT,
                 }
             )
-    (temporary / "info").write_text(json.dumps(info))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        (temporary / "info").write_text(json.dumps(info))
     return len(ids)
 
 
 def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
     """Scores that few lines are below or above; for colours."""
-    file = opened(table)
+    file = open_table(table)
     names = [n for n in file.schema_arrow.names if n in ("pre_score", "post_score", "union_score")]
     score = confidence(file.read(names))
     if not len(score):
@@ -161,7 +159,7 @@ def _digest(
     low: Sequence[float] | np.ndarray,
     high: Sequence[float] | np.ndarray,
 ) -> str:
-    opened(table)
+    open_table(table)
     about = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
     about.append(None if partners is None else digest_of(partners).decode())
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -169,7 +167,7 @@ def _digest(
 
 def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Ids and records of all synapses."""
-    file = opened(table)
+    file = open_table(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
     names = [f"{p}_{a}" for p in parts for a in "xyz"]
     names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
@@ -200,7 +198,7 @@ def _related(
     """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
     if partners is None:
         return {}
-    about = opened(partners).schema_arrow.metadata or {}
+    about = open_table(partners).schema_arrow.metadata or {}
     rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
     if about.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(

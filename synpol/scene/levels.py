@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
@@ -21,19 +21,31 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import COMPLETE, HASH, Image, levels_of, open_image, opened_array
 from synpol.images.writing import complete, create_level, image_group, list_levels
 
-VERSION = 1
-
 #: side of the blocks that a level is made in, voxels, unless chunks are larger
 BLOCK = 128
 
 
 @dataclass(frozen=True)
-class LevelStage(ArrayStage):
+class LevelArrays:
+    """The arrays of two neighbouring levels, open.
+
+    Attributes
+    ----------
+    finer, coarser : zarr.Array
+        Level that is read, and level that is made; (z, y, x) or (channel, z, y, x).
+    """
+
+    finer: zarr.Array
+    coarser: zarr.Array
+
+
+@dataclass(frozen=True)
+class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
     """Make every block of one level from the level before.
 
     Attributes
     ----------
-    target, finer : str
+    coarser, finer : str
         Paths or URLs of the array to write and of the level before.
     factors : (int, int, int)
         Voxels of the level before that make one.
@@ -43,23 +55,31 @@ class LevelStage(ArrayStage):
         Of the array to write.
     """
 
-    target: str
+    coarser: str
     finer: str
     factors: Index
     labels: bool
     blocks: BlockGrid
 
     name = "level"
+    version = 1
     voxel_cost = 4
 
-    def start(self) -> Any:
-        return open_image(self.target, mode="r+").array, open_image(self.finer).array
+    def open(self) -> LevelArrays:
+        return LevelArrays(
+            finer=open_image(self.finer).array,
+            coarser=open_image(self.coarser, mode="r+").array,
+        )
 
-    def read(self, index: Index, loaded: Any) -> np.ndarray:
-        where = zip(self.blocks.slices(index), self.factors, strict=True)
-        return np.asarray(loaded[1][(..., *(slice(w.start * f, w.stop * f) for w, f in where))])
+    def target(self, opened: LevelArrays) -> zarr.Array:
+        return opened.coarser
 
-    def compute(self, index: Index, loaded: Any, given: np.ndarray) -> np.ndarray | None:
+    def read(self, index: Index, opened: LevelArrays) -> np.ndarray:
+        sides = zip(self.blocks.slices(index), self.factors, strict=True)
+        z, y, x = (slice(side.start * f, side.stop * f) for side, f in sides)
+        return np.asarray(opened.finer[..., z, y, x])
+
+    def compute(self, index: Index, opened: LevelArrays, given: np.ndarray) -> np.ndarray | None:
         if not given.any():
             return None
         return (label_of_cells if self.labels else mean_of_cells)(given, self.factors)
@@ -92,7 +112,7 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     """
     path = image.path.rpartition("/")[0]
     factors = level_factors(image.shape_vx, image.voxel_size)
-    digest = hash_of({"source": identity_of(image), "labels": labels, "code": VERSION})
+    digest = hash_of({"source": identity_of(image), "labels": labels, "code": LevelStage.version})
     there = levels_of(image)
     if not factors or (there and _stay(path, there, digest, fresh)):
         return len(there)
@@ -108,8 +128,17 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
         name, total = f"s{number}", index_of(np.prod(factors[:number], axis=0))
         level = _level(image, name, total, digest, folder / name, fresh)
         blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
-        paths = level.path, finer.path
-        driver.run(LevelStage(folder / name, blocks.grid, *paths, factor, labels, blocks))
+        driver.run(
+            LevelStage(
+                folder=folder / name,
+                grid=blocks.grid,
+                coarser=level.path,
+                finer=finer.path,
+                factors=factor,
+                labels=labels,
+                blocks=blocks,
+            )
+        )
         complete(level)
         done[name], finer = total, level
     list_levels(image, done)

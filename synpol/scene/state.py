@@ -18,6 +18,7 @@ from synpol.files import is_url, join
 from synpol.images.image import Image, listed_multiscales, open_image
 from synpol.images.precomputed import SCHEME
 from synpol.images.world import ome_transform
+from synpol.polarity import Channels
 from synpol.report.figures import POST, PRE, UNION
 
 #: folder of the precomputed annotations in a result
@@ -46,8 +47,8 @@ PREDICTION_SHADER = """#uicontrol bool pre checkbox(default={sides})
 #uicontrol bool whole checkbox(default={whole})
 #uicontrol float strength slider(min=0, max=1, default=0.7)
 void main() {{
-  float a = pre ? toNormalized(getDataValue({first})) : 0.0;
-  float b = post ? toNormalized(getDataValue({second})) : 0.0;
+  float a = pre ? {first} : 0.0;
+  float b = post ? {second} : 0.0;
   float c = whole ? {union} : 0.0;
   float most = max(max(a, b), c);
   vec3 mixed = (a * {pre} + b * {post} + c * {both}) / max(a + b + c, 1e-3);
@@ -103,7 +104,7 @@ class Layers:
 
         polarity = None  # where it was made elsewhere
         if is_url(output) or Path(output, "polarity").exists():
-            polarity = open_image(join(output, "polarity"), channels=3)
+            polarity = open_image(join(output, "polarity"), channels=Channels.count)
         return cls(
             open_image(config.need("predict.raw"), channels=0),
             polarity,
@@ -203,12 +204,12 @@ def _layers_of(
 
 
 def _channels(config: Config) -> dict[int, tuple[str, np.ndarray]]:
-    """What is shown of a prediction: channels by their number."""
-    if config.exclusive:
-        return {1: ("pre", PRE), 2: ("post", POST)}
-    if not config.decode.sides:
-        return {2: ("union", UNION)}
-    return {0: ("pre", PRE), 1: ("post", POST)}
+    """Name and colour of the channels of a prediction that are shown, by their number."""
+    channels = Channels.of(config.exclusive)
+    colours = {"pre": PRE, "post": POST}
+    if not config.decode.sides and not config.exclusive:
+        colours = {"union": UNION}
+    return {channels.index(name): (name, rgb) for name, rgb in colours.items()}
 
 
 def _source(image: Image, address: str, channel: str = "c^") -> neuroglancer.LayerDataSource:
@@ -247,15 +248,15 @@ def _image_shader(image: Image) -> str:
 
 
 def _prediction_shader(config: Config) -> str:
-    first = 1 if config.exclusive else 0
-    sides = config.decode.sides
-    either = "min(toNormalized(getDataValue(1)) + toNormalized(getDataValue(2)), 1.0)"
+    channels, sides = Channels.of(config.exclusive), config.decode.sides
+    value = {n: f"toNormalized(getDataValue({channels.index(n)}))" for n in channels.names}
+    pre, post = value["pre"], value["post"]
     return PREDICTION_SHADER.format(
         sides=str(sides).lower(),
         whole=str(not sides).lower(),
-        first=first,
-        second=first + 1,
-        union=either if config.exclusive else "toNormalized(getDataValue(2))",
+        first=pre,
+        second=post,
+        union=value.get("union", f"min({pre} + {post}, 1.0)"),
         pre=colour(PRE),
         post=colour(POST),
         both=colour(UNION),

@@ -1,28 +1,52 @@
-"""Sums over the voxels of a synapse, from which its row of the table is made."""
+"""Add up voxels of synapses: everything that a row of the synapse table is made from.
+
+Everything is a whole number, so the order in which voxels or blocks are added never matters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 
-#: columns of `States.sums`: voxels, sums of their z, y, x indices, sums of the three channels
-SUMS = ("voxels", "z", "y", "x", "channel_0", "channel_1", "channel_2")
+from synpol.polarity import Channels
+
+#: columns of `Stats.sums`: number of voxels, sums of their z, y, x indices, sums of the channels
+SUMS = ("voxels", "z", "y", "x", *(f"channel_{n}" for n in range(Channels.count)))
+
+
+class Columns:
+    """Select and join the rows of a dataclass whose fields are arrays (or such dataclasses)."""
+
+    def __getitem__(self, rows: np.ndarray) -> Self:
+        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Put the rows of all parts one after the other."""
+        columns = []
+        for f in fields(cls):  # type: ignore[arg-type]
+            values = [getattr(part, f.name) for part in parts]
+            nested = isinstance(values[0], Columns)
+            columns.append(type(values[0]).joined(values) if nested else np.concatenate(values))
+        return cls(*columns)
 
 
 @dataclass
-class Stats:
-    """Sums and bounds over sets of voxels, one row a set; whole numbers, so order never matters.
+class Stats(Columns):
+    """Sums and bounds over sets of voxels, one row for each set.
 
     Attributes
     ----------
     sums : (n, 7) int64
-        See `SUMS`.
+        Sums over the voxels; the columns are `SUMS`.
     low, high : (n, 3) int64
-        Smallest and largest voxel index, z, y, x. Rows without voxels hold the largest and -1.
+        Smallest and largest voxel index along z, y, x. A set without voxels has the largest
+        possible number and -1.
     peak : (n, 3) int64
-        Largest value of the three channels; -1 without voxels.
+        Largest value of each channel; -1 for a set without voxels.
     """
 
     sums: np.ndarray
@@ -32,18 +56,31 @@ class Stats:
 
     @classmethod
     def empty(cls, count: int = 0) -> Stats:
+        """Return the statistics of sets without voxels."""
         return cls(
             np.zeros((count, len(SUMS)), np.int64),
             np.full((count, 3), np.iinfo(np.int64).max),
             np.full((count, 3), -1, np.int64),
-            np.full((count, 3), -1, np.int64),
+            np.full((count, Channels.count), -1, np.int64),
         )
 
-    def __getitem__(self, rows: np.ndarray) -> Stats:
-        return Stats(*(getattr(self, f.name)[rows] for f in fields(self)))
+    @property
+    def voxels(self) -> np.ndarray:
+        """Number of voxels of each set, (n,) int64."""
+        return self.sums[:, 0]
+
+    @property
+    def index_sums(self) -> np.ndarray:
+        """Sums of the voxels' indices along z, y, x, (n, 3) int64."""
+        return self.sums[:, 1:4]
+
+    @property
+    def channel_sums(self) -> np.ndarray:
+        """Sums of the voxels' values in each channel, (n, 3) int64."""
+        return self.sums[:, 4:]
 
     def grouped(self, into: np.ndarray, count: int) -> Stats:
-        """Add up rows; row i goes into row ``into[i]`` of `count`."""
+        """Add up rows: row i goes into row ``into[i]`` of the `count` rows of the result."""
         result = Stats.empty(count)
         np.add.at(result.sums, into, self.sums)
         np.minimum.at(result.low, into, self.low)
@@ -51,60 +88,28 @@ class Stats:
         np.maximum.at(result.peak, into, self.peak)
         return result
 
-    @classmethod
-    def joined(cls, parts: Sequence[Stats]) -> Stats:
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
-
 
 @dataclass
-class Rows:
+class Rows(Columns):
     """Finished synapses, sorted by name: what the numbering and the table need.
 
     Attributes
     ----------
     synapse : (n,) uint64
-    pre, post : Stats
-        Of the voxels that carry the label.
+        Name of each synapse.
     contact : (n, 3) int64
-        Faces between pre and post voxels, across z, y and x.
+        Number of voxel faces between the pre and the post side, across z, y and x.
+    pre, post : Stats
+        Statistics of the voxels that carry the label of the side.
     """
 
     synapse: np.ndarray
+    contact: np.ndarray
     pre: Stats
     post: Stats
-    contact: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray) -> Rows:
-        return Rows(self.synapse[rows], self.pre[rows], self.post[rows], self.contact[rows])
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """All rows of several, sorted by name."""
-        names = np.concatenate([p.synapse for p in parts])
-        order = np.argsort(names)
-        pre, post = (Stats.joined([getattr(p, side) for p in parts]) for side in ("pre", "post"))
-        return cls(names, pre, post, np.concatenate([p.contact for p in parts]))[order]
-
-
-def stats_to_arrays(stats: Stats, name: str) -> dict[str, np.ndarray]:
-    """Statistics as named arrays, for a record."""
-    return {f"{name}.{k}": v for k, v in vars(stats).items()}
-
-
-def stats_from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Stats:
-    """The inverse of `stats_to_arrays`."""
-    return Stats(*(arrays[f"{name}.{f.name}"] for f in fields(Stats)))
-
-
-def rows_to_arrays(rows: Rows) -> dict[str, np.ndarray]:
-    """The inverse of `rows_from_arrays`."""
-    arrays = {"rows.synapse": rows.synapse, "rows.contact": rows.contact}
-    for side, stats in (("pre", rows.pre), ("post", rows.post)):
-        arrays |= stats_to_arrays(stats, f"rows.{side}")
-    return arrays
-
-
-def rows_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rows:
-    """The finished synapses of a record."""
-    pre, post = (stats_from_arrays(arrays, f"rows.{side}") for side in ("pre", "post"))
-    return Rows(arrays["rows.synapse"], pre, post, arrays["rows.contact"])
+    def merged(cls, parts: Sequence[Rows]) -> Rows:
+        """Put the rows of all parts together, sorted by name."""
+        rows = cls.joined(parts)
+        return rows[np.argsort(rows.synapse)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 import torch
 
 from synpol.config import Config
+from synpol.files import whole_file
 
 #: raised when the request graph draws other patches from the same seed than it did
 REQUEST_GRAPH = 3
+#: keys that came later: where they are empty, a run is what it was before they came
+_LATER = (("augment", "extra"), ("loss", "terms"))
 #: keys of `train` that may differ when a run resumes: they do not change what is learned
 _FREE = {
     "num_workers",
@@ -30,6 +32,9 @@ def training_identity(config: Config) -> dict[str, Any]:
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
     identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    for section, key in _LATER:
+        if not identity[section][key]:
+            del identity[section][key]
     identity["request_graph"] = REQUEST_GRAPH
     identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE}
     return identity
@@ -40,17 +45,18 @@ def checkpoint_path(run_dir: str, iteration: int) -> Path:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 3) -> None:
-    """Write a checkpoint under a temporary name and rename it; keep the first and the last few."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a checkpoint whole or not at all, and remove all but the first and the last few.
+
+    Parameters
+    ----------
+    path : Path
+    state : mapping
+        Content of the checkpoint.
+    keep : int
+        Number of checkpoints, the latest ones, that stay besides the first.
+    """
+    with whole_file(path, sync=True) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(state), file)
     older = sorted(path.parent.glob("[0-9]*.pt"))[1:-keep]
     for old in older:
         old.unlink()

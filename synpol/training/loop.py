@@ -24,7 +24,9 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.model import build_loss, build_model
 from synpol.model.device import autocast, choose_device, choose_dtype
+from synpol.model.losses import side_right
 from synpol.model.trained import latest_checkpoint, load_checkpoint
+from synpol.polarity import Channels
 from synpol.training.checkpoint import checkpoint_path, save_checkpoint, training_identity
 from synpol.training.log import TrainingLog
 from synpol.training.optimizer import build_optimizer, learning_rate_factor
@@ -65,12 +67,13 @@ class Trainer:
         self.processes = processes or Processes(choose_device(config.device))
         self.device = self.processes.device
         self.dtype = choose_dtype(config.train.precision, self.device)
+        self.channels = Channels.of(config.exclusive)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last_3d)
         if self.processes.size > 1:  # batch norm, where there is any, is of the whole batch
             self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.loss = build_loss(config).to(self.device)
+        self.loss = build_loss(config.loss, self.channels).to(self.device)
         self.optimizer = build_optimizer(self.model, config.train)
         #: keeps small gradients of float16 above zero; does nothing for the other types
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -118,8 +121,8 @@ class Trainer:
             if ours == found:
                 continue
             if isinstance(ours, dict) and isinstance(found, dict):
-                key = next(k for k in ours if ours[k] != found.get(k))
-                section, ours, found = f"{section}.{key}", ours[key], found.get(key)
+                key = next(k for k in ours | found if ours.get(k) != found.get(k))
+                section, ours, found = f"{section}.{key}", ours.get(key), found.get(key)
             raise InputError(
                 f"{path} was trained with {section} = {found}, the config now has {ours}; give "
                 "another run_dir, or remove that folder to start anew"
@@ -196,7 +199,7 @@ class Trainer:
         self, terms: dict[str, torch.Tensor], logits: torch.Tensor, target: torch.Tensor
     ) -> dict[str, float]:
         """Loss terms as means over the processes, and the fraction of voxels of the right side."""
-        sides = side_right(logits, target, self.config.exclusive)
+        sides = side_right(logits, target, self.channels)
         own = [*(term.item() for term in terms.values()), *sides]
         *means, right, known = self.processes.sums(own)
         measures = {k: v / self.processes.size for k, v in zip(terms, means, strict=True)}
@@ -205,7 +208,7 @@ class Trainer:
     def _log(self) -> contextlib.AbstractContextManager[TrainingLog | None]:
         if not self.processes.is_first:
             return contextlib.nullcontext()
-        return TrainingLog(self.config, self.iteration)
+        return TrainingLog(Path(self.config.run_dir), self.config.loss.weights, self.iteration)
 
     def validate(self, log: TrainingLog | None = None) -> None:
         """Validate where it is due and has not been done; the other processes wait."""
@@ -267,7 +270,7 @@ class Trainer:
                 if log is not None:
                     log.write(self.iteration, measures)
                     if self.iteration % train.image_every == 0:
-                        log.images(self.iteration, batch, logits, self.config.exclusive)
+                        log.images(self.iteration, batch, logits, self.channels)
                 bar.update()
                 bar.set_postfix(
                     loss=f"{measures['loss']:.3f}",
@@ -294,18 +297,6 @@ class Trainer:
             )
         self.save()
         return self.finished
-
-
-def side_right(logits: torch.Tensor, target: torch.Tensor, exclusive: bool) -> tuple[int, int]:
-    """Voxels of known side that get the right one, and all voxels of known side."""
-    if exclusive:
-        pre, post = target == 1, target == 2
-        says_pre = logits[:, 1] > logits[:, 2]
-    else:
-        pre, post = target[:, 0] > 0, target[:, 1] > 0
-        says_pre = logits[:, 0] > logits[:, 1]
-    right = int((says_pre & pre).sum() + (~says_pre & post).sum())
-    return right, int(pre.sum() + post.sum())
 
 
 class _Interrupt:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from synpol.config import Config
 from synpol.decoding.reference import Foreground, threshold_of
-from synpol.evaluation.scores import Evaluation, Labels, truth_instances
+from synpol.evaluation.scores import Evaluation, truth_instances
+from synpol.polarity import LabelKind
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Setting:
     recall: float
 
 
-def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Labels) -> list[Setting]:
+def sweep(
+    polarity: np.ndarray, truth: np.ndarray, config: Config, labels: LabelKind
+) -> list[Setting]:
     """Score every setting of ``config.tune``.
 
     Parameters
