@@ -104,7 +104,7 @@ class SynthesiseStage(Stage[MadeArrays, None, Region]):
 
 @dataclass(frozen=True)
 class NumberedArrays:
-    """What the second stage reads and writes, open.
+    """Arrays that the second stage reads and writes, open.
 
     Attributes
     ----------
@@ -121,7 +121,18 @@ class NumberedArrays:
 
 @dataclass(frozen=True)
 class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
-    """Number synapses 1, 2, ... and drop those that the border left without a side."""
+    """Number synapses 1, 2, ... and drop those that the border left without a side.
+
+    Attributes
+    ----------
+    container, labels : str
+        Paths of the container with ``truth``, and of the array of labels.
+    blocks : BlockGrid
+    made : Path
+        Folder of the first stage's records.
+    min_side_voxels : int
+        Fewest voxels of each side of a synapse that stays; 0 keeps all synapses.
+    """
 
     container: str
     labels: str
