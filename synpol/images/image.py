@@ -321,8 +321,8 @@ def check_complete(image: Image) -> None:
     if HASH in image.array.attrs and not image.array.attrs.get(COMPLETE):
         raise InputError(
             f"{image.path} is unfinished: what writes it was interrupted; run that again first "
-            "(pipelines/prepare.py for raw and truth, pipelines/predict_blockwise.py for polarity "
-            "and instances)"
+            "(of synpol's repository: pipelines/prepare.py for raw and truth, "
+            "pipelines/predict_blockwise.py for polarity and instances)"
         )
 
 
