@@ -197,7 +197,7 @@ def _related(
     if metadata.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run "
-            "pipelines/connect.py again, or remove it"
+            "pipelines/connect.py of synpol's repository again, or remove it"
         )
     return {side: rows[f"{side}_id"].to_numpy() for side in ("pre", "post")}
 
