@@ -1,4 +1,4 @@
-"""Volumes: what is made, converted, and trained on."""
+"""Sections about data: volumes to make, to convert, and to train on."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ class TrainingVolume(Section):
     raw: str = Field(description="path or URL of the image (z, y, x)")
     truth: str = Field(description="path or URL of the labels on the same voxels")
     labels: LabelKind = Field(
-        description="polarity: 2n-1 pre, 2n post; union: a mask, or an id a synapse, without sides"
+        description="marks in the labels: polarity (2n-1 on the pre side, 2n on the post side), or "
+        "union (a mask, or one id for each synapse, without sides)"
     )
 
 
 class SyntheticDataset(Section):
     """A synthetic volume to be made."""
 
-    output: str = Field(description="folder that gets raw and truth")
-    shape: Triple = Field(description="voxels, z, y, x")
-    voxel_size: Triple = Field(default=(30, 16, 16), description="nm, z, y, x")
-    seed: int = Field(default=0, ge=0, description="another seed is another piece of tissue")
+    output: str = Field(description="folder for the images raw, truth and neurons")
+    shape: Triple = Field(description="shape in voxels, z, y, x")
+    voxel_size: Triple = Field(default=(30, 16, 16), description="voxel size in nm, z, y, x")
+    seed: int = Field(default=0, ge=0, description="number of the piece of tissue")
     difficulty: Fraction = Field(
-        default=0.0, description="0 clear cues .. 1 faint ones, more distractors and noise"
+        default=0.0,
+        description="from 0 (clear cues) to 1 (faint cues, more distractors, more noise)",
     )
     min_side_voxels: int = Field(
         default=0,
         ge=0,
-        description="synapses of which the volume's border leaves fewer voxels on a side are not "
-        "labelled",
+        description="fewest voxels of each side; a synapse that the volume's border cuts to less "
+        "is not labelled",
     )
 
 
@@ -47,24 +49,25 @@ class ImportVolume(Section):
     )
     output: str = Field(description="path of the image to write, for instance data/a/raw")
     kind: Literal["image", "labels"] = Field(
-        default="image", description="labels are never averaged"
+        default="image", description="kind of the volume; labels are never averaged"
     )
     key: str | None = Field(
         default=None, description="dataset inside a file that holds several, such as HDF5"
     )
     voxel_size: tuple[float, float, float] = Field(
-        description="of the source, in `unit`, z, y, x; after downsampling it has to be whole"
+        description="voxel size of the source in `unit`, z, y, x; it has to be whole after "
+        "downsampling"
     )
     offset: tuple[float, float, float] = Field(
-        default=(0, 0, 0), description="corner of the first voxel, in `unit`"
+        default=(0, 0, 0), description="corner of the first voxel in `unit`, z, y, x"
     )
     unit: Literal["nm", "angstrom", "pm"] = Field(
-        default="nm", description="world unit; a finer one for sizes such as 4.6 nm"
+        default="nm", description="unit of sizes and places; a finer one for sizes such as 4.6 nm"
     )
     sections: tuple[int, int] | None = Field(
         default=None, description="first section and one past the last; default: all"
     )
-    downsample: Positive = Field(default=1, description="in-plane factor")
+    downsample: Positive = Field(default=1, description="factor that shrinks sections in plane")
 
 
 class EmR50(Section):
@@ -74,7 +77,9 @@ class EmR50(Section):
         default="http://rhoana.rc.fas.harvard.edu/dataset/jwr15_synapse.zip",
         description="URL or path of the ZIP file",
     )
-    output: str = Field(default="data/em_r50", description="folder that gets all of it")
+    output: str = Field(
+        default="data/em_r50", description="folder for the download and the converted volumes"
+    )
     volumes: list[str] = Field(
         default=["vol2", "vol3", "vol4"], min_length=1, description="folders in the archive"
     )
@@ -82,24 +87,26 @@ class EmR50(Section):
     labels: str = Field(default="syn_Yx2.h5", description="name of the labels in each folder")
     key: str = Field(default="main", description="dataset inside the HDF5 files")
     voxel_size: tuple[float, float, float] | None = Field(
-        default=None, description="nm, z, y, x; to be confirmed, since the files do not say it"
+        default=None,
+        description="voxel size in nm, z, y, x; please confirm it, since the files do not say it",
     )
 
 
 class Prepare(Section):
-    """Data to be made or converted before anything else."""
+    """Data to make or to convert before anything else."""
 
     synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
     imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
-    em_r50: EmR50 = Field(default=EmR50(), description="data set")
+    em_r50: EmR50 = Field(default=EmR50(), description="EM-R50 data set")
 
 
 class Data(Section):
-    """Where training data lies and how intensities are read."""
+    """Volumes to train on, and how their intensities are read."""
 
-    train: list[TrainingVolume] = Field(default=[], description="volumes that are trained on")
+    train: list[TrainingVolume] = Field(default=[], description="training volumes")
     validation: TrainingVolume | None = Field(
-        default=None, description="volume on which the threshold is chosen, and training validates"
+        default=None,
+        description="volume for validation during training and for the choice of the threshold",
     )
     intensity_range: tuple[float, float] | None = Field(
         default=None,

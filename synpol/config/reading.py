@@ -1,4 +1,4 @@
-"""From YAML files and ``section.key=value`` to a checked `Config`, and its description."""
+"""Reading a config from YAML files and ``section.key=value``, and describing its keys."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _merge(
 
 
 def _copied(value: Any) -> Any:
-    """A copy in which nothing is shared: YAML anchors make one object of two places."""
+    """Copy a value so that nothing is shared: YAML anchors make one object of two places."""
     if isinstance(value, dict):
         return {k: _copied(v) for k, v in value.items()}
     return [_copied(v) for v in value] if isinstance(value, list) else value
@@ -175,7 +175,7 @@ def _explain(error: pydantic.ValidationError, origin: dict[str, str], prefix: st
 
 
 def describe(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key with its type, default and meaning.
+    """List every key with its type, default and meaning.
 
     Yields
     ------

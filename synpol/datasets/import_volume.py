@@ -29,8 +29,8 @@ def import_volume(volume: ImportVolume) -> Image:
     Raises
     ------
     InputError
-        The source cannot be read, a size is not whole in its unit, or `output` exists and is
-        something else.
+        The source cannot be read, a size is not whole in its unit, or something that synpol did
+        not write is at `output`.
     """
     if is_url(volume.output):
         raise InputError(f"output is {volume.output}; imports are written to local folders only")
@@ -92,9 +92,9 @@ def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:
     ----------
     slab : (z, y, x) array
     factor : int
-        What does not fill a box at the far edges is cut off.
+        Pixels along each edge of a box that becomes one pixel. A rest at the far edges is cut off.
     kind : {"image", "labels"}
-        Images are averaged; labels keep the one in the middle of each box: no id is made up.
+        Images are averaged. Labels keep the one in the middle of each box, so no id is invented.
     """
     if factor == 1:
         return slab
@@ -109,7 +109,7 @@ def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:
 
 
 def describe_volume(image: Image) -> str:
-    """One line about an image for people."""
+    """Describe an image in one line, for people."""
     shape = " x ".join(str(s) for s in image.array.shape)
     size = " x ".join(f"{v:g}" for v in image.voxel_size_nm)
     return f"{image.path}: {shape} voxels of {size} nm, {image.array.dtype}"

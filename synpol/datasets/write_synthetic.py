@@ -103,7 +103,7 @@ class SynthesiseStage(VoxelStage[MadeArrays, None, Region]):
 
 @dataclass(frozen=True)
 class NumberedArrays:
-    """What the second stage reads and writes, open.
+    """Arrays that the second stage reads and writes, open.
 
     Attributes
     ----------

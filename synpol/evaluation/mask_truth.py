@@ -1,7 +1,8 @@
-"""Stage ``mask``: a mask of synapses as an array that the decoder takes; and its instances.
+"""Stage ``mask``: write a mask of synapses as a polarity array, and decode it into instances.
 
-A mask that marks synapses without telling them apart stands for the components of its dilation,
-which is what the decoder finds in a union channel. So it is handed to the decoder.
+A mask marks synapses but does not separate them. The instances of a mask are the components of its
+dilation. The decoder finds just these components in a union channel, so the stage writes the mask
+as the union channel of a polarity array.
 """
 
 from __future__ import annotations
@@ -47,21 +48,23 @@ def instances_of_mask(
     num_workers: int = 1,
     workers: Workers | None = None,
 ) -> Image:
-    """What `synpol.evaluation.scores.truth_instances` makes of a mask, for a mask of any size.
+    """Find the instances of a mask of any size; `truth_instances` does the same in memory.
 
     Parameters
     ----------
     mask : Image
+        Volume whose voxels are not 0 where a synapse is.
     dilate_sz : int
-        Of the decoder.
+        Side of the decoder's dilation box, voxels.
     work : Path
-        Folder for the result and records; whoever is done with the result removes it.
+        Folder for the result and the records; the caller removes it.
     block_shape, num_workers, workers
         As in `synpol.decode_blockwise`.
 
     Returns
     -------
     Image
+        Numbers of the instances on the voxels of the mask, 0 elsewhere.
     """
     union = run_image_stage(
         MaskStage(),
@@ -87,12 +90,12 @@ def instances_of_mask(
 
 
 def is_mask(truth: Image) -> bool:
-    """Whether a label volume has one single label."""
+    """Return whether a label volume has at most one label, apart from 0."""
     blocks = BlockGrid.of(truth.shape_vx, [max(128, c) for c in truth.array.chunks])
-    found: set[int] = set()
+    present: set[int] = set()
     for index in blocks_of(blocks.grid):
         labels = np.asarray(truth.array[blocks.slices(index)])
-        found |= set(np.unique(labels[labels != 0]).tolist())
-        if len(found) > 1:
+        present |= set(np.unique(labels[labels != 0]).tolist())
+        if len(present) > 1:
             return False
     return True

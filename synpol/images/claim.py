@@ -225,6 +225,6 @@ def check_complete(image: Image) -> None:
     if is_ours(image.array) and not image.array.attrs.get(COMPLETE):
         raise InputError(
             f"{image.path} is unfinished: what writes it was interrupted; run that again first "
-            "(pipelines/prepare.py for raw and truth, pipelines/predict_blockwise.py for polarity "
-            "and instances)"
+            "(of synpol's repository: pipelines/prepare.py for raw and truth, "
+            "pipelines/predict_blockwise.py for polarity and instances)"
         )

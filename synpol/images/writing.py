@@ -189,7 +189,7 @@ def image_group(image: Image) -> zarr.Group:
     if group is None or found is None or found["datasets"][0]["path"] != name:
         raise InputError(
             f"{image.path} is not the full resolution of an OME-Zarr 0.5 image, so it cannot get "
-            "coarser levels; pipelines/prepare.py imports it as one"
+            "coarser levels; pipelines/prepare.py of synpol's repository imports it as one"
         )
     if group.metadata.consolidated_metadata is not None:
         raise InputError(

@@ -37,7 +37,8 @@ class Slurm(Scheduler):
     def readable_queue(self, exit_code: int, text: str) -> str:
         """Replace every reason by one that psij knows.
 
-        A reason of several words, or one that psij does not know, ends its polling of all jobs.
+        psij reads no job's state while one of them has a reason of several words, or one that is
+        not in its list.
         """
         rows = [line.split(maxsplit=2) for line in text.splitlines()]
         known = [[*row[:2], "NonZeroExitCode"] for row in rows if len(row) >= 2]
