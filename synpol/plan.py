@@ -72,7 +72,7 @@ def planned(
         stage.cost,
         num_workers,
         remote=scheduler_of(settings).remote,
-        there=workers_run,
+        workers_run=workers_run,
         for_workers=stage.for_workers,
     )
     return PlannedStage(

@@ -107,3 +107,8 @@ def test_a_damaged_record_is_set_aside_and_its_block_is_not_done(tmp_path):
     with pytest.raises(DamagedRecord, match="run the same command again"):
         read_record(tmp_path, (0, 0, 0), Sample)
     assert not done_mask(tmp_path, (1, 1, 1)).any()
+
+
+def test_an_array_that_a_record_lacks_is_named():
+    with pytest.raises(KeyError, match="the record has no array 'low' for Sums"):
+        unpack(Sums, {"voxels": np.arange(3)})

@@ -1,9 +1,9 @@
 """Run stages one after the other, in the driver's own process or by workers.
 
 Each stage is one daisy run with no edges to others. Its blocks are cells of the grid: daisy hands
-out indices, the stage knows the voxels. daisy is told to skip blocks that have their record, and
-when it returns the records are looked at again: a stage has succeeded when every record is there,
-whatever anybody reported.
+out indices, the stage knows the voxels. daisy skips blocks that have their record. When daisy
+returns, the driver looks at the records again: a stage has succeeded when every block has its
+record, whatever daisy and the workers have reported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def runs_in_driver(
     num_workers: int,
     *,
     remote: bool = False,
-    there: bool = False,
+    workers_run: bool = False,
     for_workers: bool = False,
 ) -> bool:
     """Decide whether the driver does a stage itself.
@@ -68,14 +68,14 @@ def runs_in_driver(
         Largest number of workers.
     remote : bool
         Whether workers are jobs of a cluster.
-    there : bool
+    workers_run : bool
         Whether workers have been started for an earlier stage.
     for_workers : bool
         `Stage.for_workers`.
     """
     if remote and for_workers:
         return False
-    enough = DRIVER_VOXELS_WITH_WORKERS if there else DRIVER_VOXELS
+    enough = DRIVER_VOXELS_WITH_WORKERS if workers_run else DRIVER_VOXELS
     return todo == 1 or todo * cost <= enough or (num_workers == 1 and not remote)
 
 
@@ -181,7 +181,7 @@ class Driver:
             stage.cost,
             self.num_workers,
             remote=self.scheduler.remote,
-            there=self._pool is not None,
+            workers_run=self._pool is not None,
             for_workers=stage.for_workers,
         )
 

@@ -1,4 +1,4 @@
-"""Blocks of a volume, in voxels, and the groups that they merge in."""
+"""Cut a volume into blocks, and join blocks to groups; everything is in voxels along z, y, x."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from synpol.blockwise.records import Index
 from synpol.errors import InputError
 
-#: along an axis; records and chunks lie in folders by index, and none may have more entries
+#: largest number of blocks along an axis: records and chunks lie in folders by index
 MOST_BLOCKS = 10_000
 
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """A volume cut into blocks from its first voxel on; the last of an axis may be smaller.
+    """The blocks of a volume, from its first voxel on; the last along an axis may be smaller.
 
     Attributes
     ----------
     shape : (int, int, int)
-        Of the volume, voxels.
+        Shape of the volume.
     block : (int, int, int)
-        Of a block, voxels; no larger than the volume.
+        Shape of a block, which is no larger than the volume.
 
     Examples
     --------
@@ -39,11 +39,18 @@ class BlockGrid:
     def of(cls, shape: Sequence[int], block: Sequence[int]) -> BlockGrid:
         """Cut a volume into blocks.
 
+        Parameters
+        ----------
+        shape : 3 ints
+            Shape of the volume.
+        block : 3 ints
+            Shape of a block; sides longer than the volume are cut.
+
         Raises
         ------
         InputError
-            A block shape that is not three whole numbers from 1 on, or that makes more than
-            `MOST_BLOCKS` along an axis.
+            The block shape is not three whole numbers from 1 on, or it makes more than
+            `MOST_BLOCKS` blocks along an axis.
         """
         try:
             good = len(block) == 3 and all(int(b) == b and b >= 1 for b in block)
@@ -67,26 +74,26 @@ class BlockGrid:
 
     @property
     def grid(self) -> Index:
-        """Blocks along z, y, x."""
+        """Number of blocks along z, y, x."""
         return index_of(-(-s // b) for s, b in zip(self.shape, self.block, strict=True))
 
     def bounds(self, index: Index) -> tuple[Index, Index]:
-        """First voxel of a block, and one past its last."""
+        """Return the first voxel of a block, and one past its last."""
         begin = [i * b for i, b in zip(index, self.block, strict=True)]
         end = [min(a + b, s) for a, b, s in zip(begin, self.block, self.shape, strict=True)]
         return index_of(begin), index_of(end)
 
     def shape_of(self, index: Index) -> Index:
-        """Voxels of a block along z, y, x."""
+        """Return the shape of a block."""
         return index_of(e - b for b, e in zip(*self.bounds(index), strict=True))
 
     def slices(self, index: Index) -> tuple[slice, slice, slice]:
-        """Slices of a block's voxels."""
+        """Return the slices of a block's voxels."""
         z, y, x = (slice(a, b) for a, b in zip(*self.bounds(index), strict=True))
         return z, y, x
 
-    def levels(self) -> list[Index]:
-        """Grids of the merge tree: the blocks, groups of 2x2x2, groups of groups, ... one."""
+    def tree(self) -> list[Index]:
+        """Return the grids of the merge tree: blocks, groups of 2x2x2, groups of those, ... one."""
         grids = [self.grid]
         while max(grids[-1]) > 1:
             grids.append(index_of(-(-n // 2) for n in grids[-1]))
@@ -94,21 +101,21 @@ class BlockGrid:
 
 
 def children(index: Index, grid: Index) -> list[Index]:
-    """The blocks (or groups) of `grid` that a group of the next level is made of."""
+    """Return the blocks (or groups) of `grid` that make a group of the next tree depth."""
     z, y, x = index
-    found = [
+    members = [
         (2 * z + dz, 2 * y + dy, 2 * x + dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)
     ]
-    return [c for c in found if all(i < n for i, n in zip(c, grid, strict=True))]
+    return [c for c in members if all(i < n for i, n in zip(c, grid, strict=True))]
 
 
 def parent(index: Index) -> Index:
-    """The group that a block (or group) belongs to."""
+    """Return the group that a block (or group) belongs to."""
     z, y, x = index
     return z // 2, y // 2, x // 2
 
 
 def index_of(values: Iterable[int]) -> Index:
-    """Three whole numbers z, y, x as a tuple of Python ints."""
+    """Return three whole numbers z, y, x as a tuple of Python ints."""
     z, y, x = (int(v) for v in values)
     return z, y, x

@@ -1,9 +1,9 @@
 """Keep what one block leaves for later stages, which is at once the mark that the block is done.
 
 A record is a file of named arrays: a JSON line that lists them, their bytes, and a checksum. It is
-written under a temporary name and renamed, so it is there whole or not at all, and writing it
-twice is the same as writing it once. Because the record *is* the mark, nothing can say "done" of
-something that is not there. Records lie in folders by block index, so that no folder grows beyond
+written under a temporary name and renamed, so it exists whole or not at all, and writing it twice
+is the same as writing it once. Because the record *is* the mark, nothing can say "done" of a result
+that does not exist. Records lie in folders by block index, so that no folder grows beyond
 one side of the block grid. (``.npz`` would do, but reading fifty small arrays from one takes 4 ms,
 against 0.2 ms here, and a merge job reads up to twenty records.)
 
@@ -32,12 +32,12 @@ Index = tuple[int, int, int]
 
 
 class DamagedRecord(RuntimeError):
-    """A record that cannot be read; it has been set aside, and a rerun makes it anew."""
+    """Say that a record cannot be read; it has been set aside, and a rerun makes it anew."""
 
 
 @dataclass
 class Done:
-    """Record of a block that left everything it made elsewhere."""
+    """Record of a block whose result lies elsewhere, in an array."""
 
 
 def stored(name: str | None = None, keys: Sequence[str] | None = None) -> dict[str, Any]:
@@ -88,6 +88,11 @@ def unpack[Record](kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Reco
         The dataclass. Its fields are arrays, dicts (with str or int keys) and other dataclasses.
     arrays : mapping of str to array
         May hold more than the dataclass has fields.
+
+    Raises
+    ------
+    KeyError
+        An array of the dataclass is missing.
     """
     tree: _Tree = {}
     for name, array in arrays.items():
@@ -99,18 +104,21 @@ def unpack[Record](kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Reco
     return _unpacked(kind, tree, None)
 
 
-def _unpacked(kind: Any, found: Any, keys: Sequence[str] | None) -> Any:
+def _unpacked(kind: Any, tree: Any, keys: Sequence[str] | None) -> Any:
     if get_origin(kind) is dict:
         key_kind, value_kind = get_args(kind)
-        names = found if keys is None else keys
-        return {key_kind(name): _unpacked(value_kind, found[name], None) for name in names}
+        names = tree if keys is None else keys
+        return {key_kind(name): _unpacked(value_kind, tree[name], None) for name in names}
     if isinstance(kind, type) and is_dataclass(kind):
         values = []
         for name, part_kind, part_keys in _parts_of(kind):
-            part = found.get(name, {}) if name else found
-            values.append(_unpacked(part_kind, part, part_keys))
+            part = tree.get(name, {}) if name else tree
+            value = _unpacked(part_kind, part, part_keys)
+            if value is part and isinstance(part, dict):
+                raise KeyError(f"the record has no array {name!r} for {kind.__name__}")
+            values.append(value)
         return kind(*values)
-    return found
+    return tree
 
 
 @functools.cache
@@ -189,11 +197,12 @@ def read_arrays(folder: Path, index: Index) -> dict[str, np.ndarray]:
 
 
 def done_mask(folder: Path, grid: Index) -> np.ndarray:
-    """Which blocks of a grid have their record.
+    """Tell which blocks of a grid have their record.
 
     Parameters
     ----------
     folder : path
+        Folder of the stage's records.
     grid : (int, int, int)
         Number of blocks along z, y, x.
 
@@ -216,6 +225,20 @@ def done_mask(folder: Path, grid: Index) -> np.ndarray:
 
 
 def work_folder(output: str | os.PathLike[str], work_dir: str | os.PathLike[str] | None) -> Path:
+    """Return the work folder of a job: records, lock, logs.
+
+    Parameters
+    ----------
+    output : path or URL
+        Where the job writes.
+    work_dir : path or None
+        Folder that was asked for; None is ``<output>.work``.
+
+    Raises
+    ------
+    InputError
+        The folder is a URL, or the output is one and no folder was asked for.
+    """
     if work_dir is None:
         if is_url(output):
             raise InputError(f"{output} is remote: give work_dir, a folder that all workers share")

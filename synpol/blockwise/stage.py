@@ -2,8 +2,8 @@
 
 `Stage.open` opens what a process needs once. For each block, `Stage.read` reads its input,
 `Stage.compute` makes the result, and `Stage.write` stores the result and then the block's record.
-The records say which blocks are done: a stage has succeeded when every record is there, whatever
-anybody reported.
+The records say which blocks are done: a stage has succeeded when every block has its record,
+whatever daisy and the workers have reported.
 
 A block may run twice at once (by an orphan of a killed driver, or by a node that was cut off from
 the network). So each block writes one region and one record, and both depend on its content alone.
@@ -129,7 +129,7 @@ class Stage[Opened, Given, Result](ABC):
         return int(np.prod(self.grid))
 
 
-#: a stage of whatever types, as the driver sees it
+#: a stage of any types, as the driver sees it
 type AnyStage = Stage[Any, Any, Any]
 
 

@@ -252,7 +252,7 @@ def _merge_stage(
     if not jobs:
         raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
     about = json.loads(jobs[0].read_text())
-    grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).levels()
+    grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).tree()
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}; one of {', '.join(KINDS)} is expected")
     if not 1 <= level < len(grids):

@@ -96,7 +96,7 @@ class NumberStage(Stage[None, None, NumberRecord]):
         first = np.uint64(1 + layer * self.blocks.block[0] * plane)
         last = np.uint64(first + np.uint64(self.blocks.block[0] * plane))
         parts = []
-        for depth, grid in enumerate(self.blocks.levels()):
+        for depth, grid in enumerate(self.blocks.tree()):
             for _, y, x in blocks_of((1, *grid[1:])):
                 rows = self.rows(depth, (layer >> depth, y, x))
                 begin, end = np.searchsorted(rows.synapse, [first, last])

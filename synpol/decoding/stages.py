@@ -148,7 +148,7 @@ def merge_stages(
 ) -> list[MergeStage]:
     """Return a stage for each depth of the tree of groups, from the blocks up to one group."""
     stages: list[MergeStage] = []
-    for depth, (below, grid) in enumerate(itertools.pairwise(blocks.levels()), start=1):
+    for depth, (below, grid) in enumerate(itertools.pairwise(blocks.tree()), start=1):
         stage = MergeStage(
             folder=folder / f"merge-{depth}",
             grid=grid,

@@ -164,17 +164,17 @@ def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int
     -------
     (z, y, x) bool array of the shape ``end - begin``
     """
-    places, known = [], []
+    voxels, known = [], []
     for axis in range(3):
         twice = 2 * np.arange(begin[axis], end[axis]) + 1  # half voxels, so that all is whole
         world = 2 * (raw.offset[axis] - mask.offset[axis]) + twice * raw.voxel_size[axis]
-        place = world // (2 * mask.voxel_size[axis])
-        inside = (place >= 0) & (place < mask.shape_vx[axis])
-        places.append(place[inside])
+        voxel = world // (2 * mask.voxel_size[axis])
+        inside = (voxel >= 0) & (voxel < mask.shape_vx[axis])
+        voxels.append(voxel[inside])
         known.append(np.flatnonzero(inside))
     wanted = np.zeros([e - b for b, e in zip(begin, end, strict=True)], bool)
-    if all(len(p) for p in places):
-        region = tuple(slice(int(p[0]), int(p[-1]) + 1) for p in places)
+    if all(len(v) for v in voxels):
+        region = tuple(slice(int(v[0]), int(v[-1]) + 1) for v in voxels)
         marked = np.asarray(mask.array[region]) != 0
-        wanted[np.ix_(*known)] = marked[np.ix_(*(p - p[0] for p in places))]
+        wanted[np.ix_(*known)] = marked[np.ix_(*(v - v[0] for v in voxels))]
     return wanted

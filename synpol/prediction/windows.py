@@ -156,8 +156,8 @@ class WindowGrid:
             weights[inner] = 1
             return weights
         if self.blending == "bump":
-            place = [np.arange(1, n + 1) / (n + 1) for n in self.window]
-            cost = [(p * (1 - p)) ** -1.5 for p in place]
+            along = [np.arange(1, n + 1) / (n + 1) for n in self.window]
+            cost = [(p * (1 - p)) ** -1.5 for p in along]
         else:
             cost = [np.linspace(-1, 1, n) ** 2 / (2 * 0.2**2) for n in self.window]
         total = cost[0][:, None, None] + cost[1][:, None] + cost[2]
@@ -233,8 +233,8 @@ def read_block(
     skipped: list[Index] = []
     for start in starts:
         patch = image[_box(np.array(start) - low, grid.window)]
-        here, _ = _overlap(grid, start, begin, end)
-        wanted = mask is None or mask[here].any()
+        in_block, _ = _overlap(grid, start, begin, end)
+        wanted = mask is None or mask[in_block].any()
         (seen if wanted and patch.min() != patch.max() else skipped).append(start)
     return BlockImage(begin, end, index_of(low), image, seen, skipped, mask)
 
@@ -295,22 +295,22 @@ class BlockPredictor:
             total = torch.zeros((Channels.count, *size), device=self.device)
             weight = torch.zeros(size, device=self.device)
             for start in block.skipped:
-                here, there = _overlap(self.grid, start, block.begin, block.end)
-                weight[here] += self.weights[there]
+                in_block, in_window = _overlap(self.grid, start, block.begin, block.end)
+                weight[in_block] += self.weights[in_window]
             done = 0
             while done < len(block.seen):
                 batch = block.seen[done : done + self.batch_size]
                 patches = [image[_box(np.subtract(s, block.low), self.grid.window)] for s in batch]
                 try:
-                    found = self.network(torch.stack(patches)[:, None])
+                    probabilities = self.network(torch.stack(patches)[:, None])
                 except RuntimeError as error:
                     if not self._halved(error):
                         raise
                     continue
-                for start, probability in zip(batch, found, strict=True):
-                    here, there = _overlap(self.grid, start, block.begin, block.end)
-                    total[:, *here] += probability[:, *there] * self.weights[there]
-                    weight[here] += self.weights[there]
+                for start, probability in zip(batch, probabilities, strict=True):
+                    in_block, in_window = _overlap(self.grid, start, block.begin, block.end)
+                    total[:, *in_block] += probability[:, *in_window] * self.weights[in_window]
+                    weight[in_block] += self.weights[in_window]
                 done += len(batch)
             result = (total / weight * 255 + 0.5).floor_().to(torch.uint8).cpu().numpy()
         return result if block.mask is None else result * block.mask
