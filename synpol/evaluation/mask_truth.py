@@ -116,7 +116,7 @@ def instances_of_mask(
     digest = hash_of({"mask": identity_of(mask), "block": blocks.block, "code": MaskStage.version})
     with Driver(work, f"labelling of {mask.path}", num_workers, workers) as driver:
         folder = work / f"mask-{digest[:16]}"
-        image = _prepared(mask, work, blocks, folder, digest)
+        image = _polarity_to_write(mask, work, blocks, folder, digest)
         driver.run(
             MaskStage(
                 folder=folder,
@@ -141,8 +141,10 @@ def instances_of_mask(
     return open_image(done.instances, channels=0)
 
 
-def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
-    """Open the array to write: as an interrupted run left it, or a new one."""
+def _polarity_to_write(
+    mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str
+) -> Image:
+    """Open the array that an interrupted run has begun, or create a new one."""
     return claim_image(join(work, "polarity"), digest).image_to_write(
         lambda overwrite: create_image(
             work,

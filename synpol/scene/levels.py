@@ -1,4 +1,4 @@
-"""Stage ``level``: coarser levels of an image, so that a viewer opens it fast at any zoom."""
+"""Stage ``level``: make coarser resolution levels of an image, for a fast viewer at any zoom."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, levels_of, open_image, opened_array
 from synpol.images.writing import complete, create_level, image_group, list_levels
 
-#: side of the blocks that a level is made in, voxels, unless chunks are larger
+#: side of a block, voxels; larger if the chunks are larger
 BLOCK = 128
 
 
 @dataclass(frozen=True)
 class LevelArrays:
-    """The arrays of two neighbouring levels, open.
+    """Open arrays of two successive resolution levels.
 
     Attributes
     ----------
     finer, coarser : zarr.Array
-        Level that is read, and level that is made; (z, y, x) or (channel, z, y, x).
+        Level to read and level to write, (z, y, x) or (channel, z, y, x).
     """
 
     finer: zarr.Array
@@ -41,18 +41,18 @@ class LevelArrays:
 
 @dataclass(frozen=True)
 class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
-    """Make every block of one level from the level before.
+    """Make every block of a resolution level from the next finer level.
 
     Attributes
     ----------
     coarser, finer : str
-        Paths or URLs of the array to write and of the level before.
+        Paths or URLs of the level to write and of the level to read.
     factors : (int, int, int)
-        Voxels of the level before that make one.
+        Number of voxels of the finer level along each axis of a coarser voxel.
     labels : bool
-        Whether voxels are labels instead of grey values.
+        Whether the voxels are labels instead of grey values.
     blocks : BlockGrid
-        Of the array to write.
+        Blocks of the level to write.
     """
 
     coarser: str
@@ -75,8 +75,8 @@ class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
         return opened.coarser
 
     def read(self, index: Index, opened: LevelArrays) -> np.ndarray:
-        sides = zip(self.blocks.slices(index), self.factors, strict=True)
-        z, y, x = (slice(side.start * f, side.stop * f) for side, f in sides)
+        axes = zip(self.blocks.slices(index), self.factors, strict=True)
+        z, y, x = (slice(coarse.start * f, coarse.stop * f) for coarse, f in axes)
         return np.asarray(opened.finer[..., z, y, x])
 
     def compute(self, index: Index, opened: LevelArrays, given: np.ndarray) -> np.ndarray | None:
@@ -86,47 +86,49 @@ class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
 
 
 def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = False) -> int:
-    """Make the coarser levels of an image, beside its full resolution.
+    """Make the coarser resolution levels of an image, beside its full resolution.
 
-    Levels that are there stay, unless synpol made them from something else.
+    Existing levels are kept, unless synpol made them from another image.
 
     Parameters
     ----------
     driver : Driver
+        Driver that runs the stages.
     image : Image
-        The full resolution of an OME-Zarr 0.5 image.
+        Full resolution of an OME-Zarr 0.5 image.
     labels : bool
-        Whether voxels are labels (see `label_of_cells`) instead of grey values.
+        Whether the voxels are labels (see `label_of_cells`) instead of grey values.
     fresh : bool
-        Make again what synpol made. Wanted where a foreign image was rewritten in place.
+        Whether to make the levels again that synpol made. This is necessary when another program
+        has rewritten the image in place.
 
     Returns
     -------
     int
-        How many coarser levels the image has.
+        Number of coarser levels of the image.
 
     Raises
     ------
     InputError
-        The image cannot get any.
+        The image cannot have coarser levels.
     """
     path = image.path.rpartition("/")[0]
     factors = level_factors(image.shape_vx, image.voxel_size)
     digest = hash_of({"source": identity_of(image), "labels": labels, "code": LevelStage.version})
-    there = levels_of(image)
-    if not factors or (there and _stay(path, there, digest, fresh)):
-        return len(there)
+    existing = levels_of(image)
+    if not factors or (existing and _are_kept(path, existing, digest, fresh)):
+        return len(existing)
     image_group(image)
-    if there:
+    if existing:
         list_levels(image, {})
     folder = driver.work_dir / f"level-{digest[:16]}"
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    done: dict[str, Index] = {}
+    finished: dict[str, Index] = {}
     finer = image
     for number, factor in enumerate(factors, start=1):
         name, total = f"s{number}", index_of(np.prod(factors[:number], axis=0))
-        level = _level(image, name, total, digest, folder / name, fresh)
+        level = _level_to_write(image, name, total, digest, folder / name, fresh)
         blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
         driver.run(
             LevelStage(
@@ -140,14 +142,14 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
             )
         )
         complete(level)
-        done[name], finer = total, level
-    list_levels(image, done)
+        finished[name], finer = total, level
+    list_levels(image, finished)
     shutil.rmtree(folder, ignore_errors=True)
-    return len(done)
+    return len(finished)
 
 
-def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
-    """Whether levels were made by somebody else, or by us of this image."""
+def _are_kept(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
+    """Return whether another program made the levels, or synpol made them from this image."""
     for name in names:
         array = opened_array(join(path, name))
         if array is not None and not is_ours(array):
@@ -157,10 +159,10 @@ def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
     return True
 
 
-def _level(
+def _level_to_write(
     image: Image, name: str, factors: Index, digest: str, records: Path, fresh: bool
 ) -> Image:
-    """Open the array of a level: as an interrupted run left it, or a new one."""
+    """Open the level that an interrupted run has begun, or create a new one."""
     claim = claim_array(
         join(image.path.rpartition("/")[0], name),
         digest,
