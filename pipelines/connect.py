@@ -19,7 +19,8 @@ from synpol.config import Config
 from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
 from synpol.files import is_url, join, whole_file
-from synpol.images.image import SETTINGS, check_complete, open_image
+from synpol.images.claim import SETTINGS, check_complete
+from synpol.images.image import open_image
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import TABLE_HASH, digest_of
 

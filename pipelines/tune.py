@@ -18,7 +18,8 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.files import whole_file, write_json
 from synpol.model.trained import find_checkpoint
-from synpol.training.tuning import best, plot, sweep
+from synpol.report.figures import threshold_curves
+from synpol.training.tuning import best, sweep
 from synpol.training.validation import ValidationVolume
 
 
@@ -29,7 +30,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     chosen = best(settings)
     run_dir = Path(config.run_dir)
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])
-    plot(settings, run_dir / "tune.png", config.tune.iou)
+    threshold_curves(settings, config.tune.iou).savefig(run_dir / "tune.png", dpi=100)
     tried = ["thres"] + [k for k in ("dilate_sz", "thres_small") if getattr(config.tune, k)]
     overlay = {"decode": {key: getattr(chosen, key) for key in tried}}
     comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"

@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 import pyarrow as pa
 
-from synpol.evaluation.overlaps import meetings_blockwise
+from synpol.evaluation.overlaps import overlaps_blockwise
 from synpol.images.image import Image
 from synpol.polarity import post_label, pre_label, synapse_of
 from synpol.synapses.table import confidence
@@ -51,7 +51,7 @@ def partners_blockwise(
         The segmentation does not cover the instances, the voxel sizes do not fit, or a volume does
         not hold labels.
     """
-    pairs, counts = meetings_blockwise(
+    overlaps = overlaps_blockwise(
         instances,
         segmentation,
         "the segmentation",
@@ -62,7 +62,7 @@ def partners_blockwise(
         num_workers=num_workers,
         workers=workers,
     )
-    return partners_of(pairs, counts)
+    return partners_of(overlaps.pairs, overlaps.counts)
 
 
 def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:

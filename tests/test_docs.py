@@ -1,5 +1,6 @@
 """What the docs say is what the code does."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -45,6 +46,27 @@ def test_local_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def raised_in(tree: ast.AST) -> list[str]:
+    """The texts of exceptions, without what is filled in."""
+    raised = [n for n in ast.walk(tree) if isinstance(n, ast.Raise)]
+    return [
+        "".join(
+            c.value for c in ast.walk(r) if isinstance(c, ast.Constant) and type(c.value) is str
+        )
+        for r in raised
+    ]
+
+
+def test_messages_of_the_library_say_where_commands_are():
+    """Who installed synpol with pip has no folder pipelines/."""
+    naming = []
+    for file in sorted((ROOT / "synpol").rglob("*.py")):
+        texts = raised_in(ast.parse(file.read_text()))
+        naming += [text for text in texts if "pipelines/" in text]
+    assert naming
+    assert all("of synpol's repository" in text for text in naming), naming
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):

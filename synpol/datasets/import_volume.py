@@ -6,7 +6,6 @@ Only a slab of sections, one chunk deep, is in memory at a time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,10 +14,11 @@ from synpol.config import ImportVolume
 from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
 from synpol.files import is_url
+from synpol.images.claim import Answer, begun, claim_image
 from synpol.images.identity import hash_of
-from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.image import Image
 from synpol.images.world import to_world
-from synpol.images.writing import check_writable, complete, create_image, half_made
+from synpol.images.writing import check_writable, complete, create_image
 
 CHUNK = (16, 128, 128)
 
@@ -58,9 +58,9 @@ def import_volume(volume: ImportVolume) -> Image:
     digest = hash_of([volume.model_dump(mode="json"), made_of])
     place = Path(volume.output)
     container, name = str(place.parent), place.name
-    found = existing(volume.output, digest)
-    if found is not None:
-        return found
+    claim = claim_image(volume.output, digest)
+    if claim.found is not None and claim.answer is Answer.FINISHED:
+        return claim.found
     check_writable(container)
     image = create_image(
         container,
@@ -71,8 +71,8 @@ def import_volume(volume: ImportVolume) -> Image:
         offset=offset,
         unit=unit,
         chunk_shape=[min(c, s) for c, s in zip(CHUNK, shape, strict=True)],
-        attributes={HASH: digest, COMPLETE: False},
-        overwrite=True,
+        attributes=begun(digest),
+        overwrite=claim.found is not None,
     )
     bar = tqdm(total=shape[0], desc=f"import {volume.source}", unit="section", mininterval=0.5)
     for begin in range(0, shape[0], CHUNK[0]):
@@ -83,28 +83,6 @@ def import_volume(volume: ImportVolume) -> Image:
     bar.close()
     complete(image)
     return image
-
-
-def existing(path: str, digest: str) -> Image | None:
-    """The finished image of the same making at a path; None when there is none.
-
-    Raises
-    ------
-    InputError
-        Something that synpol did not make is there.
-    """
-    try:
-        image = open_image(path)
-    except InputError:
-        place = Path(path)
-        there = place.is_file() or (place.is_dir() and any(place.iterdir()))
-        if there and not half_made(path):
-            raise InputError(f"{path} exists and was not written by synpol; remove it") from None
-        return None
-    attributes: dict[str, Any] = dict(image.array.attrs)
-    if HASH not in attributes:
-        raise InputError(f"{image.path} exists and was not written by synpol; remove it")
-    return image if attributes[HASH] == digest and attributes.get(COMPLETE) else None
 
 
 def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:

@@ -14,12 +14,12 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
-from synpol.datasets.import_volume import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.files import is_url, join
+from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of
-from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, write_block
 from synpol.polarity import side_labels, split_labels, synapse_of
 
@@ -191,10 +191,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     if is_url(dataset.output):
         raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
     digest = hash_of([dataset.model_dump(mode="json"), SynthesiseStage.version])
-    found = existing(join(dataset.output, "truth"), digest)
-    for name in ("raw", "neurons"):
-        existing(join(dataset.output, name), digest)  # refuses what synpol did not write
-    if found is not None:
+    if _claims(dataset.output, digest)["truth"].answer is Answer.FINISHED:  # it is finished last
         return open_image(join(dataset.output, "raw"))
     check_writable(dataset.output)
     work = Path(f"{dataset.output}.work")
@@ -202,7 +199,9 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     with Driver(work, f"making of {dataset.output}", num_workers) as driver:
         folder = work / f"synthetic-{digest[:16]}"
         labels = folder / "labels"
-        if not _begun(dataset.output, digest) or not (labels / "zarr.json").exists():
+        claims = _claims(dataset.output, digest)
+        anew = any(claim.answer is Answer.ANEW for claim in claims.values())
+        if anew or not (labels / "zarr.json").exists():
             for old in work.glob("synthetic-*"):
                 shutil.rmtree(old)
             zarr.create_array(
@@ -220,8 +219,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                     chunk_shape=[
                         min(c, b) for c, b in zip((20, 80, 80), blocks.block, strict=True)
                     ],
-                    attributes={HASH: digest, COMPLETE: False},
-                    overwrite=True,
+                    attributes=begun(digest),
+                    overwrite=claims[name].found is not None,
                 )
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
         make = SynthesiseStage(
@@ -251,13 +250,6 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     return open_image(join(dataset.output, "raw"))
 
 
-def _begun(container: str, digest: str) -> bool:
-    """Whether all images of this making are there, finished or not."""
-    for name in IMAGES:
-        try:
-            image = open_image(join(container, name))
-        except InputError:
-            return False
-        if image.array.attrs.get(HASH) != digest:
-            return False
-    return True
+def _claims(container: str, digest: str) -> dict[str, Claim]:
+    """Look at what lies where the images are to be written."""
+    return {name: claim_image(join(container, name), digest) for name in IMAGES}

@@ -27,10 +27,11 @@ from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
 from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages, records_of
-from synpol.decoding.target import Target, check_output
+from synpol.decoding.target import ADVICE, Target, check_output
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
-from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
+from synpol.images.claim import SETTINGS, begun, claim_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
@@ -254,8 +255,13 @@ class _Job:
 
     def _prepare_full_resolution(self) -> None:
         """Make the array that the stage ``relabel`` fills, where that is not the output."""
-        if self._is_rescaled and not (self.folder / "relabel-full").exists():
-            self._create(str(self.folder), self.blocks, self.source.voxel_size, overwrite=True)
+        if not self._is_rescaled:
+            return
+        folder, blocks, voxel_size = str(self.folder), self.blocks, self.source.voxel_size
+        claim_image(join(folder, "instances"), self.digest).image_to_write(
+            lambda overwrite: self._create(folder, blocks, voxel_size, overwrite),
+            forget=[self.folder / "relabel-full"],
+        )
 
     def _create(
         self,
@@ -276,34 +282,31 @@ class _Job:
             unit=self.source.unit,
             chunk_shape=chunks or inner_chunks(blocks.block),
             shard_shape=shards if chunks else blocks.block,
-            attributes={
-                HASH: self.digest,
-                COMPLETE: False,
-                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
-            },
+            attributes=begun(
+                self.digest,
+                {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
+            ),
             overwrite=overwrite,
         )
 
     def _prepare_instances(self, synapses: str | os.PathLike[str] | None, fresh: bool) -> Image:
-        path = join(self.output, "instances", "s0")
-        chunks: tuple[int, ...] | None = None
-        shards: tuple[int, ...] | None = None
-        try:
-            found = open_image(path, mode="r+")
-        except InputError:
-            found = None
-        if found is not None:
-            if found.array.attrs.get(HASH) == self.digest and not fresh:
-                return found
-            if tuple(found.array.shape) == self.target.blocks.shape:
-                chunks, shards = found.array.chunks, found.array.shards
-        # what is done was done to an array that is not there any more
-        for stage in ("relabel", "rescale"):
-            shutil.rmtree(records_of(self.folder, stage, self.output), ignore_errors=True)
+        """Open or create the output, in the chunks of an output of the same shape."""
+        path = join(self.output, "instances")
+        claim = claim_image(path, self.digest, fresh=fresh, advice=ADVICE, replace_empty=True)
+
+        def create(overwrite: bool) -> Image:
+            blocks, voxel_size, old = self.target.blocks, self.target.voxel_size, claim.found
+            chunks: tuple[int, ...] | None = None
+            shards: tuple[int, ...] | None = None
+            if old is not None and tuple(old.array.shape) == blocks.shape:
+                chunks, shards = old.array.chunks, old.array.shards
+            return self._create(self.output, blocks, voxel_size, overwrite, chunks, shards)
+
+        stages = ("relabel", "rescale")
+        forget = [records_of(self.folder, stage, self.output) for stage in stages]
         if synapses is not None and not is_url(synapses):
-            Path(synapses).unlink(missing_ok=True)
-        blocks, voxel_size = self.target.blocks, self.target.voxel_size
-        return self._create(self.output, blocks, voxel_size, found is not None, chunks, shards)
+            forget.append(Path(synapses))
+        return claim.image_to_write(create, forget)
 
     def _table(self, numbers: NumberStage) -> Iterator[pa.Table]:
         scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)

@@ -15,7 +15,11 @@ from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
 from synpol.errors import InputError
 from synpol.files import join
-from synpol.images.image import HASH, SETTINGS, Image, open_image
+from synpol.images.claim import SETTINGS, replaceable_image
+from synpol.images.image import Image
+
+#: what to do about instances that cannot be replaced
+ADVICE = "remove it or give another output"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Target:
     def could_replace(self, instances: zarr.Array) -> bool:
         """Tell whether synpol decoded an array from this volume with other scale factors."""
         settings = instances.attrs.get(SETTINGS)
-        if HASH not in instances.attrs or not isinstance(settings, dict):
+        if not isinstance(settings, dict):
             return False
         factors = settings.get("scale_factors", (1, 1, 1))
         return rescaled_shape(self.full_shape, factors) == tuple(instances.shape)
@@ -78,21 +82,16 @@ def check_output(output: str | os.PathLike[str], target: Target) -> None:
         shards) do not fit the blocks, so that two workers would write one chunk.
     """
     blocks = target.blocks
-    path = join(output, "instances", "s0")
-    try:
-        found = open_image(path).array
-    except InputError:
+    image = replaceable_image(join(output, "instances"), ADVICE, replace_empty=True)
+    if image is None:
         return
+    path, found = image.path, image.array
     if tuple(found.shape) != blocks.shape:
         if target.could_replace(found):
             return
         raise InputError(
             f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
-            "remove it or give another output"
-        )
-    if HASH not in found.attrs and found.nchunks_initialized:
-        raise InputError(
-            f"{path} exists with data that synpol did not write; remove it or give another output"
+            f"{ADVICE}"
         )
     unit = found.shards or found.chunks
     for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):

@@ -33,6 +33,7 @@ from torch.distributed.nn.functional import all_reduce
 
 from synpol.config import Loss
 from synpol.errors import InputError, nearest
+from synpol.model.activation import probability_of
 from synpol.polarity import Channels
 
 
@@ -81,7 +82,7 @@ class Answer:
     ) -> Answer:
         """Derive what terms need from logits, target and weights."""
         logits = logits.float()
-        probability = logits.softmax(1) if channels.exclusive else logits.sigmoid()
+        probability = probability_of(logits, channels)
         side_logit = channels.pre(logits, 1) - channels.post(logits, 1)
         is_pre, is_post = (side.to(logits.dtype) for side in known_sides(target, channels))
         return cls(

@@ -34,13 +34,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         Missing, damaged, or not one of synpol's.
     """
     if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train first: pipelines/train.py CONFIG")
+        raise InputError(
+            f"there is no checkpoint {path}; train first "
+            "(pipelines/train.py of synpol's repository)"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} is not a readable checkpoint ({error}); remove it") from None
     if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path} was not written by pipelines/train.py")
+        raise InputError(f"{path} was not written by pipelines/train.py of synpol's repository")
     return state
 
 
@@ -83,7 +86,7 @@ def find_checkpoint(config: Config) -> Path:
     if found is None:
         raise InputError(
             f"there is no checkpoint in {config.run_dir}/checkpoints; train first "
-            "(pipelines/train.py CONFIG), or name one: predict.checkpoint=FILE"
+            "(pipelines/train.py of synpol's repository), or name one: predict.checkpoint=FILE"
         )
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from synpol.blockwise.schedulers import scheduler_of
 from synpol.config import Config, Predict, Workers
 from synpol.errors import InputError
 from synpol.files import join
+from synpol.images.claim import begun, claim_image
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 from synpol.polarity import Channels
@@ -229,31 +229,24 @@ class PredictJob:
         return polarity
 
     def prepare(self, fresh: bool = False) -> Image:
-        """Return the array to write: the one that is there, if it is of this job, or a new one."""
-        path = join(self.output, "polarity", "s0")
+        """Open the array to write: the one that is there, if it is of this job, or a new one."""
+        claim = claim_image(
+            join(self.output, "polarity"),
+            self.digest,
+            fresh=fresh,
+            advice="remove it or give another predict.output",
+        )
+        return claim.image_to_write(self._create, self.work.glob(f"{self._records}*"))
+
+    def _create(self, overwrite: bool) -> Image:
+        """Create the array to write."""
         blocks, source = self.blocks, self.source
-        try:
-            found = open_image(path, channels=Channels.count, mode="r+")
-        except InputError:
-            found = None
-        if found is not None:
-            if found.array.attrs.get(HASH) == self.digest and not fresh:
-                return found
-            if HASH not in found.array.attrs:
-                raise InputError(
-                    f"{path} exists and was not written by synpol; remove it or give another "
-                    "predict.output"
-                )
         wanted = self.predict.chunk_shape
         chunks = [
             c if b % c == 0 else d
             for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
         ]
-        # the records are of an array that is not there any more
-        for old in self.work.glob(f"{self._records}*"):
-            shutil.rmtree(old, ignore_errors=True)
         begin = zip(source.offset, self.roi.offset, source.voxel_size, strict=True)
-        exclusive = {"exclusive": self.network.exclusive}
         return create_image(
             self.output,
             "polarity",
@@ -264,8 +257,8 @@ class PredictJob:
             unit=source.unit,
             chunk_shape=(Channels.count, *chunks),  # a shader sees channels of one chunk alone
             shard_shape=(Channels.count, *blocks.block),
-            attributes={HASH: self.digest, COMPLETE: False, SETTINGS: exclusive},
-            overwrite=found is not None,
+            attributes=begun(self.digest, {"exclusive": self.network.exclusive}),
+            overwrite=overwrite,
         )
 
     def border_cost(self) -> str:

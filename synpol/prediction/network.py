@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from synpol.config import Model
 from synpol.errors import InputError
+from synpol.polarity import Channels
 
 if TYPE_CHECKING:  # torch takes 6 s to import, and a driver with workers may do without it
     import torch
@@ -109,7 +110,7 @@ def probabilities_of(
     precision : {"auto", "float32", "bfloat16", "float16"}
         Type that convolutions compute in.
     exclusive : bool
-        Whether the channels are classes: softmax instead of sigmoid.
+        Whether the channels are classes.
     flips : sequence of sequences of {"z", "y", "x"}
         Axes of the flipped copies whose probabilities are averaged with those of the window.
     compile : bool
@@ -117,8 +118,10 @@ def probabilities_of(
     """
     import torch
 
+    from synpol.model.activation import probability_of
     from synpol.model.device import autocast, choose_dtype
 
+    channels = Channels.of(exclusive)
     dtype = choose_dtype(precision, device)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
     if compile:
@@ -128,7 +131,7 @@ def probabilities_of(
     def once(windows: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
             logits = model(windows.contiguous(memory_format=torch.channels_last_3d)).float()
-        return logits.softmax(1) if exclusive else logits.sigmoid()
+        return probability_of(logits, channels)
 
     def probabilities(windows: torch.Tensor) -> torch.Tensor:
         total = once(windows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,9 @@ from matplotlib.patheffects import Normal, Stroke
 
 from synpol.polarity import Channels, side_voxels, synapse_of
 from synpol.training.log import loss_terms
+
+if TYPE_CHECKING:  # its module decodes, which no picture needs
+    from synpol.training.tuning import Setting
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
@@ -205,6 +208,33 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
         )
     axes.set(xlabel="IoU", ylabel="F1", ylim=(0, 1))
     axes.legend(fontsize=8)
+    return figure
+
+
+def threshold_curves(settings: Sequence[Setting], iou: float) -> Figure:
+    """Draw F1 over the threshold, a line for each box of the dilation and minimum size.
+
+    Where there is only one such line, precision and recall are drawn too.
+
+    Parameters
+    ----------
+    settings : sequence of Setting
+        Settings that were tried, with their scores.
+    iou : float
+        IoU of the scores.
+    """
+    figure, axes = new_figure(6, 4)
+    lines = sorted({(s.dilate_sz, s.thres_small) for s in settings})
+    for dilate_sz, thres_small in lines:
+        line = [s for s in settings if (s.dilate_sz, s.thres_small) == (dilate_sz, thres_small)]
+        thres = [s.thres for s in line]
+        label = f"F1, dilate_sz {dilate_sz}, thres_small {thres_small}"
+        axes.plot(thres, [s.f1 for s in line], "o-", label=label)
+        if len(lines) == 1:
+            axes.plot(thres, [s.precision for s in line], "--", label="precision")
+            axes.plot(thres, [s.recall for s in line], ":", label="recall")
+    axes.set(xlabel="thres", ylabel=f"validation, IoU {iou:g}", ylim=(0, 1))
+    axes.legend(fontsize="small")
     return figure
 
 

@@ -45,7 +45,8 @@ def open_table(table: str | os.PathLike[str]) -> pq.ParquetFile:
     if not Path(table).is_file():
         raise InputError(
             f"there is no synapse table {table}; decode the volume first "
-            "(synpol.decode_blockwise with synapses=PATH, or pipelines/predict_blockwise.py)"
+            "(synpol.decode_blockwise with synapses=PATH, or pipelines/predict_blockwise.py of "
+            "synpol's repository)"
         )
     try:
         file = pq.ParquetFile(table)

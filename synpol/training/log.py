@@ -77,16 +77,16 @@ class TrainingLog:
         channels: Channels,
     ) -> None:
         """Add the middle section of the first patch: image, target and prediction."""
+        from synpol.model.activation import probability_of
+
         middle = batch["raw"].shape[2] // 2
         raw = batch["raw"][0, 0, middle]
         target = batch["target"][0]
         if channels.exclusive:
-            shown = logits[0, :, middle].softmax(0)
-            wanted = np.stack([target == c for c in range(channels.count)]).astype(np.float32)
-        else:
-            shown, wanted = logits[0, :, middle].sigmoid(), target
+            target = np.stack([target == c for c in range(channels.count)]).astype(np.float32)
+        shown = probability_of(logits[0, :, middle], channels, axis=0)
         self._board.add_image("raw", np.clip(raw, 0, 1), iteration, dataformats="HW")
-        self._board.add_image("target", wanted[:, middle], iteration)
+        self._board.add_image("target", target[:, middle], iteration)
         self._board.add_image("prediction", shown.float().cpu().numpy(), iteration)
 
     def __enter__(self) -> Self:
