@@ -4,85 +4,55 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
-import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.image_stage import ImageStage, OpenImages
 from synpol.blockwise.records import Index
-from synpol.blockwise.stage import ArrayStage
+from synpol.blockwise.run import fill_image
 from synpol.files import join
 from synpol.images.claim import Answer, answer_of, begun, claim_array, is_ours
 from synpol.images.downsampling import label_of_cells, level_factors, mean_of_cells
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import Image, levels_of, open_image, opened_array
-from synpol.images.writing import complete, create_level, image_group, list_levels
+from synpol.images.image import Image, levels_of, opened_array
+from synpol.images.writing import create_level, image_group, list_levels
 
 #: side of a block, voxels; larger if the chunks are larger
 BLOCK = 128
 
 
-@dataclass(frozen=True)
-class LevelArrays:
-    """Open arrays of two successive resolution levels.
+@dataclass(frozen=True, kw_only=True)
+class LevelStage(ImageStage):
+    """Make every block of one resolution level from the level before.
 
     Attributes
     ----------
-    finer, coarser : zarr.Array
-        Level to read and level to write, (z, y, x) or (channel, z, y, x).
-    """
-
-    finer: zarr.Array
-    coarser: zarr.Array
-
-
-@dataclass(frozen=True)
-class LevelStage(ArrayStage[LevelArrays, np.ndarray]):
-    """Make every block of a resolution level from the next finer level.
-
-    Attributes
-    ----------
-    coarser, finer : str
-        Paths or URLs of the level to write and of the level to read.
     factors : (int, int, int)
-        Number of voxels of the finer level along each axis of a coarser voxel.
+        Number of voxels of the level before, along z, y, x, that make one voxel.
     labels : bool
-        Whether the voxels are labels instead of grey values.
-    blocks : BlockGrid
-        Blocks of the level to write.
+        Whether voxels are labels instead of grey values.
     """
 
-    coarser: str
-    finer: str
     factors: Index
     labels: bool
-    blocks: BlockGrid
 
     name = "level"
     version = 1
     voxel_cost = 4
 
-    def open(self) -> LevelArrays:
-        return LevelArrays(
-            finer=open_image(self.finer).array,
-            coarser=open_image(self.coarser, mode="r+").array,
-        )
+    def read(self, index: Index, opened: OpenImages) -> np.ndarray:
+        sides = zip(self.blocks.slices(index), self.factors, strict=True)
+        z, y, x = (slice(side.start * f, side.stop * f) for side, f in sides)
+        return np.asarray(opened.source[..., z, y, x])
 
-    def target(self, opened: LevelArrays) -> zarr.Array:
-        return opened.coarser
+    def compute(self, index: Index, opened: OpenImages, given: np.ndarray) -> np.ndarray | None:
+        return super().compute(index, opened, given) if given.any() else None
 
-    def read(self, index: Index, opened: LevelArrays) -> np.ndarray:
-        axes = zip(self.blocks.slices(index), self.factors, strict=True)
-        z, y, x = (slice(coarse.start * f, coarse.stop * f) for coarse, f in axes)
-        return np.asarray(opened.finer[..., z, y, x])
-
-    def compute(self, index: Index, opened: LevelArrays, given: np.ndarray) -> np.ndarray | None:
-        if not given.any():
-            return None
-        return (label_of_cells if self.labels else mean_of_cells)(given, self.factors)
+    def transform(self, voxels: np.ndarray) -> np.ndarray:
+        return (label_of_cells if self.labels else mean_of_cells)(voxels, self.factors)
 
 
 def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = False) -> int:
@@ -105,7 +75,7 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     Returns
     -------
     int
-        Number of coarser levels of the image.
+        Number of coarser levels that the image has.
 
     Raises
     ------
@@ -124,32 +94,20 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     folder = driver.work_dir / f"level-{digest[:16]}"
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    finished: dict[str, Index] = {}
-    finer = image
+    done: dict[str, Index] = {}
+    finer = image.path
     for number, factor in enumerate(factors, start=1):
         name, total = f"s{number}", index_of(np.prod(factors[:number], axis=0))
-        level = _level_to_write(image, name, total, digest, folder / name, fresh)
-        blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
-        driver.run(
-            LevelStage(
-                folder=folder / name,
-                grid=blocks.grid,
-                coarser=level.path,
-                finer=finer.path,
-                factors=factor,
-                labels=labels,
-                blocks=blocks,
-            )
-        )
-        complete(level)
-        finished[name], finer = total, level
-    list_levels(image, finished)
+        stage = LevelStage(folder=folder / name, source=finer, factors=factor, labels=labels)
+        finer = _make_level(driver, image, name, total, stage, digest, fresh).path
+        done[name] = total
+    list_levels(image, done)
     shutil.rmtree(folder, ignore_errors=True)
-    return len(finished)
+    return len(done)
 
 
 def _are_kept(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
-    """Return whether another program made the levels, or synpol made them from this image."""
+    """Tell whether levels were made by others, or by synpol from this image."""
     for name in names:
         array = opened_array(join(path, name))
         if array is not None and not is_ours(array):
@@ -159,26 +117,51 @@ def _are_kept(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool
     return True
 
 
-def _level_to_write(
-    image: Image, name: str, factors: Index, digest: str, records: Path, fresh: bool
+def _make_level(
+    driver: Driver,
+    image: Image,
+    name: str,
+    factors: Index,
+    stage: LevelStage,
+    digest: str,
+    fresh: bool,
 ) -> Image:
-    """Open the level that an interrupted run has begun, or create a new one."""
-    claim = claim_array(
-        join(image.path.rpartition("/")[0], name),
-        digest,
-        fresh=fresh,
-        advice=f"remove it, or list it as a coarser level of {image.path}",
-    )
+    """Make one level, or finish what an interrupted run left of it.
+
+    Parameters
+    ----------
+    driver, image, fresh
+        As in `add_levels`.
+    name : str
+        Name of the array.
+    factors : (int, int, int)
+        Number of voxels of the full resolution, along z, y, x, that make one voxel.
+    stage : LevelStage
+        Stage that makes the level; which array it writes is not known yet.
+    digest : str
+        Hash of everything on which the level depends.
+    """
     lead, chunks = image.array.chunks[:-3], index_of(image.array.chunks[-3:])
     block = [c * max(1, BLOCK // c) for c in chunks]
-    return claim.image_to_write(
-        lambda _: create_level(
+
+    def create(_: bool) -> Image:
+        return create_level(
             image,
             name,
             factors,
             chunk_shape=(*lead, *chunks),
             shard_shape=(*image.array.shape[:-3], *block),
             attributes=begun(digest),
-        ),
-        forget=[records],
+        )
+
+    def stage_of(level: Image) -> LevelStage:
+        blocks = BlockGrid.of(level.shape_vx, level.array.shards[-3:])  # type: ignore[index]
+        return replace(stage, output=level.path, blocks=blocks)
+
+    claim = claim_array(
+        join(image.path.rpartition("/")[0], name),
+        digest,
+        fresh=fresh,
+        advice=f"remove it, or list it as a coarser level of {image.path}",
     )
+    return fill_image(driver, claim, create, stage_of, forget=[stage.folder])
