@@ -1,4 +1,4 @@
-"""Stage ``level``: make coarser levels of an image, so that a viewer opens it fast at any zoom."""
+"""Stage ``level``: make coarser resolution levels of an image, for a fast viewer at any zoom."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, levels_of, opened_array
 from synpol.images.writing import create_level, image_group, list_levels
 
-#: side of the blocks that a level is made in, voxels, unless chunks are larger
+#: side of a block, voxels; larger if the chunks are larger
 BLOCK = 128
 
 
@@ -56,9 +56,9 @@ class LevelStage(ImageStage):
 
 
 def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = False) -> int:
-    """Make the coarser levels of an image, beside its full resolution.
+    """Make the coarser resolution levels of an image, beside its full resolution.
 
-    Levels that are there stay, unless synpol made them from something else.
+    Existing levels are kept, unless synpol made them from another image.
 
     Parameters
     ----------
@@ -67,9 +67,10 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     image : Image
         Full resolution of an OME-Zarr 0.5 image.
     labels : bool
-        Whether voxels are labels (see `label_of_cells`) instead of grey values.
+        Whether the voxels are labels (see `label_of_cells`) instead of grey values.
     fresh : bool
-        Make again what synpol made. Wanted where a foreign image was rewritten in place.
+        Whether to make the levels again that synpol made. This is necessary when another program
+        has rewritten the image in place.
 
     Returns
     -------
@@ -79,16 +80,16 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     Raises
     ------
     InputError
-        The image cannot get any.
+        The image cannot have coarser levels.
     """
     path = image.path.rpartition("/")[0]
     factors = level_factors(image.shape_vx, image.voxel_size)
     digest = hash_of({"source": identity_of(image), "labels": labels, "code": LevelStage.version})
-    there = levels_of(image)
-    if not factors or (there and _stay(path, there, digest, fresh)):
-        return len(there)
+    existing = levels_of(image)
+    if not factors or (existing and _are_kept(path, existing, digest, fresh)):
+        return len(existing)
     image_group(image)
-    if there:
+    if existing:
         list_levels(image, {})
     folder = driver.work_dir / f"level-{digest[:16]}"
     if fresh:
@@ -105,7 +106,7 @@ def add_levels(driver: Driver, image: Image, labels: bool, *, fresh: bool = Fals
     return len(done)
 
 
-def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
+def _are_kept(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
     """Tell whether levels were made by others, or by synpol from this image."""
     for name in names:
         array = opened_array(join(path, name))
