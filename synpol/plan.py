@@ -151,7 +151,13 @@ def plan_decoding(
         workers_run = any(earlier.workers for earlier in plan)
         settings = config.workers
         plan.append(
-            planned(stage, settings, settings.num_workers, stage.seconds, workers_run=workers_run)
+            planned(
+                stage,
+                settings,
+                settings.num_workers,
+                stage.estimated_seconds,
+                workers_run=workers_run,
+            )
         )
     return plan
 

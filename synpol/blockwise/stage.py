@@ -74,7 +74,7 @@ class Stage[Opened, Given, Result](ABC):
         return 0
 
     @property
-    def seconds(self) -> float:
+    def estimated_seconds(self) -> float:
         """Estimated time of all blocks for one worker, in seconds."""
         return self.count * self.seconds_per_job
 
@@ -155,7 +155,7 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
         object.__setattr__(self, "grid", self.blocks.grid)
 
     @property
-    def seconds(self) -> float:
+    def estimated_seconds(self) -> float:
         return float(np.prod(self.blocks.shape)) * self.seconds_per_voxel
 
     @property
