@@ -160,9 +160,12 @@ def run_image_stage(
         )
 
     with Driver(work, f"{stage.name} of {image.path}", num_workers, workers) as driver:
+        claim = _claim(stage, image, output, digest, fresh)
+        if claim.answer is Answer.FINISHED and claim.found is not None:
+            return claim.found  # another run has finished it meanwhile, and removed its records
         made = fill_image(
             driver,
-            _claim(stage, image, output, digest, fresh),
+            claim,
             create,
             lambda new: replace(
                 stage, folder=folder, blocks=blocks, source=image.path, output=new.path
@@ -180,7 +183,7 @@ def fill_image(
     stage_of: Callable[[Image], AnyStage],
     forget: Iterable[Path] = (),
 ) -> Image:
-    """Fill an image by a stage: the image that an interrupted run left, or a new one.
+    """Fill an image by a stage: an image of this job that is there already, or a new one.
 
     Parameters
     ----------
@@ -199,9 +202,10 @@ def fill_image(
         The finished image.
     """
     image = claim.image_to_write(create, forget)
-    if claim.answer is not Answer.FINISHED:
-        driver.run(stage_of(image))
-        complete(image)
+    driver.run(
+        stage_of(image)
+    )  # also for a finished image: a block without its record is done again
+    complete(image)
     return image
 
 
