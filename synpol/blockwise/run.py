@@ -202,9 +202,7 @@ def fill_image(
         The finished image.
     """
     image = claim.image_to_write(create, forget)
-    driver.run(
-        stage_of(image)
-    )  # also for a finished image: a block without its record is done again
+    driver.run(stage_of(image))  # of a finished image too: blocks without a record are done again
     complete(image)
     return image
 
