@@ -257,6 +257,23 @@ def test_a_stage_that_measures_hands_back_its_records(tmp_path, volume, num_work
         driver_module.Driver(tmp_path / "work", "test").run(stage)
 
 
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2"])
+def test_a_number_of_workers_that_is_none_is_refused(tmp_path, volume, count):
+    with pytest.raises(InputError, match="num_workers"):
+        run_image_stage(
+            Smooth(),
+            tmp_path / "in" / "raw",
+            tmp_path / "out",
+            block_shape=SHAPE,
+            num_workers=count,
+        )
+
+
+def test_a_stage_that_makes_an_image_is_not_run_without_one(tmp_path):
+    with pytest.raises(InputError, match="run_image_stage"):
+        run_stage(Smooth(), tmp_path / "work")
+
+
 def test_a_field_that_is_no_option_is_named():
     @dataclass(frozen=True, kw_only=True)
     class Weighted(Smooth):

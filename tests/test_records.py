@@ -87,6 +87,12 @@ def test_a_record_comes_back_from_disk(tmp_path):
     assert_same(read_arrays(tmp_path, (1, 2, 3)), pack(sample()))
 
 
+def test_python_objects_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="count of the record CountAlone"):
+        write_record(tmp_path, (0, 0, 0), CountAlone(np.array([None, "a"], dtype=object)))
+    assert not done_mask(tmp_path, (1, 1, 1)).any()
+
+
 def test_a_part_of_a_record_can_be_read_alone(tmp_path):
     write_record(tmp_path, (0, 0, 0), sample())
     assert int(read_record(tmp_path, (0, 0, 0), CountAlone).count) == 7

@@ -111,7 +111,9 @@ class Driver:
         settings: Workers | None = None,
         gpus: int = 0,
     ) -> None:
-        self.work_dir, self.num_workers = work_dir, num_workers
+        if isinstance(num_workers, str) or int(num_workers) != num_workers or num_workers < 1:
+            raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
+        self.work_dir, self.num_workers = work_dir, int(num_workers)
         self.settings, self.gpus = settings, gpus
         self.scheduler = scheduler_of(settings)
         self.lock = DriverLock(work_dir, what)

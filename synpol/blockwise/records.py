@@ -139,6 +139,12 @@ def record_path(folder: Path, index: Index) -> Path:
 def write_record(folder: Path, index: Index, record: Any) -> None:
     """Write the record of a block, a dataclass, whole or not at all."""
     arrays = pack(record)
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise TypeError(
+                f"{name} of the record {type(record).__name__} is of Python objects; arrays of "
+                "numbers, all rows of one length, are expected"
+            )
     about = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     content = json.dumps(about).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
     write_whole(record_path(folder, index), content + zlib.crc32(content).to_bytes(4, "little"))

@@ -69,6 +69,11 @@ def run_stage[S: Stage[Any, Any, Any]](
     RuntimeError
         Blocks failed; what is done is kept.
     """
+    if not stage.count:
+        raise InputError(
+            f"the stage {stage.name!r} has no blocks; give it `blocks`, or run a stage that makes "
+            "an image from another with run_image_stage"
+        )
     work = work_folder("", work_dir)
     if stage.folder == Path():
         digest = hash_of([stage.name, stage.version, options_of(stage)])

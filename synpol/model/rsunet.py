@@ -16,9 +16,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-NORMS = ("batch", "group", "instance", "none")
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "prelu")
-
 
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
