@@ -288,10 +288,17 @@ def test_tiff_with_unequal_pages_is_refused(tmp_path, output):
         convert(tmp_path / "pages.tif", output)
 
 
-def test_tiff_whose_sections_are_not_pages_is_refused(tmp_path, output):
-    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True, truncate=True)  # as ImageJ above 4 GB
-    with pytest.raises(InputError, match=r"a\.tif has .*page"):
+def test_tiff_whose_sections_are_not_pages_is_read(tmp_path, output):
+    # as ImageJ above 4 GB
+    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True, truncate=True, metadata={"axes": "ZYX"})
+    assert np.array_equal(convert(tmp_path / "a.tif", output).array[:], RAW)
+
+
+def test_tiff_whose_sections_are_channels_is_refused(tmp_path, output):
+    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True)
+    with pytest.raises(InputError, match=r"a\.tif has 19 channels .*`axes: zyx`"):
         convert(tmp_path / "a.tif", output)
+    assert np.array_equal(convert(tmp_path / "a.tif", output, axes="zyx").array[:], RAW)
 
 
 # ---------------------------------------------------------------- what is there already

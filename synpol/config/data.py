@@ -41,29 +41,52 @@ class ImportVolume(Section):
     """A volume to be converted to OME-Zarr."""
 
     source: str = Field(
-        description="file or folder in a format that is imported, such as HDF5, TIFF, or a folder "
-        "of PNG sections; `prepare.py --help` lists them"
+        description="file, folder or URL in a format that is imported, such as HDF5, TIFF, or a "
+        "folder of PNG sections; `prepare.py --help` lists them"
     )
-    output: str = Field(description="path of the image to write, for instance data/a/raw")
-    kind: Literal["image", "labels"] = Field(
-        default="image", description="labels are never averaged"
+    output: str = Field(description="path or URL of the image to write, for instance data/a/raw")
+    kind: Literal["image", "labels", "polarity"] = Field(
+        default="image",
+        description="labels are never averaged; polarity: a prediction (3, z, y, x) of another "
+        "program",
     )
     key: str | None = Field(
-        default=None, description="dataset inside a file that holds several, such as HDF5"
+        default=None,
+        description="which one where a source holds several: dataset of an HDF5 file or N5 "
+        "container, number of an image in a TIFF file, pattern of names in a folder of sections",
     )
-    voxel_size: tuple[float, float, float] = Field(
-        description="of the source, in `unit`, z, y, x; after downsampling it has to be whole"
+    voxel_size: tuple[float, float, float] | None = Field(
+        default=None,
+        description="of the source, in `unit`, z, y, x; default: what the file says",
     )
     offset: tuple[float, float, float] = Field(
-        default=(0, 0, 0), description="corner of the first voxel, in `unit`"
+        default=(0, 0, 0),
+        description="corner of the first voxel, in `unit`; where left out, what the file says "
+        "counts",
     )
     unit: Literal["nm", "angstrom", "pm"] = Field(
-        default="nm", description="world unit; a finer one for sizes such as 4.6 nm"
+        default="nm",
+        description="world unit of the sizes here, and of a file that gives numbers without one; a "
+        "finer one for sizes such as 4.6 nm",
     )
+    axes: str | None = Field(
+        default=None,
+        description="letters of the stored axes, slowest first, for instance zcyx; default: what "
+        "the file says, else zyx",
+    )
+    channel: int | None = Field(default=None, ge=0, description="channel to import, from 0 on")
+    time: int | None = Field(default=None, ge=0, description="time to import, from 0 on")
     sections: tuple[int, int] | None = Field(
         default=None, description="first section and one past the last; default: all"
     )
     downsample: Positive = Field(default=1, description="in-plane factor")
+    fill_missing: bool = Field(
+        default=False, description="zeros stand for missing sections, instead of an error"
+    )
+    ignore_metadata: bool = Field(
+        default=False,
+        description="what the file says about voxel size and place is wrong: the config counts",
+    )
 
 
 class EmR50(Section):

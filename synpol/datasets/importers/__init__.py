@@ -4,6 +4,10 @@ A format is a subclass of `Stack` that is given to `register`: it says which fil
 opens them, and describes itself for messages and help. All modules of this folder are imported with
 it, so a file that is added here is all that a new format takes. A format that lives elsewhere
 registers itself when its module is imported.
+
+What formats share lies in `first_bytes` (which format a file is), `axes` (how a stored array is
+turned to z, y, x), `calibration` (voxel size and place) and `plain` (voxels that lie in a file
+without chunks).
 """
 
 from __future__ import annotations
@@ -11,12 +15,18 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from synpol.datasets.importers.axes import ArrayLike, Choice, Layout
+from synpol.datasets.importers.calibration import Calibration
+from synpol.datasets.importers.first_bytes import describe_file
 from synpol.errors import InputError, nearest
+from synpol.files import is_url
 
 
 class Stack(ABC):
@@ -35,8 +45,12 @@ class Stack(ABC):
         Name of the format.
     files : str
         Files that the format opens, for messages and help.
-    shape : (z, y, x)
+    is_fallback : bool
+        Whether other formats are asked first.
+    shape : (z, y, x), or (channel, z, y, x) of a polarity prediction
     dtype : dtype
+    read_as : str
+        How values or axes differ from what is stored, empty where they do not.
 
     Raises
     ------
@@ -46,8 +60,10 @@ class Stack(ABC):
 
     name: ClassVar[str]
     files: ClassVar[str]
-    shape: tuple[int, int, int]
+    is_fallback: ClassVar[bool] = False
+    shape: tuple[int, ...]
     dtype: np.dtype
+    read_as: str = ""
 
     @abstractmethod
     def __init__(self, path: Path, key: str | None) -> None: ...
@@ -55,11 +71,76 @@ class Stack(ABC):
     @classmethod
     @abstractmethod
     def opens(cls, path: Path) -> bool:
-        """Say whether something that exists is of this format, by its name or kind."""
+        """Say whether something that exists is of this format, by its first bytes or kind."""
+
+    @classmethod
+    def opens_url(cls, url: str) -> bool:
+        """Say whether a URL is to be opened with this format."""
+        return False
+
+    @classmethod
+    def parts(cls, path: Path) -> list[Path]:
+        """List the files that a source is made of; a change of one has it imported again."""
+        return sorted(path.iterdir()) if path.is_dir() else [path]
 
     @abstractmethod
     def slab(self, begin: int, end: int) -> np.ndarray:
-        """Read sections begin .. end - 1; (z, y, x)."""
+        """Read sections begin .. end - 1; (z, y, x), of a prediction (channel, z, y, x)."""
+
+    def close(self) -> None:
+        """Close files; nothing is read afterwards."""
+        return
+
+    def calibration(self) -> Calibration:
+        """Return what the file says about voxel size and place."""
+        return Calibration()
+
+    def choose(self, choice: Choice) -> None:
+        """Take what the config says about channel, time and axes, before anything is read.
+
+        Raises
+        ------
+        InputError
+            A choice is missing, or does not fit to the file.
+        """
+        for key in ("channel", "time", "axes"):
+            given = getattr(choice, key)
+            if given is not None:
+                raise InputError(
+                    f"{key} is {given!r}, but {self.files} has sections without other axes; leave "
+                    f"`{key}` out"
+                )
+
+
+class ArrayStack(Stack):
+    """Read a volume out of an array whose axes may have names; a base class of formats.
+
+    A subclass sets `what`, `array` and `names` when it opens a file.
+
+    Attributes
+    ----------
+    what : str
+        Path, and key where there is one, for messages.
+    array : array
+        Stored array, of which regions are read.
+    names : sequence of str or None
+        Names of its axes, slowest first, where the file says them.
+    layout : Layout
+        How the array is turned; there after `choose`.
+    """
+
+    what: str
+    array: ArrayLike
+    names: Sequence[str] | None = None
+    layout: Layout
+
+    def choose(self, choice: Choice) -> None:
+        self.dtype = np.dtype(self.array.dtype)
+        self.layout = Layout.of(self.what, self.names, self.array.shape, choice)
+        self.shape = self.layout.shape
+
+    def slab(self, begin: int, end: int) -> np.ndarray:
+        return self.layout.read(self.array, begin, end)
 
 
 #: formats by name
@@ -77,32 +158,81 @@ def known_formats() -> str:
     return ", ".join(kind.files for kind in FORMATS.values())
 
 
-def open_stack(source: str, key: str | None) -> Stack:
-    """Open a volume that is to be imported.
+def format_of(source: str) -> type[Stack]:
+    """Find the format of a source.
 
     Where several formats open the same file, the one that was registered last does.
 
+    Raises
+    ------
+    InputError
+        Nothing is there, or the format is unknown.
+    """
+    known = sorted(reversed(FORMATS.values()), key=lambda kind: kind.is_fallback)
+    if is_url(source):
+        found = next((kind for kind in known if kind.opens_url(source)), None)
+        if found is None:
+            raise InputError(f"{source} is a URL that no format opens; download the volume first")
+        return found
+    path = Path(source)
+    if not path.exists():
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(f"there is no file or folder {source}{nearest(path.name, names)}")
+    found = next((kind for kind in known if kind.opens(path)), None)
+    if found is None:
+        neither = ", nor ".join(kind.files for kind in FORMATS.values())
+        raise InputError(f"{source} is neither {neither}: {describe_file(path)}")
+    return found
+
+
+def open_stack(source: str, key: str | None, choice: Choice | None = None) -> Stack:
+    """Open a volume that is to be imported.
+
     Parameters
     ----------
-    source : path
+    source : path or URL
         A file or folder.
     key : str, optional
         Which volume of it, in formats that hold several.
+    choice : Choice, optional
+        What the config says about channel, time and axes.
 
     Raises
     ------
     InputError
         Nothing is there, the format is unknown, or the file cannot be used.
     """
-    path = Path(source)
-    if not path.exists():
-        known = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"there is no file or folder {source}{nearest(path.name, known)}")
-    for kind in reversed(FORMATS.values()):
-        if kind.opens(path):
-            return kind(path, key)
-    neither = ", nor ".join(kind.files for kind in FORMATS.values())
-    raise InputError(f"{source} is neither {neither}")
+    kind = format_of(source)
+    stack = kind(source if is_url(source) else Path(source), key)  # type: ignore[arg-type]
+    stack.choose(choice or Choice())
+    if stack.dtype.kind not in "buif":
+        raise InputError(
+            f"{source} holds values of the type {stack.dtype}; whole numbers or floats are "
+            "expected: convert it first"
+        )
+    return stack
+
+
+@contextmanager
+def reading(what: object, kind: str) -> Iterator[None]:
+    """Turn what a library raises about a file into an InputError that names the file.
+
+    Parameters
+    ----------
+    what : path or str
+        File that is read.
+    kind : str
+        Name of its format.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what} cannot be read as {kind}: {error or type(error).__name__}; if the file is "
+            "damaged, copy it again"
+        ) from error
 
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):

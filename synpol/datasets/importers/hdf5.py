@@ -1,4 +1,4 @@
-"""HDF5 files."""
+"""HDF5 files: of h5py, CREMI, ilastik, MATLAB 7.3, PyTorch Connectomics, BigDataViewer, Imaris."""
 
 from __future__ import annotations
 
@@ -6,41 +6,77 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.datasets.importers import Stack, register
-from synpol.errors import InputError, nearest
+from synpol.datasets.importers import ArrayStack, reading, register
+from synpol.datasets.importers.calibration import Calibration
+from synpol.datasets.importers.first_bytes import first_bytes
+from synpol.datasets.importers.hdf5_links import check_storage, find_dataset
+from synpol.datasets.importers.hdf5_metadata import axis_names, calibration_of
+from synpol.datasets.importers.hdf5_programs import bigdataviewer, imaris, matlab_axes
+from synpol.errors import InputError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: where a signature may begin: after a user block, whose size is a power of two
+_PLACES = (0, 512, 1024, 2048, 4096, 8192)
 
 
 @register
-class Hdf5Stack(Stack):
-    """Read a dataset (z, y, x) of an HDF5 file."""
+class Hdf5Stack(ArrayStack):
+    """Read a dataset of an HDF5 file."""
 
     name = "HDF5"
     files = "HDF5 (.h5)"
 
     def __init__(self, path: Path, key: str | None) -> None:
-        import h5py  # only this format needs it
+        import h5py  # only this format needs them
+        import hdf5plugin  # noqa: F401 it registers its filters
 
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:
-            raise InputError(f"{path} cannot be read as HDF5: {error}") from None
-        keys: list[str] = []
-        self.file.visititems(
-            lambda name, item: keys.append(name) if isinstance(item, h5py.Dataset) else None
-        )
-        if key is None:
-            raise InputError(f"{path} is HDF5: say which dataset (`key:`){nearest('', keys)}")
-        key = key.strip("/")
-        if key not in keys:
-            raise InputError(f"{path} has no dataset {key!r}{nearest(key, keys)}")
-        self.data = self.file[key]
-        if self.data.ndim != 3:
-            raise InputError(f"{path}:{key} has the shape {self.data.shape}; (z, y, x) is expected")
-        self.shape, self.dtype = self.data.shape, self.data.dtype
+            raise InputError(
+                f"{path} cannot be read as HDF5: {error}; if it was copied, copy it again"
+            ) from None
+        with reading(path, "HDF5"):
+            self.data = find_dataset(self.file, path, key)
+            self.what = f"{path}:{(self.data.name or '').strip('/')}"
+            check_storage(self.data, path, self.what)
+            self._arrange(path)
+
+    def _arrange(self, path: Path) -> None:
+        """Find array and axes, for which some programs have ways of their own."""
+        self._program = Calibration()
+        self.array = self.data
+        self.names = matlab_axes(self.data, path, self.what)
+        if self.names is not None:
+            self.read_as = "MATLAB's order of axes"
+            return
+        found = bigdataviewer(self.data, path) or imaris(self.data, self.what)
+        if found is not None:
+            self.array, self._program = found
+            self.names = "zyx"
+            self.read_as = "without a sign, without padding"
+            return
+        self.names = axis_names(self.data, self.what)
+        if self.names is None and self.data.ndim < 3:
+            raise InputError(
+                f"{self.what} has the shape {self.data.shape}; (z, y, x) is expected: choose "
+                "another dataset with `key`"
+            )
 
     @classmethod
     def opens(cls, path: Path) -> bool:
-        return path.is_file() and path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".he5")
+        if not path.is_file():
+            return False
+        found = first_bytes(path, _PLACES[-1] + len(_SIGNATURE))
+        return any(found[p : p + len(_SIGNATURE)] == _SIGNATURE for p in _PLACES)
+
+    def calibration(self) -> Calibration:
+        found = calibration_of(self.data, self.layout, self.what)
+        return self._program.joined(found, self.what)
+
+    def close(self) -> None:
+        self.file.close()
 
     def slab(self, begin: int, end: int) -> np.ndarray:
-        return self.data[begin:end]
+        with reading(self.what, "HDF5"):
+            return super().slab(begin, end)
