@@ -41,6 +41,7 @@ from skimage.morphology import dilation
 
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
+from synpol.polarity import PLAIN, Channels
 
 BLOCK = (128, 256, 256)
 THRES_SMALL, DILATE = 128, 5
@@ -51,13 +52,13 @@ def make_prediction(folder: Path, shape: tuple[int, int, int]) -> float:
     rng = np.random.default_rng(0)
     size = (8, 20, 24)
     count = int(0.008 * np.prod(shape) / np.prod(size))
-    volume = np.zeros((3, *shape), np.uint8)
+    volume = np.zeros((Channels.count, *shape), np.uint8)
     for _ in range(count):
         z, y, x = (int(rng.integers(0, s - d)) for s, d in zip(shape, size, strict=True))
         value = rng.integers(100, 256)
-        volume[0, z : z + 8, y : y + 20, x : x + 12] = value
-        volume[1, z : z + 8, y : y + 20, x + 12 : x + 24] = value
-        volume[2, z : z + 8, y : y + 20, x : x + 24] = value
+        PLAIN.pre(volume)[z : z + 8, y : y + 20, x : x + 12] = value
+        PLAIN.post(volume)[z : z + 8, y : y + 20, x + 12 : x + 24] = value
+        PLAIN.union(volume)[z : z + 8, y : y + 20, x : x + 24] = value
     for z in range(shape[0]):
         np.maximum(volume[:, z], rng.integers(0, 90, shape[1:], dtype=np.uint8), out=volume[:, z])
     image = create_image(
@@ -69,10 +70,10 @@ def make_prediction(folder: Path, shape: tuple[int, int, int]) -> float:
         offset=(0, 0, 0),
         unit="nm",
         chunk_shape=(1, 64, 128, 128),
-        shard_shape=(3, *BLOCK),
+        shard_shape=(Channels.count, *BLOCK),
     )
     image.array[:] = volume
-    return float((volume[2] > 127).mean())
+    return float((PLAIN.union(volume) > 127).mean())
 
 
 def plain(volume: np.ndarray) -> np.ndarray:
@@ -146,14 +147,14 @@ def make_mask(folder: Path, union: np.ndarray) -> None:
     polarity = create_image(
         folder,
         "polarity",
-        shape=(3, *union.shape),
+        shape=(Channels.count, *union.shape),
         dtype=np.uint8,
         voxel_size=(30, 8, 8),
         offset=(0, 0, 0),
         unit="nm",
         chunk_shape=(1, 64, 128, 128),
     )
-    polarity.array[2] = np.where(union, 255, 0).astype(np.uint8)
+    polarity.array[PLAIN.index("union")] = np.where(union, 255, 0).astype(np.uint8)
 
 
 def label_with_synpol(folder: Path, workers: int) -> float:
@@ -297,7 +298,7 @@ def report(
         "foreground_fraction": foreground,
     }
     if not given.no_peers:
-        figures |= labeling(folder, volume[2] > 127)
+        figures |= labeling(folder, PLAIN.union(volume) > 127)
     tell(figures, given.json)
 
 

@@ -24,6 +24,7 @@ from figures import tell
 
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
+from synpol.polarity import Channels
 
 COPIES = (2, 2, 4)
 
@@ -36,7 +37,7 @@ def enlarge(small: Path, large: Path) -> None:
     image = create_image(
         large,
         "polarity",
-        shape=(3, *(s * n for s, n in zip(shape, COPIES, strict=True))),
+        shape=(Channels.count, *(s * n for s, n in zip(shape, COPIES, strict=True))),
         dtype=np.uint8,
         voxel_size=source.voxel_size,
         offset=source.offset,

@@ -354,7 +354,7 @@ def main() -> None:
     for name, house in houses.items():
         print(f"{name}\n{'-' * len(name)}\n{describe(house)}\n")
     columns = {name: figures_of(house) for name, house in houses.items()}
-    print(f"{'':<32}" + "".join(f"{name:>14}" for name in columns))
+    print(f"{'':<32}" + "".join(f"{name[:12]:>14}" for name in columns))
     figures = columns[given.rev or "working tree"]
     for key in figures:
         shown = (

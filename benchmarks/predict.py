@@ -40,9 +40,7 @@ from synpol.images.image import open_image
 from synpol.images.writing import create_image
 from synpol.model import build_model
 from synpol.model.device import choose_device, choose_dtype
-from synpol.model.trained import load_trained
 from synpol.prediction.job import PredictJob
-from synpol.prediction.stage import network_of
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +103,7 @@ def stage_seconds(job: PredictJob, polarity: str) -> float:
 def bare_seconds(job: PredictJob, network: Network, device: torch.device) -> float:
     """The network alone on as many windows, in memory."""
     image = torch.from_numpy(np.asarray(job.source.array[:])).to(device).float() / 255
-    size, batch = job.windows.window, job.config.predict.batch_size
+    size, batch = job.windows.window, job.predict.batch_size
     starts = job.windows.of_block((0, 0, 0), job.windows.shape)
     with torch.inference_mode():
         started = time.perf_counter()
@@ -129,9 +127,9 @@ def monai_result(
         result = sliding_window_inference(
             image[None, None],
             job.windows.window,
-            job.config.predict.batch_size,
+            job.predict.batch_size,
             network,
-            overlap=job.config.predict.overlap,
+            overlap=job.predict.overlap,
             mode="constant",
         )
         found = (result[0] * 255 + 0.5).floor().to(torch.uint8).cpu().numpy()
@@ -159,8 +157,7 @@ def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dic
         )
         make_checkpoint(folder, config)
         device = choose_device(config.device)
-        model = load_trained(folder / "network.pt", config).model
-        network = network_of(model, config, device)
+        network = prepared(config, folder)[0].network.on(device)
         for _ in range(repeats):
             job, polarity = prepared(config, folder)
             figures["bare"].append(bare_seconds(job, network, device))

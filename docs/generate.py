@@ -1,9 +1,9 @@
-"""Write what is generated in docs/: config.md and table.md, from the models of both.
+"""Write the generated parts of docs/: config.md and table.md, from the models of both.
 
-    python docs/generate.py [--pictures]
+    python docs/generate.py [--pictures [NAME ...]]
 
---pictures makes the pictures too; synthetic.png from the generator, result.png and scene.png from
-runs/demo.
+--pictures draws the pictures too, all of them or those that are named. synthetic.png needs nothing;
+flow.png is drawn from runs/demo where that is there; result.png and scene.png need runs/demo.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from synpol.config import Config, Section, describe
+from synpol.command import described_keys
+from synpol.config import Config, Section
 from synpol.datasets.importers import known_formats
+from synpol.decoding.stages import STAGES
 from synpol.synapses.table import schema_of
 
 HERE = Path(__file__).parent
-#: what is generated of a page that is written by hand
+DEMO = Path("runs/demo/heldout")
+#: marks around the generated part of a page that is written by hand
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def config_page() -> str:
-    """Every key of a config, a table a section."""
+    """Return the page of all config keys, with a table for each section."""
     lines = [
         "# Config keys",
         "",
@@ -36,11 +40,11 @@ def config_page() -> str:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             lines += ["", f"## {name}", "", (kind.__doc__ or "").strip(), ""]
-            rows = list(describe(kind, f"{name}."))
+            rows = [row for row in described_keys() if row[0].startswith(f"{name}.")]
         else:
             if "## General" not in lines:
                 lines += ["", "## General", ""]
-            rows = [row for row in describe(Config) if row[0] == name]
+            rows = [row for row in described_keys() if row[0] == name]
         if lines[-1] == "":
             lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         for key, type_name, default, meaning in rows:
@@ -51,18 +55,32 @@ def config_page() -> str:
 
 
 def table_page() -> str:
-    """The page of the synapse table with its columns as they are."""
+    """Return the page of the synapse table, with a row for each column."""
     rows = ["| column | unit | meaning |", "| --- | --- | --- |"]
     for field in schema_of(sides=True):
         unit, meaning = (field.metadata[k].decode() for k in (b"unit", b"meaning"))
         rows.append(f"| `{field.name}` | {unit} | {meaning} |")
-    before, _, rest = (HERE / "table.md").read_text().partition(BEGIN)
+    return _filled("table.md", rows)
+
+
+def decoding_page() -> str:
+    """Make the page of the decoding, with its stages as they are in `synpol.decoding.stages`."""
+    rows = ["| stage | a job is | reads | leaves |", "| --- | --- | --- | --- |"]
+    for stage in STAGES:
+        name = stage.__name__.removesuffix("Stage").lower()
+        rows.append(f"| `{name}` | {stage.job} | {stage.reads} | {stage.leaves} |")
+    return _filled("decoding.md", rows)
+
+
+def _filled(page: str, rows: list[str]) -> str:
+    """Replace the generated part of a page that is written by hand."""
+    before, _, rest = (HERE / page).read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + "\n".join([BEGIN, *rows, END]) + after
 
 
 def synthetic_picture() -> None:
-    """Easy tissue at the demo's voxel size and hard tissue at 8 nm, with and without labels."""
+    """Draw easy tissue at 16 nm and hard tissue at 8 nm, without and with labels."""
     from synpol.datasets.synthetic import SyntheticVolume
     from synpol.report import figures
 
@@ -76,8 +94,17 @@ def synthetic_picture() -> None:
     figures.panel(columns).savefig(HERE / "synthetic.png", dpi=80)
 
 
-def result_picture(run: Path = Path("runs/demo/heldout"), z: int = 20) -> None:
-    """A section of the demo's held-out volume: image, prediction, instances, truth."""
+def flow_picture() -> None:
+    """Draw the flow from image to connectome, from the demo or a small synthetic volume."""
+    from flow import draw_flow, make_result
+
+    with tempfile.TemporaryDirectory() as folder:
+        there = (DEMO / "connectivity.graphml").exists()
+        draw_flow(DEMO if there else make_result(Path(folder))).savefig(HERE / "flow.png", dpi=192)
+
+
+def result_picture(run: Path = DEMO, z: int = 20) -> None:
+    """Draw a section of the demo's held-out volume: image, prediction, instances, truth."""
     from synpol.images.image import open_image
     from synpol.report import figures
 
@@ -94,18 +121,26 @@ def result_picture(run: Path = Path("runs/demo/heldout"), z: int = 20) -> None:
 
 
 def scene_picture(config: str = "configs/demo.yaml") -> None:
-    """The demo's scene as Chromium draws it."""
+    """Let Chromium draw the demo's scene."""
     command = ["pipelines/view.py", config, "runs/demo/tuned.yaml", "view.port=0"]
     picture = HERE / "scene.png"
     subprocess.run([sys.executable, *command, "--screenshot", picture], check=True, cwd=HERE.parent)
 
 
+PICTURES = {
+    "synthetic": synthetic_picture,
+    "flow": flow_picture,
+    "result": result_picture,
+    "scene": scene_picture,
+}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", action="store_true")
+    parser.add_argument("--pictures", nargs="*", metavar="NAME", choices=PICTURES, default=None)
+    named = parser.parse_args().pictures
     (HERE / "config.md").write_text(config_page())
     (HERE / "table.md").write_text(table_page())
-    if parser.parse_args().pictures:
-        synthetic_picture()
-        result_picture()
-        scene_picture()
+    (HERE / "decoding.md").write_text(decoding_page())
+    if named is not None:
+        for name in named or PICTURES:
+            PICTURES[name]()

@@ -7,6 +7,7 @@ outlined. Of some draws the one that changes most is shown. Needs no network.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import gunpowder as gp
@@ -15,7 +16,8 @@ import numpy as np
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.gp import Nothing
+from synpol.gp.augmentations import picture_rows
 from synpol.images.writing import check_writable
 from synpol.report.figures import augmentation_gallery
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
@@ -24,39 +26,12 @@ RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 DRAWS = 12
 
 
-def nodes(config: Config) -> dict[str, gp.BatchFilter | None]:
-    """Every augmentation, done always, with the strength that the config gives it."""
-    a = config.augment
-    return {
-        "as it is": None,
-        "elastic": gp.ElasticAugment(a.elastic_spacing, a.elastic_sigma, (0, 0), subsample=2),
-        "slip": Misalign(a.misalign, 1.0, slip=1.0),
-        "translation": Misalign(a.misalign, 1.0, slip=0.0),
-        "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
-        "gamma": GammaAugment(RAW, a.gamma, 1.0),
-        "contrast and brightness": gp.IntensityAugment(
-            RAW,
-            1 - a.section_contrast,
-            1 + a.section_contrast,
-            -a.section_brightness,
-            a.section_brightness,
-            slab=(1, -1, -1),
-            clip=False,
-        ),
-        "noise": gp.NoiseAugment(RAW, var=a.noise**2, clip=False),
-        "motion blur": MotionBlur(RAW, a.blur, 1.0, a.blur_length),
-        "missing, whole": MissingSections(RAW, a.missing, 1.0, whole=1.0),
-        "missing, in part": MissingSections(RAW, a.missing, 1.0, whole=0.0),
-    }
-
-
 def drawn(
-    config: Config, volume: OpenVolume, node: gp.BatchFilter | None, seeds: range
+    config: Config, volume: OpenVolume, node: gp.Pipeline, context: Sequence[int], count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Image and labels of the patch with most labels, augmented once a seed."""
+    """Draw image and labels of the patch with most labels, augmented `count` times."""
     voxel = gp.Coordinate(volume.raw.voxel_size)
     size = gp.Coordinate(config.train.patch) * voxel
-    context = gp.Coordinate(config.augment.context) * voxel
     begin = best_place(config, volume) * voxel + gp.Coordinate(volume.raw.offset)
     graph = (
         (
@@ -66,20 +41,19 @@ def drawn(
         + gp.MergeProvider()
         + gp.Normalize(RAW, volume.intensity.scale)
         + gp.IntensityScaleShift(RAW, 1, volume.intensity.shift)
-        + gp.Pad(RAW, context, mode="reflect")
-        + gp.Pad(LABELS, context, mode="reflect")
+        + gp.Pad(RAW, gp.Coordinate(context) * voxel, mode="reflect")
+        + gp.Pad(LABELS, gp.Coordinate(context) * voxel, mode="reflect")
+        + node
     )
-    if node is not None:
-        graph += node
-    found = []
+    patches = []
     with gp.build(graph):
-        for seed in seeds:
+        for seed in range(count):
             request = gp.BatchRequest(random_seed=seed)
             for key in (RAW, LABELS):
                 request[key] = gp.ArraySpec(roi=gp.Roi(begin, size))
             batch = graph.request_batch(request)
-            found.append((batch[RAW].data, batch[LABELS].data))
-    return found
+            patches.append((batch[RAW].data, batch[LABELS].data))
+    return patches
 
 
 def best_place(config: Config, volume: OpenVolume) -> gp.Coordinate:
@@ -104,13 +78,14 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volume = open_volume(config.data.train[0], config.data.intensity_range)
     check_together([volume], config.train.patch)
+    augmented = list(picture_rows(config.augment, RAW))
     check_writable(config.run_dir)
-    [(plain, _)] = drawn(config, volume, None, range(1))
-    rows = {}
-    for name, node in nodes(config).items():
-        draws = drawn(config, volume, node, range(DRAWS))
+    [(plain, labels)] = drawn(config, volume, Nothing(), (0, 0, 0), 1)
+    rows = {"as it is": (plain, labels)}
+    for title, node, context in augmented:
+        draws = drawn(config, volume, node, context, DRAWS)
         changes = [np.abs(raw - plain).mean() for raw, _ in draws]
-        rows[name] = draws[int(np.argmax(changes))]
+        rows[title] = draws[int(np.argmax(changes))]
     path = Path(config.run_dir) / "augmentations.png"
     augmentation_gallery(rows, plain).savefig(path, dpi=80)
     print(path)

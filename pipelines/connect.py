@@ -8,7 +8,6 @@ connectivity.graphml.
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import networkx as nx
@@ -19,8 +18,9 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
-from synpol.files import is_url, join, write_whole
-from synpol.images.image import SETTINGS, check_complete, open_image
+from synpol.files import is_url, join, whole_file
+from synpol.images.claim import SETTINGS, check_complete
+from synpol.images.image import open_image
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import TABLE_HASH, digest_of
 
@@ -57,12 +57,11 @@ def main(config: Config, given: argparse.Namespace) -> None:
     edges = connections(partners, pq.read_table(table, columns=columns))
     graph = graph_of(edges)
     for name, rows in (("partners", partners), ("connectivity", edges)):
-        made = io.BytesIO()
-        pq.write_table(rows.replace_schema_metadata({TABLE_HASH: digest_of(table)}), made)
-        write_whole(folder / f"{name}.parquet", made.getbuffer())
-    made = io.BytesIO()
-    nx.write_graphml(graph, made)
-    write_whole(folder / "connectivity.graphml", made.getbuffer())
+        rows = rows.replace_schema_metadata({TABLE_HASH: digest_of(table)})
+        with whole_file(folder / f"{name}.parquet") as temporary:
+            pq.write_table(rows, temporary)
+    with whole_file(folder / "connectivity.graphml") as temporary:
+        nx.write_graphml(graph, temporary)
     counts = {name: int(partners[name].to_numpy().sum()) for name in ("unassigned", "autapse")}
     print(
         f"{partners.num_rows} synapses, {counts['unassigned']} with a side in no neuron, "

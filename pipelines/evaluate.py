@@ -19,9 +19,10 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import is_url, join, write_json
-from synpol.images.image import SETTINGS, Image, check_complete, open_image
+from synpol.images.claim import SETTINGS, check_complete
+from synpol.images.image import Image, open_image
 from synpol.report.report import write_report
-from synpol.scene.links import place_link
+from synpol.scene.links import position_link
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -63,7 +64,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         Path(output) / "report.html",
         evaluation.correct(),
         evaluation.missed(),
-        (lambda place: place_link(port, place)) if port else None,
+        (lambda position: position_link(port, position)) if port else None,
     )
     write_json(Path(output) / "scores.json", scores)
     print(f"{'IoU':>5}  {'score':<17} precision  recall     F1  (95 %)")

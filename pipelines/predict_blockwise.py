@@ -22,7 +22,8 @@ from synpol.decoding.job import decode_blockwise
 from synpol.decoding.target import Target, check_output
 from synpol.files import is_url, join
 from synpol.images.image import open_image
-from synpol.prediction.part import Part
+from synpol.polarity import Channels
+from synpol.prediction.roi import VoxelRoi
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if given.only is None:  # what would stop the second half has to stop the first
         raw = open_image(config.need("predict.raw"), channels=0)
-        shape = Part.of(raw, config.predict.roi).shape
+        shape = VoxelRoi.of(raw, config.predict.roi).shape
         blocks = BlockGrid.of(shape, config.decode.block_shape)
         check_output(output, Target.of(raw, blocks, config.decode.scale_factors))
     if given.dry_run:
@@ -56,7 +57,7 @@ def predict(config: Config, output: str, fresh: bool) -> None:
     from synpol.prediction.job import PredictJob
 
     job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
-    print(f"{job.border_cost()}\nwith {job.checkpoint}", file=sys.stderr)
+    print(f"{job.border_cost()}\nwith {job.network.checkpoint}", file=sys.stderr)
     job.run(fresh)
 
 
@@ -71,10 +72,10 @@ def planned(config: Config, output: str, only: str | None) -> str:
         job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
         stages.append(plan_prediction(job))
         jobs.append(job.border_cost())
-        jobs.append("To predict: " + job_text(settings, job.workers, job.gpus))
-        shape, dtype = job.part.shape, np.dtype(np.uint8)
+        jobs.append("To predict: " + job_text(settings, job.num_workers, job.gpus))
+        shape, dtype = job.roi.shape, np.dtype(np.uint8)
     else:
-        polarity = open_image(join(output, "polarity"), channels=3)
+        polarity = open_image(join(output, "polarity"), channels=Channels.count)
         shape, dtype = index_of(polarity.shape_vx), polarity.array.dtype
     if only != "predict":
         stages += plan_decoding(shape, dtype, config)

@@ -28,7 +28,7 @@ from synpol.synapses.exports import (
     cave_rows,
     fill_graph,
     open_graph,
-    opened,
+    open_table,
     synful_rows,
     write_csv,
     write_parquet_form,
@@ -57,25 +57,25 @@ def main(config: Config, given: argparse.Namespace) -> None:
             raise InputError(f"{file} is a folder; a file to write is expected")
         check_writable(file.parent)
     table = Path(output) / "synapses.parquet"
-    opened(table)
-    grid = open_image(join(output, "instances"), channels=0)
+    open_table(table)
+    instances = open_image(join(output, "instances"), channels=0)
     if given.csv:
         print(f"{write_csv(table, given.csv)} synapses in {given.csv}")
     if given.parts:
         check_writable(given.parts.parent)
         print(f"{write_parts(table, given.parts)} files in {given.parts}")
-    for path, form in ((given.cave, cave_rows), (given.synful, synful_rows)):
+    for path, rows_of in ((given.cave, cave_rows), (given.synful, synful_rows)):
         if path:
-            count, left_out = write_parquet_form(table, path, form, grid)
+            count, left_out = write_parquet_form(table, path, rows_of, instances)
             print(f"{count} synapses in {path}; {left_out} with a single side are left out")
-    corners = ((np.floor, grid.offset_nm), (np.ceil, grid.end_nm))
+    corners = ((np.floor, instances.offset_nm), (np.ceil, instances.end_nm))
     begin, end = (Coordinate(f(corner).astype(int)) for f, corner in corners)
     roi = Roi(begin, end - begin)
-    for place in ({"sqlite": given.sqlite}, {"postgres": given.postgres}):
-        [where] = place.values()
-        if where:
-            graph = open_graph(table, roi, **place)
-            print(f"{fill_graph(table, graph)} synapses in {where}")
+    for database in ({"sqlite": given.sqlite}, {"postgres": given.postgres}):
+        [name] = database.values()
+        if name:
+            graph = open_graph(table, roi, **database)
+            print(f"{fill_graph(table, graph)} synapses in {name}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Several GPUs or machines: torchrun --nproc-per-node N pipelines/train.py CONFIG.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,17 +20,16 @@ from synpol.errors import InputError
 from synpol.gp import (
     AddPolarityTarget,
     AddSidesKnown,
-    GammaAugment,
-    Misalign,
-    MissingSections,
-    MotionBlur,
+    Nothing,
     OrderedPreCache,
     RejectSampling,
     StackPatches,
     request_batch,
 )
+from synpol.gp.augmentations import augment_chain, context_of
 from synpol.images.identity import identity_of
 from synpol.images.writing import check_writable
+from synpol.model.losses import check_terms
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
@@ -44,57 +42,29 @@ SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
 def request_graph(
     config: Config, volumes: list[OpenVolume], first: int, places: range
 ) -> gp.Pipeline:
-    """From volumes on disk to batches; edit here to change what the network sees."""
-    augment, patch, reject = config.augment, config.train.patch, config.reject_sampling
-    fits = np.array([v.positions(patch) for v in volumes], dtype=float)
-    voxel = volumes[0].raw.voxel_size
-    graph = tuple(
-        (
-            gp.ArraySource(RAW, as_funlib(v.raw)),
-            gp.ArraySource(LABELS, as_funlib(v.truth), False),
-        )
-        + gp.MergeProvider()
-        + gp.Normalize(RAW, v.intensity.scale)
-        + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
-        + gp.RandomLocation()
-        + AddSidesKnown(SIDES_KNOWN, v.sides_known)
-        for v in volumes
-    ) + gp.RandomProvider(probabilities=list(fits / fits.sum()))
+    """Build the graph from volumes to batches; edit it to change what the network sees."""
+    patch, reject = config.train.patch, config.reject_sampling
+    positions = np.array([v.positions(patch) for v in volumes], dtype=float)
     rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
-    spacing, sigma = augment.elastic_spacing, augment.elastic_sigma
-    geometry = [
-        *active(
-            augment.elastic_p,
-            # every second voxel of the field, others between them: a fifth of the time
-            lambda p: gp.ElasticAugment(spacing, sigma, (0, 0), subsample=2, p=p),
-        ),
-        *active(augment.misalign_p, lambda p: Misalign(augment.misalign, p, augment.misalign_slip)),
-    ]
-    for node in (
-        *([*geometry, rejection] if reject.after_augmentation else [rejection, *geometry]),
-        gp.SimpleAugment(
-            mirror_probs=[0.5 if augment.flip else 0.0] * 3,
-            transpose_only=[1, 2] if augment.rotate90 and voxel[1] == voxel[2] else [],
-        ),
-        *active(augment.gamma_p, lambda p: GammaAugment(RAW, augment.gamma, p)),
-        gp.IntensityAugment(
-            RAW,
-            1 - augment.section_contrast,
-            1 + augment.section_contrast,
-            -augment.section_brightness,
-            augment.section_brightness,
-            slab=(1, -1, -1),  # each section of its own
-            clip=False,
-        ),
-        *active(
-            augment.noise_p, lambda p: gp.NoiseAugment(RAW, var=augment.noise**2, clip=False, p=p)
-        ),
-        *active(augment.blur_p, lambda p: MotionBlur(RAW, augment.blur, p, augment.blur_length)),
-        *active(
-            augment.missing_p,
-            lambda p: MissingSections(RAW, augment.missing, p, augment.missing_whole),
-        ),
-        AddPolarityTarget(
+    return (
+        tuple(
+            (
+                gp.ArraySource(RAW, as_funlib(v.raw)),
+                gp.ArraySource(LABELS, as_funlib(v.truth), False),
+            )
+            + gp.MergeProvider()
+            + gp.Normalize(RAW, v.intensity.scale)
+            + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
+            + gp.RandomLocation()
+            + AddSidesKnown(SIDES_KNOWN, v.sides_known)
+            for v in volumes
+        )
+        + gp.RandomProvider(probabilities=list(positions / positions.sum()))
+        + (Nothing() if reject.after_augmentation else rejection)
+        + augment_chain(config.augment, RAW, deforms=True)  # elastic, misalign
+        + (rejection if reject.after_augmentation else Nothing())
+        + augment_chain(config.augment, RAW, deforms=False)  # flip, gamma, noise, ...
+        + AddPolarityTarget(
             LABELS,
             TARGET,
             WEIGHTS,
@@ -102,13 +72,11 @@ def request_graph(
             config.exclusive,
             config.loss.fraction_clip,
             config.loss.weight_max,
-        ),
-        gp.Unsqueeze([RAW]),
-        StackPatches(places),
-        OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size),
-    ):
-        graph += node
-    return graph
+        )
+        + gp.Unsqueeze([RAW])
+        + StackPatches(places)
+        + OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size)
+    )
 
 
 def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
@@ -121,16 +89,12 @@ def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
     return request
 
 
-def active(p: float, node: Callable[[float], gp.BatchFilter]) -> list[gp.BatchFilter]:
-    """A node that acts with a probability; none where that is 0, since a node costs a seed."""
-    return [node(p)] if p else []
-
-
 def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
-    check_together(volumes, config.train.patch, config.augment.context)
+    check_together(volumes, config.train.patch, context_of(config.augment))
+    check_terms(config.loss)
     check_writable(config.run_dir)
     with joined(config) as processes, ExitStack() as held:
         if processes.is_first:

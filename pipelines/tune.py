@@ -16,9 +16,10 @@ import yaml
 
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.files import write_json, write_whole
+from synpol.files import whole_file, write_json
 from synpol.model.trained import find_checkpoint
-from synpol.training.tuning import best, plot, sweep
+from synpol.report.figures import threshold_curves
+from synpol.training.tuning import best, sweep
 from synpol.training.validation import ValidationVolume
 
 
@@ -29,11 +30,12 @@ def main(config: Config, given: argparse.Namespace) -> None:
     chosen = best(settings)
     run_dir = Path(config.run_dir)
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])
-    plot(settings, run_dir / "tune.png", config.tune.iou)
+    threshold_curves(settings, config.tune.iou).savefig(run_dir / "tune.png", dpi=100)
     tried = ["thres"] + [k for k in ("dilate_sz", "thres_small") if getattr(config.tune, k)]
     overlay = {"decode": {key: getattr(chosen, key) for key in tried}}
     comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"
-    write_whole(run_dir / "tuned.yaml", (comment + yaml.safe_dump(overlay)).encode())
+    with whole_file(run_dir / "tuned.yaml") as temporary:
+        temporary.write_text(comment + yaml.safe_dump(overlay))
     said = ", ".join(f"{key} {value}" for key, value in overlay["decode"].items())
     print(
         f"{said}: validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}; written to "

@@ -28,8 +28,9 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import is_url
+from synpol.images.claim import check_complete, is_ours
 from synpol.images.downsampling import level_factors
-from synpol.images.image import HASH, check_complete, image_path, levels_of
+from synpol.images.image import image_path, levels_of
 from synpol.images.precomputed import SCHEME
 from synpol.images.writing import check_writable
 from synpol.scene.annotations import score_range, write_annotations
@@ -120,7 +121,7 @@ def show(
 def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) -> None:
     """Give every image that synpol wrote on disk, and those named, coarser levels."""
     for name, (image, labels) in layers.images().items():
-        ours = HASH in image.array.attrs and not is_url(image.path)
+        ours = is_ours(image.array) and not is_url(image.path)
         if not ours and name not in wanted:
             if not levels_of(image) and level_factors(image.shape_vx, image.voxel_size):
                 print(f"{image.path} has no coarser levels, so it is slow when zoomed out")

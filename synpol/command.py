@@ -14,15 +14,16 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
+from synpol.blockwise.schedulers import SCHEDULERS, scheduler_of
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
-from synpol.files import is_url
+from synpol.files import is_url, whole_file
 
 
 def run_command(
@@ -66,6 +67,7 @@ def run_command(
     started = time.monotonic()
     try:
         config = load_config(given.config)
+        scheduler_of(config.workers)  # refuses a name that nobody knows
         done = main(config, given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,10 +89,22 @@ def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:
             csv.writer(file).writerow([Path(sys.argv[0]).name, *sources[1:], f"{seconds:.1f}"])
 
 
-def keys_text() -> str:
-    """Every key of a config with its type, default and meaning."""
-    lines = ["config keys [type] (default): meaning"]
+def described_keys() -> Iterator[tuple[str, str, str, str]]:
+    """Describe every key of a config; schedulers are those that are registered.
+
+    Yields
+    ------
+    (key, type, default, meaning)
+    """
     for key, kind, default, meaning in describe(Config):
+        names = " or ".join(SCHEDULERS)
+        yield key, names if key == "workers.executor" else kind, default, meaning
+
+
+def keys_text() -> str:
+    """List every key of a config with its type, default and meaning."""
+    lines = ["config keys [type] (default): meaning"]
+    for key, kind, default, meaning in described_keys():
         lines += [f"  {key}  [{kind}] ({default})", f"      {meaning}"]
     return "\n".join(lines)
 
@@ -100,14 +114,14 @@ def record_run(config: Config, folder: str | Path, name: str) -> None:
     if is_url(folder):
         return
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     packages = ("synpol", "torch", "gunpowder", "daisy", "funlib.persistence", "zarr", "numpy")
     about = {
         "config": config.model_dump(mode="json"),
         "versions": {p: version(p) for p in packages} | {"python": platform.python_version()},
         "git": _git_state(),
     }
-    (folder / f"{name}.resolved.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+    with whole_file(folder / f"{name}.resolved.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(about, sort_keys=False))
 
 
 def _git_state() -> str:

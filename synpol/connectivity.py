@@ -1,4 +1,4 @@
-"""Who talks to whom: neurons on both sides of every synapse, and the graph of them."""
+"""Find the neurons on both sides of every synapse, and the graph of their connections."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import networkx as nx
 import numpy as np
 import pyarrow as pa
 
-from synpol.evaluation.overlaps import meetings_blockwise
+from synpol.evaluation.overlaps import overlaps_blockwise
 from synpol.images.image import Image
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import post_label, pre_label, synapse_of
 from synpol.synapses.table import confidence
 
 if TYPE_CHECKING:
@@ -28,28 +28,30 @@ def partners_blockwise(
     num_workers: int = 1,
     workers: Workers | None = None,
 ) -> pa.Table:
-    """The neuron on each side of every synapse, of volumes of any size.
+    """Find the neuron on each side of every synapse, in volumes of any size.
 
     Parameters
     ----------
     instances : Image
-        2n-1 on the pre side of synapse n, 2n on its post side.
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
     segmentation : Image
-        Neurons, 0 between them. Covers the instances; its voxels are whole multiples of theirs.
+        Labels of neurons, 0 between them. It covers the instances; its voxel size is a whole
+        multiple of theirs along each axis.
     block_shape, work_dir, num_workers, workers
         As in `synpol.evaluation.overlaps.evaluate_blockwise`.
 
     Returns
     -------
     pyarrow.Table
-        See `partners_of`.
+        A row for each synapse; see `partners_of`.
 
     Raises
     ------
     InputError
-        The volumes do not fit, or hold no labels.
+        The segmentation does not cover the instances, the voxel sizes do not fit, or a volume does
+        not hold labels.
     """
-    pairs, counts = meetings_blockwise(
+    overlaps = overlaps_blockwise(
         instances,
         segmentation,
         "the segmentation",
@@ -60,26 +62,37 @@ def partners_blockwise(
         num_workers=num_workers,
         workers=workers,
     )
-    return partners_of(pairs, counts)
+    return partners_of(overlaps.pairs, overlaps.counts)
 
 
 def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
-    """The neuron that most voxels of each side lie in.
+    """Find the neuron that holds most voxels of each side.
 
     Parameters
     ----------
     pairs : (k, 2) uint64
-        Instance label (not 0) and neuron.
+        Label of an instance (not 0) and label of a neuron that overlap.
     counts : (k,) int64
-        Voxels; a pair may come more than once.
+        Number of voxels in which they overlap. A pair may occur more than once.
 
     Returns
     -------
     pyarrow.Table
-        Sorted by ``synapse_id``. ``pre_id`` and ``post_id``: the neuron with most voxels of the
-        side (of equals the smallest id), 0 where there is none; ``pre_fraction`` and
-        ``post_fraction``: its share of all voxels of the side; ``autapse``: both are the same
-        neuron; ``unassigned``: a side has none.
+        A row for each synapse, sorted by ``synapse_id``. ``pre_id`` and ``post_id``: the neuron
+        with most voxels of the side (the smallest id of several), 0 without a neuron;
+        ``pre_fraction`` and ``post_fraction``: the neuron's share of all voxels of the side;
+        ``autapse``: whether both sides lie in the same neuron; ``unassigned``: whether a side lies
+        in no neuron.
+
+    Examples
+    --------
+    The pre side of synapse 1 lies in neuron 7 and partly in neuron 8, its post side in neuron 9:
+
+    >>> import numpy as np
+    >>> pairs = np.array([[1, 7], [1, 8], [2, 9]], np.uint64)
+    >>> partners = partners_of(pairs, np.array([30, 10, 40]))
+    >>> partners.select(["synapse_id", "pre_id", "pre_fraction", "post_id"]).to_pylist()
+    [{'synapse_id': 1, 'pre_id': 7, 'pre_fraction': 0.75, 'post_id': 9}]
     """
     unique, into = np.unique(pairs, axis=0, return_inverse=True)
     voxels = np.zeros(len(unique), np.int64)
@@ -93,42 +106,64 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
     best, share = np.zeros(len(labels), np.uint64), np.zeros(len(labels))
     best[sides] = neuron[order[first]]
     share[sides] = voxels[order[first]] / total[sides]
-    two = np.uint64(2)
-    synapse = np.unique(polarity_to_seg(labels)[0])
+    synapse = np.unique(synapse_of(labels))
     columns: dict[str, np.ndarray] = {"synapse_id": synapse}
-    for name, wanted in (("pre", two * synapse - np.uint64(1)), ("post", two * synapse)):
-        at = np.minimum(np.searchsorted(labels, wanted), max(0, len(labels) - 1))
-        there = labels[at] == wanted
-        columns[f"{name}_id"] = np.where(there, best[at], np.uint64(0))
-        columns[f"{name}_fraction"] = np.where(there, share[at], 0.0)
+    for name, wanted in (("pre", pre_label(synapse)), ("post", post_label(synapse))):
+        row = np.minimum(np.searchsorted(labels, wanted), max(0, len(labels) - 1))
+        exists = labels[row] == wanted
+        columns[f"{name}_id"] = np.where(exists, best[row], np.uint64(0))
+        columns[f"{name}_fraction"] = np.where(exists, share[row], 0.0)
     columns["unassigned"] = (columns["pre_id"] == 0) | (columns["post_id"] == 0)
     columns["autapse"] = ~columns["unassigned"] & (columns["pre_id"] == columns["post_id"])
     return pa.table(columns)
 
 
 def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:
-    """The pairs of neurons that synapses join.
+    """Find the pairs of neurons that synapses connect.
 
     Parameters
     ----------
     partners : pyarrow.Table
-        Of `partners_of`.
+        Result of `partners_of`.
     synapses : pyarrow.Table
-        The synapse table; its columns ``synapse_id`` (sorted), ``pre_score``, ``post_score`` and
-        ``contact_area``.
+        Columns ``synapse_id`` (sorted), ``pre_score``, ``post_score`` and ``contact_area`` of the
+        synapse table.
 
     Returns
     -------
     pyarrow.Table
-        Sorted by ``pre_id`` and ``post_id``; ``synapses`` (how many), ``contact_area`` (nm^2, of
-        all), ``score`` (mean of the smaller mean probability of the two sides). Synapses with an
-        unassigned side are left out.
+        A row for each pair, sorted by ``pre_id`` and ``post_id``; ``synapses``: number of synapses;
+        ``contact_area``: sum of their contact areas, nm^2; ``score``: mean of their scores (see
+        `synpol.synapses.table.confidence`). Synapses with an unassigned side are left out.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> partners = pa.table(
+    ...     {
+    ...         "synapse_id": [1, 2],
+    ...         "pre_id": [7, 7],
+    ...         "post_id": [9, 9],
+    ...         "unassigned": [False, False],
+    ...     }
+    ... )
+    >>> synapses = pa.table(
+    ...     {
+    ...         "synapse_id": [1, 2],
+    ...         "pre_score": [0.5, 0.75],
+    ...         "post_score": [0.75, 1.0],
+    ...         "contact_area": [100.0, 300.0],
+    ...     }
+    ... )
+    >>> connections(partners, synapses).to_pylist()
+    [{'pre_id': 7, 'post_id': 9, 'synapses': 2, 'contact_area': 400.0, 'score': 0.625}]
     """
     numbers, area = (synapses[k].to_numpy() for k in ("synapse_id", "contact_area"))
     score = confidence(synapses)
-    there = ~partners["unassigned"].to_numpy() & np.isin(partners["synapse_id"].to_numpy(), numbers)
-    ends = np.stack([partners[k].to_numpy() for k in ("pre_id", "post_id")], axis=1)[there]
-    row = np.searchsorted(numbers, partners["synapse_id"].to_numpy()[there])
+    synapse = partners["synapse_id"].to_numpy()
+    joining = ~partners["unassigned"].to_numpy() & np.isin(synapse, numbers)
+    ends = np.stack([partners[k].to_numpy() for k in ("pre_id", "post_id")], axis=1)[joining]
+    row = np.searchsorted(numbers, synapse[joining])
     pairs, into, count = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
     into = into.reshape(-1)
     return pa.table(
@@ -143,7 +178,7 @@ def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:
 
 
 def graph_of(edges: pa.Table) -> nx.DiGraph:
-    """The rows of `connections` as a graph of neurons by id; autapses are loops."""
+    """Turn the rows of `connections` into a graph of neurons by id; autapses become loops."""
     graph = nx.DiGraph()
     for row in edges.to_pylist():
         graph.add_edge(row.pop("pre_id"), row.pop("post_id"), **row)

@@ -1,38 +1,144 @@
-"""Files that are there whole or not at all."""
+"""Write a file or a folder whole or not at all; tell paths from URLs.
+
+What is written lies under a temporary name beside its place and is renamed when it is finished. So
+a reader never sees half of it, and an error or a kill leaves what was there before.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from synpol.errors import InputError
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def whole_file(
+    path: str | os.PathLike[str], *, rivals: bool = False, sync: bool = False
+) -> Iterator[Path]:
+    """Give a temporary name to write a file under, and rename the file at the end.
+
+    Parameters
+    ----------
+    path : path
+        Final name. Its folder is made when it is missing.
+    rivals : bool
+        Whether several processes may write this file at the same time. Each of them then has a
+        temporary name of its own. Otherwise the name is always ``<path>.tmp``, so that the next
+        writer overwrites what a killed one left.
+    sync : bool
+        Whether the content has to be on the disk before the file is renamed, so that not even a
+        power cut leaves a damaged file.
+
+    Yields
+    ------
+    Path
+        Temporary name. It is removed after an error.
+    """
+    path = Path(path).absolute()  # libraries take a relative name with a colon for a URL
+    own = f".{os.uname().nodename}.{os.getpid()}" if rivals else ""
+    temporary = path.with_name(f"{path.name}{own}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        try:
-            file = open(temporary, "wb")  # noqa: SIM115 closed below
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(temporary, "wb")  # noqa: SIM115
-        with file:
-            file.write(content)
+        yield temporary
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: str | Path, content: object) -> None:
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder to fill, and let it take the place of a folder at the end.
+
+    Parameters
+    ----------
+    path : Path
+        Final name. A folder of this name is replaced.
+
+    Yields
+    ------
+    Path
+        Temporary folder, ``<path>.tmp/new``. It is removed after an error.
+
+    Raises
+    ------
+    InputError
+        A file has one of the names, or ``<path>.tmp`` holds something else.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    for place in (path, temporary):
+        if place.is_symlink() or place.is_file():
+            raise InputError(f"{place} is no folder; a folder to write is expected")
+    new, old = temporary / "new", temporary / "old"
+    if temporary.exists() and not {*temporary.iterdir()} <= {new, old}:
+        raise InputError(
+            f"{temporary} holds other files than parts of an unfinished {path.name}, for which "
+            "this name is needed; remove it or give another name"
+        )
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)  # at once, while removing it takes time
+        new.rename(path)
+    finally:
+        if old.exists() and not path.exists():  # interrupted between the two
+            old.rename(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_remote_file(url: str) -> Iterator[IO[bytes]]:
+    """Open a temporary remote file to be written, and rename it at the end.
+
+    Parameters
+    ----------
+    url : str
+        Final name, of any kind that fsspec knows.
+
+    Yields
+    ------
+    binary file
+        The file ``<url>.tmp``. It is removed after an error.
+    """
+    from fsspec.core import url_to_fs  # for remote outputs only
+
+    system, target = url_to_fs(url)
+    temporary = f"{target}.tmp"
+    try:
+        with system.open(temporary, "wb") as file:
+            yield file
+        system.mv(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            system.rm_file(temporary)
+        raise
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a small file whole or not at all; several processes may write it at the same time."""
+    with whole_file(path, rivals=True) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
     """Write JSON whole or not at all."""
-    path = Path(path)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL instead of a local path."""
     return "://" in str(path)
 
 

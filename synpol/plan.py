@@ -12,13 +12,13 @@ import numpy as np
 
 from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.stage import Stage
 from synpol.config import Config, Workers
 from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
 from synpol.decoding.stages import DecodeOptions, decoding_stages
 from synpol.prediction.job import PredictJob
-from synpol.prediction.stage import network_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def planned(
         stage.count,
         stage.cost,
         num_workers,
-        remote=settings.executor != "local",
+        remote=scheduler_of(settings).remote,
         there=workers_run,
         for_workers=stage.for_workers,
     )
@@ -93,22 +93,21 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
     """
     seconds = None
     if not job.gpus:
-        seconds = job.windows.count_in(job.blocks, job.part.begin) * _seconds_a_window(job)
-    return planned(job.stage(job.output), job.config.workers, job.workers, seconds)
+        seconds = job.windows.count_in(job.blocks, job.roi.offset) * _seconds_a_window(job)
+    return planned(job.stage(job.output), job.settings, job.num_workers, seconds)
 
 
 def _seconds_a_window(job: PredictJob) -> float:
     import torch
 
     from synpol.model.device import choose_device
-    from synpol.model.trained import load_trained
 
-    device = choose_device(job.config.device)
-    network = network_of(load_trained(job.checkpoint, job.config).model, job.config, device)
-    batch = job.config.predict.batch_size
+    device = choose_device(job.device)
+    network = job.network.on(device)
+    batch = job.predict.batch_size
     before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(job.config.workers.cores_of(job.workers))
+        torch.set_num_threads(job.settings.cores_of(job.num_workers))
     try:
         with torch.inference_mode():
             windows = torch.rand((batch, 1, *job.windows.window), device=device)
@@ -173,13 +172,14 @@ def table(stages: list[PlannedStage]) -> str:
 
 def job_text(settings: Workers, count: int, gpus: int) -> str:
     """The job that would be submitted for each worker."""
-    if settings.executor == "local" and count == 1:
+    remote = scheduler_of(settings).remote
+    if not remote and count == 1:
         return "no job, this process does it"
-    from synpol.blockwise.schedulers import submission_of, worker_script
+    from synpol.blockwise.submission import submission_of, worker_script
 
     cores = settings.cores_of(count)
     script = worker_script(settings, cores, Path("WORK_DIR"), "RUN")
-    if settings.executor == "local":
+    if not remote:
         return f"{count} processes on this machine, each:\n\n{script}"
     with tempfile.TemporaryDirectory() as folder:
         command = ["/bin/bash", "worker.sh", "synpol-0"]

@@ -6,9 +6,22 @@ import gunpowder as gp
 import numpy as np
 import pytest
 from funlib.persistence import Array
+from recipes import recipe, run, run_refused, tiny_config, tiny_volume
 
-from synpol.config import Augment
-from synpol.gp import GammaAugment, Misalign, MissingSections, MotionBlur
+from synpol.config import Augment, Section, load_config
+from synpol.config.section import Fraction
+from synpol.gp import (
+    GammaAugment,
+    MisalignAugment,
+    MissingSectionsAugment,
+    MotionBlurAugment,
+    augmentations,
+)
+from synpol.gp.augmentations import Augmentation, context_of
+from synpol.gp.image_augment import ImageAugment
+from synpol.report import figures
+from synpol.training.checkpoint import training_identity
+from synpol.training.volumes import open_volume
 
 RAW, LABELS, KNOWN = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS"), gp.ArrayKey("KNOWN")
 SIZE = gp.Coordinate(8, 24, 24)
@@ -65,8 +78,8 @@ def batches(node, labels, raw, count=20):
 
 GEOMETRIC = {
     "elastic": gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), subsample=2),
-    "misalign": Misalign(6, 1.0),
-    "slip": Misalign(6, 1.0, slip=1.0),
+    "misalign": MisalignAugment(6, 1.0),
+    "slip": MisalignAugment(6, 1.0, slip=1.0),
     "flips and turns": gp.SimpleAugment(transpose_only=[1, 2]),
 }
 
@@ -113,7 +126,7 @@ def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
     ramp = np.broadcast_to(np.arange(80, dtype=np.float32), (24, 80, 80)).copy()
     kinds = {"slip": set(), "translation": set()}
     for kind, slip in (("slip", 1.0), ("translation", 0.0)):
-        for raw, _ in batches(Misalign(6, 1.0, slip=slip), tissue(), ramp):
+        for raw, _ in batches(MisalignAugment(6, 1.0, slip=slip), tissue(), ramp):
             shift = raw[:, 0, 0] - raw[0, 0, 0]
             assert np.abs(shift).max() <= 6
             changed = np.flatnonzero(shift)
@@ -129,7 +142,7 @@ def test_a_slip_moves_one_section_and_a_translation_all_from_one_on():
 def test_missing_sections_are_filled_wholly_or_to_one_side():
     raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
     whole = part = 0
-    for patch, _ in batches(MissingSections(RAW, 3, 1.0), tissue(), raw):
+    for patch, _ in batches(MissingSectionsAugment(RAW, 3, 1.0), tissue(), raw):
         touched = 0
         for section in patch:
             _, counts = np.unique(section, return_counts=True)
@@ -144,7 +157,7 @@ def test_missing_sections_are_filled_wholly_or_to_one_side():
 
 def test_motion_blur_blurs_some_sections_along_one_axis():
     raw = np.random.default_rng(0).random((24, 80, 80)).astype(np.float32)
-    for patch, _ in batches(MotionBlur(RAW, 2, 1.0, 11), tissue(), raw, 10):
+    for patch, _ in batches(MotionBlurAugment(RAW, 2, 1.0, 11), tissue(), raw, 10):
         rough = np.stack([np.abs(np.diff(patch, axis=a)).mean((1, 2)) for a in (1, 2)])
         blurred = rough.min(0) < 0.15
         assert 1 <= blurred.sum() <= 2
@@ -161,9 +174,9 @@ def test_gamma_keeps_the_ends_and_bends_the_middle():
     "node",
     [
         gp.ElasticAugment((4, 8, 8), (0, 2, 2), (0, 0), p=0.0),
-        Misalign(6, 0.0),
-        MissingSections(RAW, 3, 0.0),
-        MotionBlur(RAW, 3, 0.0),
+        MisalignAugment(6, 0.0),
+        MissingSectionsAugment(RAW, 3, 0.0),
+        MotionBlurAugment(RAW, 3, 0.0),
         GammaAugment(RAW, 2.0, 0.0),
     ],
     ids=lambda node: type(node).__name__,
@@ -176,7 +189,107 @@ def test_with_probability_0_nothing_changes(node):
 
 
 def test_the_context_is_what_geometry_looks_at():
-    assert Augment().context == (0, 0, 0)
-    assert Augment(misalign_p=0.5).context == (0, 16, 16)
+    assert context_of(Augment()) == (0, 0, 0)
+    assert context_of(Augment(misalign_p=0.5)) == (0, 16, 16)
     both = Augment(misalign_p=0.5, misalign=3, elastic_p=1, elastic_sigma=(0.5, 2, 2.1))
-    assert both.context == (2, 11, 12)
+    assert context_of(both) == (2, 11, 12)
+
+
+# ---------------------------------------------------------------- the list
+
+
+class Fog(Section):
+    """Options of an augmentation that is not in the package."""
+
+    p: Fraction = 0.5
+    grey: Fraction = 0.25
+
+
+class FogAugment(ImageAugment):
+    """Replace the image by one grey value."""
+
+    stream = "Fog"
+
+    def __init__(self, image, grey, p):
+        super().__init__(image, p)
+        self.grey = grey
+
+    def process(self, batch, request):
+        batch[self.image].data[:] = self.grey
+
+
+@pytest.fixture
+def fog(monkeypatch):
+    entry = Augmentation(
+        "fog", Fog, lambda options, image: FogAugment(image, options.grey, options.p)
+    )
+    monkeypatch.setattr(augmentations, "AUGMENTATIONS", [*augmentations.AUGMENTATIONS, entry])
+
+
+def raw_of_the_recipe(folder, *changes):
+    """The image of the first batch."""
+    config = load_config([str(tiny_config(folder)), *changes])
+    train = recipe("train")
+    volume = open_volume(config.data.train[0], None)
+    graph = train.request_graph(config, [volume], 0, range(2))
+    with gp.build(graph):
+        return graph.request_batch(train.batch_request(config, volume))[train.RAW].data
+
+
+def test_an_augmentation_from_outside_is_in_the_recipe_and_in_the_picture(
+    tmp_path, fog, monkeypatch
+):
+    tiny_volume(tmp_path / "data")
+    plain = raw_of_the_recipe(tmp_path)
+    always = raw_of_the_recipe(tmp_path, "augment.extra.fog={p: 1, grey: 0.375}")
+    assert (always == 0.375).all()
+    assert np.ptp(plain) > 0.3
+    assert np.array_equal(plain, raw_of_the_recipe(tmp_path, "augment.extra.fog.p=0"))
+
+    drawn = {}
+    gallery = figures.augmentation_gallery
+    monkeypatch.setattr(
+        figures,
+        "augmentation_gallery",
+        lambda rows, plain: drawn.update(rows) or gallery(rows, plain),
+    )
+    asked_for = (tiny_config(tmp_path), "augment.extra.fog.p=0.01")
+    assert run("augmentations", *asked_for) == 0
+    assert list(drawn)[:3] == ["as it is", "elastic", "slip"]
+    assert list(drawn)[-1] == "fog"
+    assert (drawn["fog"][0] == 0.25).all()
+
+    assert run("train", *asked_for) == 0
+    assert run("train", *asked_for, "train.iterations=4") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            "augment.extra.fgo={}",
+            "augment.extra.fgo: there is no such augmentation; did you mean 'fog'",
+        ),
+        ("augment.extra.gamma={p: 1}", "augment.extra.gamma: there is no such augmentation"),
+        ("augment.extra.fog.gray=1", "unknown key 'augment.extra.fog.gray'; did you mean"),
+        ("augment.extra.fog.grey=2", "augment.extra.fog.grey: Input should be less than"),
+        ("augment.extra.fog=1", "augment.extra.fog"),
+    ],
+)
+def test_an_extra_augmentation_that_cannot_be_meant_is_refused(
+    tmp_path, fog, capsys, change, expected
+):
+    tiny_volume(tmp_path / "data")
+    for command in ("train", "augmentations"):
+        assert expected in run_refused(capsys, command, tiny_config(tmp_path), change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_resume_with_another_extra_augmentation(tmp_path, fog, capsys):
+    tiny_volume(tmp_path / "data")
+    plain = tiny_config(tmp_path)
+    assert "extra" not in training_identity(load_config([str(plain)]))["augment"]
+    assert run("train", plain, "augment.extra.fog.p=0.5") == 0
+    for change in ("augment.extra.fog.p=0.6", "augment.extra={}"):
+        message = run_refused(capsys, "train", plain, change)
+        assert "was trained with augment.extra = {'fog': {'p': 0.5}}" in message

@@ -9,6 +9,7 @@ from synpol import InputError, seg_to_polarity
 from synpol.gp import (
     AddPolarityTarget,
     AddSidesKnown,
+    Nothing,
     OrderedPreCache,
     RejectSampling,
     StackPatches,
@@ -208,3 +209,23 @@ def test_a_failure_in_a_worker_reaches_the_caller():
 def test_rejection_refuses_what_cannot_be_meant(change):
     with pytest.raises(InputError, match=next(iter(change))):
         RejectSampling(**{"labels": LABELS, "size_thres": 5, "p": 0.5} | change)
+
+
+def test_nothing_adds_no_node_wherever_it_stands_in_a_chain():
+    raw, labels = volume()
+    flip, stack = gp.SimpleAugment(), StackPatches(range(2))
+    chains = {
+        "between": source(raw, labels) + Nothing() + flip + Nothing() + stack + Nothing(),
+        "first": source(raw, labels) + (Nothing() + flip + stack),
+        "after a node": source(raw, labels) + (flip + Nothing()) + stack,
+        "alone": source(raw, labels) + (Nothing() + Nothing()) + flip + stack,
+    }
+    shown = {repr(chain) for chain in [source(raw, labels) + flip + stack, *chains.values()]}
+    assert len(shown) == 1
+    drawn = []
+    for chain in chains.values():
+        with gp.build(chain):
+            drawn.append(chain.request_batch(request(RAW, seed=4))[RAW].data)
+    assert all(np.array_equal(drawn[0], other) for other in drawn[1:])
+    sources = (source(raw, labels), source(raw, labels))
+    assert sources + Nothing() is sources

@@ -108,3 +108,12 @@ def test_ten_equal_lines_are_named_with_both_places_and_nine_are_not(house):
 
 def test_a_commit_is_read_as_its_files_were(house):
     assert "synpol/__init__.py" in house.House.of_commit("HEAD").sources
+
+
+def test_the_tree_keeps_its_order_and_its_sizes(house):
+    tree = house.House.of_folder(ROOT)
+    assert tree.unknown_rooms() == []
+    assert [str(one) for one in tree.upward()] == []
+    assert tree.cycles() == []
+    assert tree.long_files() == {}
+    assert house.figures_of(tree)["largest_folder_share"] < 0.15

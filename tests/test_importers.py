@@ -401,7 +401,7 @@ def test_import_of_which_a_kill_left_coarser_levels_alone_is_made_anew(source, o
 @pytest.fixture
 def npy(monkeypatch):
     """A format that lives outside the package: a NumPy file."""
-    monkeypatch.setattr(importers, "FORMATS", dict(importers.FORMATS))
+    monkeypatch.setitem(importers.FORMATS, "NumPy", None)  # gone after the test
 
     @importers.register
     class NpyStack(importers.Stack):
@@ -437,7 +437,9 @@ def test_a_format_from_outside_is_named_in_messages_and_help(npy, tmp_path, outp
     assert "NumPy (.npy)" in importers.known_formats()
 
 
-def test_of_two_formats_for_a_file_the_later_one_opens_it(npy, tmp_path):
+def test_of_two_formats_for_a_file_the_later_one_opens_it(npy, tmp_path, monkeypatch):
+    monkeypatch.setitem(importers.FORMATS, "reversed NumPy", None)
+
     @importers.register
     class Reversed(importers.FORMATS["NumPy"]):
         name = "reversed NumPy"

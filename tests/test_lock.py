@@ -13,7 +13,7 @@ import time
 import pytest
 
 from synpol.blockwise import lock as lock_module
-from synpol.blockwise.lock import DriverLock, DriverWatch, give_sign_of_life
+from synpol.blockwise.lock import DriverLock, DriverWatch, write_heartbeat
 from synpol.errors import InputError
 
 DRIVER = """
@@ -177,7 +177,7 @@ def test_a_forked_process_does_not_inherit_the_lock(tmp_path, start):
         os.kill(int(child), signal.SIGKILL)
 
 
-def test_where_locks_are_not_carried_the_sign_of_life_decides(tmp_path, monkeypatch):
+def test_where_locks_are_not_carried_the_heartbeat_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(lock_module, "SILENCE", 1.0)
     with DriverLock(tmp_path, "decoding") as lock:
         about = json.loads(lock.path.read_text())
@@ -185,7 +185,7 @@ def test_where_locks_are_not_carried_the_sign_of_life_decides(tmp_path, monkeypa
         monkeypatch.setattr(lock_module, "_try_lock", lambda *_: True)  # never seen as held
         watch = DriverWatch(tmp_path, lock.run)
         for beat in range(4):
-            give_sign_of_life(tmp_path, beat)
+            write_heartbeat(tmp_path, beat)
             time.sleep(0.4)
             assert watch.lives()
         time.sleep(1.1)

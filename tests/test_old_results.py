@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recipes import ROOT
+
+from synpol.blockwise.records import read_arrays
 
 KEPT = Path(__file__).parent / "data" / "made_by_c70f7d3"
 #: where it was made: hashes hold the path
@@ -89,3 +92,21 @@ def test_scores_and_partners_of_an_old_result_come_out_the_same(made: Path) -> N
     after = files_of(made)
     for name in ("scores.json", "partners.parquet", "connectivity.parquet"):
         assert after[f"result/{name}"][0] == before[f"result/{name}"][0]
+
+
+def test_the_records_of_a_decoding_hold_what_they_held(made: Path) -> None:
+    [old] = made.glob("result.work/decode-*")
+    kept = {path: arrays_of(path) for path in old.rglob("*.record")}
+    run(made, "predict_blockwise", "--only", "decode", "--fresh")
+    assert set(old.rglob("*.record")) == set(kept)  # the hash, so the folder, is the same
+    for path, arrays in kept.items():
+        found = arrays_of(path)
+        assert found.keys() == arrays.keys(), path
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype, (path, name)
+            np.testing.assert_array_equal(found[name], array, err_msg=f"{path} {name}")
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    z, y, x = path.parts[-3], path.parts[-2], path.stem
+    return read_arrays(path.parents[2], (int(z), int(y), int(x)))

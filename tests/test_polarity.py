@@ -1,10 +1,13 @@
-"""Labels to polarity targets and back."""
+"""Channels, labels of sides, and polarity targets."""
+
+import ast
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
+from recipes import ROOT
 
 from synpol import InputError, polarity_to_seg, seg_to_polarity
 from synpol.polarity import (
@@ -129,3 +132,20 @@ def test_a_scheme_without_one_side_names_the_other_kind_of_labels(values):
 @pytest.mark.parametrize("values", [[], [0], [0, 1, 2], [3, 4, 5]])
 def test_a_scheme_with_both_sides_passes(values):
     check_polarity_labels(np.array(values, dtype=np.int64), "somewhere")
+
+
+def test_other_modules_ask_polarity_py_for_channels_and_kinds_of_labels():
+    known_here, found = ROOT / "synpol" / "polarity.py", []
+    modules = [p for folder in ("synpol", "pipelines") for p in (ROOT / folder).rglob("*.py")]
+    for path in sorted(set(modules) - {known_here, ROOT / "synpol" / "__init__.py"}):
+        for node in ast.walk(ast.parse(path.read_text())):
+            what = None
+            if isinstance(node, ast.keyword) and node.arg == "channels":
+                counted = isinstance(node.value, ast.Constant) and node.value.value != 0
+                what = "a number of channels: say Channels.count" if counted else None
+            elif isinstance(node, ast.Name) and node.id == "polarity_to_seg":
+                what = "polarity_to_seg, which is for users: say split_labels"
+            elif isinstance(node, ast.Subscript) and "'polarity', 'union'" in ast.unparse(node):
+                what = "the kinds of labels: say LabelKind"
+            found += [f"{path.relative_to(ROOT)}:{node.lineno} has {what}"] if what else []
+    assert not found

@@ -22,7 +22,8 @@ from synpol.config import load_config
 from synpol.errors import InputError
 from synpol.images.image import open_image
 from synpol.prediction.job import PredictJob
-from synpol.prediction.stage import flips_of, network_of, sample_mask
+from synpol.prediction.network import flips_of, probabilities_of
+from synpol.prediction.stage import sample_mask
 
 PRECISE = {"train__precision": "float32"}
 
@@ -97,14 +98,18 @@ def test_masks_are_sampled_at_the_centres_of_voxels(tmp_path):
 
 def test_flipped_copies_are_averaged(tmp_path):
     path = tiny_config(tmp_path, **PRECISE, predict__flip_axes=[["y"], ["x", "z"], ["y"], []])
-    config = load_config([str(path)])
-    assert flips_of(config) == [("y",), ("z", "x")]
-    assert len(flips_of(load_config([str(path), "predict.flip_axes=all"]))) == 7
+    flips = flips_of(load_config([str(path)]).predict.flip_axes)
+    assert flips == [("y",), ("z", "x")]
+    every = load_config([str(path), "predict.flip_axes=all"]).predict.flip_axes
+    assert len(flips_of(every)) == 7
     torch.manual_seed(0)
     model = torch.nn.Conv3d(1, 3, 3, padding=1)
     windows = torch.rand(2, 1, 4, 8, 8)
     with torch.inference_mode():
-        found = network_of(model, config, torch.device("cpu"))(windows)
+        network = probabilities_of(
+            model, torch.device("cpu"), precision="float32", exclusive=False, flips=flips
+        )
+        found = network(windows)
         plain = model(windows).sigmoid()
         y = model(windows.flip(3)).sigmoid().flip(3)
         zx = model(windows.flip((2, 4))).sigmoid().flip((2, 4))

@@ -12,7 +12,8 @@ from volumes import random_polarity, write_polarity
 from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.config import SyntheticDataset
 from synpol.datasets import write_synthetic as ws
-from synpol.images.image import COMPLETE, open_image
+from synpol.images.claim import COMPLETE
+from synpol.images.image import open_image
 from synpol.prediction.windows import BlockPredictor, WindowGrid, read_block
 
 VOLUME = random_polarity(7, (6, 30, 30), 3, 0.1, "uint8")

@@ -26,7 +26,7 @@ from synpol.images.image import image_path
 from synpol.images.writing import create_image
 from synpol.scene.annotations import write_annotations
 from synpol.scene.browser import browser
-from synpol.scene.links import place_link
+from synpol.scene.links import position_link
 from synpol.scene.server import scene_server, screenshot
 from synpol.scene.state import Layers, scene_of
 
@@ -233,7 +233,7 @@ def test_a_link_from_the_report_leads_browsers_to_its_place_that_have_opened_the
     with served(config) as (viewer, opening):
         port = int(opening.split(":")[2].split("/")[0])
         page.get(opening)
-        page.get(place_link(port, (450, 400, 800)))
+        page.get(position_link(port, (450, 400, 800)))
         assert page.current_url == viewer.get_viewer_url()
         assert np.allclose(viewer.state.position, [800 / 16, 400 / 16, 450 / 30])
         token = viewer.token

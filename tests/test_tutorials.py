@@ -28,11 +28,11 @@ def follow(page, folder, run):
     blocks = blocks_of(page)
     assert {language for language, _ in blocks} <= {"yaml", "python", "bash"}
     for language, text in blocks:
-        if language == "yaml":
-            name = re.match(r"# (\w+\.yaml)\n", text)
-            assert name, f"a file without a name: {text}"
+        name = re.match(r"# (\w+\.(?:yaml|py))\n", text)
+        if name:
             (folder / name[1]).write_text(text)
             continue
+        assert language != "yaml", f"a file without a name: {text}"
         wrapped = [sys.executable, "-c", text]
         if language == "bash":
             wrapped = ["bash", "-euc", text]
@@ -43,7 +43,9 @@ def follow(page, folder, run):
         )
 
 
-@pytest.mark.parametrize("name", ["train", pytest.param("read", marks=pytest.mark.browser)])
+@pytest.mark.parametrize(
+    "name", ["train", "stage", pytest.param("read", marks=pytest.mark.browser)]
+)
 def test_the_code_of_a_tutorial_runs(name, tmp_path):
     def run(command):
         return subprocess.run(
@@ -75,7 +77,7 @@ def test_the_code_of_the_tutorial_about_clusters_runs_on_one(cluster, tmp_path):
 
 
 def test_every_tutorial_is_run():
-    assert {p.stem for p in TUTORIALS.glob("*.md")} == {"train", "read", "predict"}
+    assert {p.stem for p in TUTORIALS.glob("*.md")} == {"train", "read", "predict", "stage"}
 
 
 def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path):
@@ -83,7 +85,7 @@ def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(t
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     pages = {p.stem: p.read_text() for p in tmp_path.glob("**/*.html")}
-    assert {"index", "train", "predict", "read", "api", "config", "scene"} <= set(pages)
+    assert {"index", "train", "predict", "read", "stage", "api", "config", "scene"} <= set(pages)
     assert "decode_blockwise" in pages["api"] and "Voxels (z, y, x) that a worker" in pages["api"]
     for name, text in pages.items():
         loaded = re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=\"(\w+://[^\"]+)", text)

@@ -490,7 +490,7 @@ def test_the_gallery_shows_the_surest_the_least_sure_the_wrong_and_the_missed():
         "Missed, largest first": ["true synapse 4"],
     }
     assert shown["Most confident"][0] == gallery.Synapse("3, score 0.90", (3.0, 6.0, 9.0))
-    assert shown["Missed, largest first"][0].place == (1.0, 2.0, 3.0)
+    assert shown["Missed, largest first"][0].position == (1.0, 2.0, 3.0)
     assert "Missed, largest first" not in gallery.choose(table, correct, {})
 
 
@@ -506,11 +506,11 @@ def test_places_of_synapses_are_their_centroids_whatever_the_chunks(tmp_path_fac
     part = labels[tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))]
     numbers = (part + 1) // 2 if sides else part
     wanted = {int(n): int((numbers == n).sum()) for n in np.unique(numbers[numbers > 0])}
-    found = gallery.places_of(image, wanted | {99: 5}, begin, size, sides)
+    found = gallery.centroids(image, wanted | {99: 5}, begin, size, sides)
     assert found.keys() == wanted.keys()
     if wanted:
         least = min(wanted)
-        assert least not in gallery.places_of(image, {least: 10_000}, begin, size, sides)
+        assert least not in gallery.centroids(image, {least: 10_000}, begin, size, sides)
     for number in wanted:
         centre = np.argwhere(numbers == number).mean(axis=0) + begin + 0.5
         np.testing.assert_allclose(found[number], centre * (30, 16, 16))

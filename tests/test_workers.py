@@ -10,12 +10,15 @@ import time
 
 import pytest
 import standin_schedulers
+from recipes import run_refused, tiny_config
 from volumes import random_polarity, write_polarity
 
 import synpol
 from synpol.blockwise import driver as driver_module
 from synpol.blockwise import pool as workers_module
-from synpol.blockwise import schedulers
+from synpol.blockwise import schedulers, submission
+from synpol.blockwise.schedulers.local import Local
+from synpol.command import keys_text
 from synpol.config import Workers
 from synpol.errors import InputError
 from synpol.images.image import open_image
@@ -25,7 +28,7 @@ from synpol.images.image import open_image
 def standins(tmp_path, monkeypatch):
     programs = standin_schedulers.install(tmp_path / "scheduler")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(schedulers, "POLL", 1)
+    monkeypatch.setattr(submission, "POLL", 1)
     monkeypatch.setattr(driver_module, "DRIVER_VOXELS", 0)
     monkeypatch.setattr(driver_module, "DRIVER_VOXELS_WITH_WORKERS", 0)
     return tmp_path / "scheduler" / "jobs"
@@ -129,7 +132,7 @@ def test_gpus_are_asked_for_in_each_schedulers_way(tmp_path):
         settings = Workers(
             executor=executor, gpus=1, cpus=4, memory="16GB", account="em", options=more
         )
-        asked[executor] = schedulers.submission_of(settings, 4, 1, ["worker"], tmp_path)
+        asked[executor] = submission.submission_of(settings, 4, 1, ["worker"], tmp_path)
     assert re.search(r"^#SBATCH --gpus-per-task=1$", asked["slurm"], re.MULTILINE)
     assert '#SBATCH --constraint="a100|h100"' in asked["slurm"]
     assert re.search(r"^#SBATCH --cpus-per-task=4$", asked["slurm"], re.MULTILINE)
@@ -140,7 +143,8 @@ def test_gpus_are_asked_for_in_each_schedulers_way(tmp_path):
 
 
 def test_a_reason_in_many_words_does_not_end_the_polling_of_slurm():
-    executor = schedulers._Slurm.__new__(schedulers._Slurm)
+    mended = submission.mended_class(schedulers.SCHEDULERS["slurm"])
+    executor = mended.__new__(mended)
     out = (
         "JOBID ST REASON\n12 PD ReqNodeNotAvail, UnavailableNodes:n1\n"
         "13 F RaisedSignal:9(Killed)\n14 R None\n"
@@ -156,7 +160,7 @@ def test_paths_with_spaces_and_quotes(tmp_path, standins):
 
 def test_options_without_a_value_are_rendered_as_such(tmp_path):
     asked = Workers(executor="slurm", options={"exclusive": True, "requeue": False})
-    lines = schedulers.submission_of(asked, 1, 0, ["worker"], tmp_path).splitlines()
+    lines = submission.submission_of(asked, 1, 0, ["worker"], tmp_path).splitlines()
     assert "#SBATCH --exclusive" in lines
     assert not any("requeue" in line for line in lines)
 
@@ -203,3 +207,46 @@ def test_memory_is_read(memory, expected):
 def test_memory_without_a_unit_is_refused():
     with pytest.raises(ValueError, match="memory is '8'; a number with MB, GB or TB is expected"):
         Workers(memory="8")
+
+
+@pytest.fixture
+def noted(monkeypatch):
+    """A scheduler that lives outside the package: this machine, and a list of submissions."""
+    monkeypatch.setitem(schedulers.SCHEDULERS, "noted", None)  # gone after the test
+    submissions = []
+
+    @schedulers.register
+    class Noted(Local):
+        name = "noted"
+
+        def request(self, settings, cores, gpus, name):
+            submissions.append((name, cores))
+            return super().request(settings, cores, gpus, name)
+
+    return submissions
+
+
+def test_a_scheduler_from_outside_runs_the_workers(tmp_path, noted, monkeypatch):
+    monkeypatch.setattr(driver_module, "DRIVER_VOXELS", 0)
+    monkeypatch.setattr(driver_module, "DRIVER_VOXELS_WITH_WORKERS", 0)
+    decode(tmp_path, Workers(executor="noted", cpus=1))
+    assert sorted(noted) == [("synpol-0", 1), ("synpol-1", 1)]
+
+
+@pytest.mark.parametrize("name", ["slrum", "slurm2", "Slurm"])
+def test_a_wrong_scheduler_is_named_with_its_near_miss_and_nothing_is_written(tmp_path, name):
+    prediction = write_polarity(tmp_path, random_polarity(3, (8, 60, 60), 8, 0.05, "uint8"))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=f"workers.executor is '{name}'; did you mean 'slurm'"):
+        synpol.decode_blockwise(
+            prediction, tmp_path / "out", block_shape=(4, 20, 20), workers=Workers(executor=name)
+        )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_command_refuses_a_wrong_scheduler_and_lists_those_there_are(tmp_path, capsys, noted):
+    config = tiny_config(tmp_path, workers={"executor": "condor"})
+    said = run_refused(capsys, "predict_blockwise", config)
+    assert "workers.executor is 'condor'; there is: local, lsf, noted, pbs, slurm" in said
+    assert sorted(tmp_path.iterdir()) == [config]
+    assert "workers.executor  [local or lsf or pbs or slurm or noted] (local)" in keys_text()

@@ -1,4 +1,4 @@
-"""The driver: runs stages one after the other, in its own process or by workers.
+"""Run stages one after the other, in the driver's own process or by workers.
 
 Each stage is one daisy run with no edges to others. Its blocks are cells of the grid: daisy hands
 out indices, the stage knows the voxels. daisy is told to skip blocks that have their record, and
@@ -8,25 +8,24 @@ whatever anybody reported.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import shutil
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from tqdm import tqdm
 
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
+from synpol.blockwise.process import BlockRunner
 from synpol.blockwise.progress import Progress, Status
-from synpol.blockwise.stage import AnyStage, ComputeLock
-from synpol.blockwise.times import append_time, times_folder, told_by
+from synpol.blockwise.schedulers import scheduler_of
+from synpol.blockwise.stage import AnyStage
+from synpol.blockwise.times import summary_of, times_folder
 from synpol.blockwise.worker import REFUSED
 from synpol.errors import InputError
 
@@ -34,16 +33,15 @@ if TYPE_CHECKING:
     from synpol.blockwise.pool import WorkerPool
     from synpol.config import Workers
 
-#: below this much work a stage runs in the driver: workers would take longer to start
+#: work up to which a stage runs in the driver, in voxels to be labelled: workers start more slowly
 DRIVER_VOXELS = 2**27
-#: the same once workers are there
+#: the same once workers have been started
 DRIVER_VOXELS_WITH_WORKERS = 2**25
-ATTEMPTS = 3
-#: stages that take longer than this many seconds are told of
-WORTH_TELLING = 0.5
-#: those that take longer than this tell where the time went
-TOLD = 10.0
-#: seconds for which orphans of an earlier run are waited for
+#: stages slower than this are reported (seconds)
+REPORTED = 0.5
+#: stages slower than this are reported with their slowest blocks (seconds)
+REPORTED_WITH_BLOCKS = 10.0
+#: seconds for which a driver waits until workers of an earlier run have ended
 PATIENCE = 120.0
 #: seconds within which a shared file system shows this machine what others have written
 LISTED_WITHIN = 60.0
@@ -58,15 +56,16 @@ def runs_in_driver(
     there: bool = False,
     for_workers: bool = False,
 ) -> bool:
-    """Whether a stage is done by the driver itself.
+    """Decide whether the driver does a stage itself.
 
     Parameters
     ----------
     todo : int
-        Blocks.
+        Number of blocks to be done.
     cost : int
-        `Stage.cost` of one.
+        `Stage.cost` of one block.
     num_workers : int
+        Largest number of workers.
     remote : bool
         Whether workers are jobs of a cluster.
     there : bool
@@ -81,25 +80,25 @@ def runs_in_driver(
 
 
 class Driver:
-    """Runs stages; holds the lock of the work folder and the workers.
+    """Run stages, and hold the lock of the work folder and the workers.
 
     Parameters
     ----------
     work_dir : Path
-        Shared by all workers: lock, records, logs, status.
+        Folder that all workers share: lock, records, logs, status.
     what : str
         What this driver does, for people.
     num_workers : int
-        Workers at most; a single one on this machine is the driver itself.
+        Largest number of workers; a single one on this machine is the driver itself.
     settings : Workers, optional
-        Where and with what workers run; by default on this machine.
+        Where workers run and with what; by default on this machine.
     gpus : int
-        Of each worker, where a cluster gives them out.
+        Number of GPUs that each worker asks a cluster for.
 
     Raises
     ------
     InputError
-        Another driver works in this folder.
+        Another driver works in this folder, or no scheduler has the name that `settings` say.
     RuntimeError
         Workers of an earlier driver do not end.
     """
@@ -114,6 +113,7 @@ class Driver:
     ) -> None:
         self.work_dir, self.num_workers = work_dir, num_workers
         self.settings, self.gpus = settings, gpus
+        self.scheduler = scheduler_of(settings)
         self.lock = DriverLock(work_dir, what)
         try:
             wait_for_orphans(work_dir)
@@ -137,17 +137,21 @@ class Driver:
     def run(self, stage: AnyStage) -> int:
         """Do the blocks of a stage that are not done yet.
 
+        Parameters
+        ----------
+        stage : Stage
+
         Returns
         -------
         int
-            How many blocks it had to do.
+            Number of blocks that had to be done.
 
         Raises
         ------
         InputError
             A block found that the input cannot be used, or a scheduler refused a job.
         RuntimeError
-            Blocks are missing after `ATTEMPTS` attempts each; names them and the first error.
+            Blocks are missing after three attempts each; names them and the first error.
         """
         done = stage.done()
         todo = int(done.size - done.sum())
@@ -156,122 +160,52 @@ class Driver:
         (stage.folder / REFUSED).unlink(missing_ok=True)
         shutil.rmtree(times_folder(self.work_dir, stage), ignore_errors=True)
         progress = Progress(stage, int(done.sum()), self.status)
-        remote = self.settings is not None and self.settings.executor != "local"
         with progress:
-            if runs_in_driver(
-                todo,
-                stage.cost,
-                self.num_workers,
-                remote=remote,
-                there=self._pool is not None,
-                for_workers=stage.for_workers,
-            ):
+            if self._does_itself(stage, todo):
                 error = self._in_driver(stage, done, progress)
             else:
                 error = self._by_workers(stage, done, progress)
-        missing = np.argwhere(~stage.done())
-        patience = time.monotonic() + (LISTED_WITHIN if remote and error is None else 0)
-        while len(missing) and time.monotonic() < patience:  # others may see a new file later
-            time.sleep(1)
-            missing = np.argwhere(~stage.done())
+        missing = self._missing(stage, wait=self.scheduler.remote and error is None)
         if len(missing):
             raise self._failure(stage, missing, error)
-        said = f"{stage.name}: {todo} blocks in {progress.seconds():.1f} s"
-        if progress.seconds() > TOLD:
-            said += told_by(times_folder(self.work_dir, stage))
-        if progress.seconds() > WORTH_TELLING:
-            tqdm.write(said, file=sys.stderr)
+        self._report(stage, todo, progress.seconds())
         return todo
 
+    def _does_itself(self, stage: AnyStage, todo: int) -> bool:
+        return runs_in_driver(
+            todo,
+            stage.cost,
+            self.num_workers,
+            remote=self.scheduler.remote,
+            there=self._pool is not None,
+            for_workers=stage.for_workers,
+        )
+
     def _in_driver(self, stage: AnyStage, done: np.ndarray, progress: Progress) -> str | None:
-        opened = stage.open()
+        """Do the blocks of a stage in this process; returns the first error."""
+        runner = BlockRunner(stage, times_folder(self.work_dir, stage) / "driver.times")
         blocks = iter([index_of(index) for index in np.argwhere(~done)])
-        compute, guard, stop = ComputeLock(), threading.Lock(), threading.Event()
-        errors: list[str] = []
-        fatal: list[BaseException] = []
+        guard, errors = threading.Lock(), []
 
-        def attempt(index: Any) -> None:
-            for _ in range(ATTEMPTS):
-                try:
-                    took = compute.run(stage, index, opened)
-                except InputError:
-                    raise
-                except Exception:
-                    errors.append(traceback.format_exc())
-                else:
-                    with guard:
-                        append_time(times_folder(self.work_dir, stage) / "driver.times", took)
-                        progress.add()
+        def take_blocks() -> None:
+            while not runner.stopping.is_set():
+                with guard:
+                    index = next(blocks, None)
+                if index is None:
                     return
+                error = runner.attempt(index)
+                with guard:
+                    if error is None:
+                        progress.add()
+                    else:
+                        errors.append(error)
 
-        def lane() -> None:
-            try:
-                while not stop.is_set():
-                    with guard:
-                        index = next(blocks, None)
-                    if index is None:
-                        return
-                    attempt(index)
-            except BaseException as error:
-                fatal.append(error)
-                stop.set()
-
-        others = [threading.Thread(target=lane) for _ in range(stage.prefetch - 1)]
-        try:
-            for thread in others:
-                thread.start()
-            lane()
-        finally:  # Ctrl-C comes to this thread; blocks in hand are finished
-            for thread in others:
-                thread.join()
-        if fatal:
-            raise fatal[0]
+        runner.run_loops(take_blocks)
         return errors[0] if errors else None
 
     def _by_workers(self, stage: AnyStage, done: np.ndarray, progress: Progress) -> str | None:
-        import daisy.v2 as daisy
-
-        pool = self._workers()
-        written = {path: path.stat().st_size for path in pool.logs.rglob("*.err")}
-        number, launcher = pool.announce(stage, int(done.size - done.sum()))
-        progress.attach(pool)
-        cell = daisy.Roi((0, 0, 0), (1, 1, 1))
-        local = pool.settings.executor == "local"
-        task = daisy.Task(
-            stage.name,
-            daisy.Roi((0, 0, 0), stage.grid),
-            cell,
-            cell,
-            launcher,
-            read_write_conflict=False,
-            fit="shrink",
-            max_workers=1,
-            max_retries=ATTEMPTS - 1,
-            # a worker has several blocks in hand, of which one is computed
-            timeout=float("inf") if local else float(stage.prefetch * pool.settings.block_timeout),
-            skip_mask=done,
-        )
-        try:
-            with _quiet(pool.logs):
-                states = daisy.run_blockwise(
-                    task,
-                    return_states=True,
-                    progress=progress,
-                    summary=False,
-                    host="127.0.0.1" if local else pool.settings.host,
-                    block_tracking=False,
-                )
-        except RuntimeError as error:  # daisy gave up
-            why: str | None = pool.failure or str(error)
-        else:
-            why = pool.failure
-        finally:
-            pool.finish(number)
-        log = _new_log(pool.logs, written)
-        if why:
-            return f"{why}\n{log or ''}"
-        state = states[stage.name]
-        return state.first_worker_error or state.last_worker_error or log
+        """Let workers do the blocks of a stage; returns the first error."""
+        return self._workers().run(stage, done, progress)
 
     def _workers(self) -> WorkerPool:
         from synpol.blockwise.pool import WorkerPool
@@ -285,6 +219,15 @@ class Driver:
                 self.work_dir, self.lock.run, self.num_workers, self.settings, self.gpus
             )
         return self._pool
+
+    def _missing(self, stage: AnyStage, wait: bool) -> np.ndarray:
+        """Return the index of every block without a record; others may see a new file later."""
+        until = time.monotonic() + (LISTED_WITHIN if wait else 0)
+        missing = np.argwhere(~stage.done())
+        while len(missing) and time.monotonic() < until:
+            time.sleep(1)
+            missing = np.argwhere(~stage.done())
+        return missing
 
     def _failure(
         self, stage: AnyStage, missing: np.ndarray, error: str | None
@@ -301,20 +244,13 @@ class Driver:
             f"again to go on. Logs: {self.work_dir / 'logs'}. First error:\n{error or 'none seen'}"
         )
 
-
-@contextlib.contextmanager
-def _quiet(logs: Path) -> Iterator[None]:
-    """Keep what daisy's processes print in log files."""
-    from daisy import logging as daisy_logging
-
-    mode, folder = daisy_logging.get_log_mode(), daisy_logging.get_log_basedir()
-    daisy_logging.set_log_mode("file")
-    daisy_logging.set_log_basedir(logs)
-    try:
-        yield
-    finally:
-        daisy_logging.set_log_mode(mode)
-        daisy_logging.set_log_basedir(folder)
+    def _report(self, stage: AnyStage, todo: int, seconds: float) -> None:
+        """Say on the terminal how long a stage took, if it took long."""
+        text = f"{stage.name}: {todo} blocks in {seconds:.1f} s"
+        if seconds > REPORTED_WITH_BLOCKS:
+            text += summary_of(times_folder(self.work_dir, stage))
+        if seconds > REPORTED:
+            tqdm.write(text, file=sys.stderr)
 
 
 def wait_for_orphans(work_dir: Path) -> None:
@@ -323,7 +259,7 @@ def wait_for_orphans(work_dir: Path) -> None:
     Raises
     ------
     RuntimeError
-        After `PATIENCE` seconds.
+        A worker is left after `PATIENCE` seconds.
     """
     with open(work_dir / "workers.lock", "a") as file:
         deadline = time.monotonic() + PATIENCE
@@ -337,12 +273,3 @@ def wait_for_orphans(work_dir: Path) -> None:
                         f"workers of an earlier run still work in {work_dir}; end them first"
                     ) from None
                 time.sleep(0.1)
-
-
-def _new_log(folder: Path, written: dict[Path, int]) -> str | None:
-    """What a worker has written to its log since it had these sizes."""
-    for path in sorted(folder.rglob("*.err")):
-        text = path.read_bytes()[written.get(path, 0) :].decode(errors="replace").strip()
-        if text:
-            return "\n".join(text.splitlines()[-30:])
-    return None

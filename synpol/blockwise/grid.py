@@ -22,6 +22,14 @@ class BlockGrid:
         Of the volume, voxels.
     block : (int, int, int)
         Of a block, voxels; no larger than the volume.
+
+    Examples
+    --------
+    >>> blocks = BlockGrid.of((20, 100, 100), (20, 64, 64))
+    >>> blocks.grid
+    (1, 2, 2)
+    >>> blocks.slices((0, 0, 1))
+    (slice(0, 20, None), slice(0, 64, None), slice(64, 100, None))
     """
 
     shape: Index

@@ -1,9 +1,9 @@
-"""One driver at a time: a lock held by the driver's own open file.
+"""Keep two drivers apart: a work folder is locked by the driver's own open file.
 
-The lock is the kernel's (flock), so it is gone when the driver is, however it ended; no
-stale file ever has to be removed by hand. Workers do not inherit it (the file is closed on exec
-and after a fork), so a driver's death frees it although workers live on for a moment; they see the
-lock free, or held under another run's name, and stop.
+The lock is the kernel's (flock), so it is gone when the driver is gone, however it ended; no stale
+file ever has to be removed by hand. Workers do not inherit it (the file is closed on exec and after
+a fork), so the death of a driver frees it although workers live on for a moment. They see that the
+lock is free, or held under the name of another run, and stop.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from synpol.errors import InputError
 
 
 class DriverLock:
-    """Hold a folder for this process until it ends or `release` is called.
+    """Hold a folder for this process until the process ends or `release` is called.
 
     Parameters
     ----------
     folder : path
-        Local or shared; made when missing.
+        Folder, local or shared; made when it is missing.
     what : str
-        What this driver does, for the message that the second one gets.
+        What this driver does, for the message that a second driver gets.
+
+    Attributes
+    ----------
+    run : str
+        Name of this run, unlike that of every other run.
 
     Raises
     ------
     InputError
-        Another driver holds it; the message names its host, pid and start.
+        Another driver holds the folder; the message names its host, pid and start.
     """
 
     def __init__(self, folder: str | os.PathLike[str], what: str) -> None:
@@ -78,6 +83,7 @@ class DriverLock:
             ) from None
 
     def release(self) -> None:
+        """Let go of the folder."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -87,21 +93,22 @@ class DriverLock:
         self.release()
 
 
-#: seconds without a sign of life after which a driver counts as gone
+#: seconds without a heartbeat after which a driver counts as gone
 SILENCE = 30.0
 
 
 class DriverWatch:
-    """Tells a worker whether its driver lives.
+    """See from a worker whether its driver lives.
 
-    The kernel's lock tells at once, on the driver's machine, and elsewhere wherever the lock has
-    been seen held: there the file system carries locks from machine to machine. Not all do; else
-    the driver's sign of life decides, which has to change within `SILENCE`.
+    On the driver's machine the kernel's lock says so at once. On another machine it does so where
+    this worker has seen the lock held before: there the file system carries locks from machine to
+    machine. Not all file systems do; on those the driver's heartbeat decides, which has to change
+    within `SILENCE`.
 
     Parameters
     ----------
     folder : path
-        The folder that the driver has locked.
+        Folder that the driver has locked.
     run : str
         `DriverLock.run` of the driver.
     """
@@ -113,6 +120,7 @@ class DriverWatch:
         self._since = time.monotonic()
 
     def lives(self) -> bool:
+        """Tell whether the driver lives."""
         path = self.folder / "driver.lock"
         try:
             holder = _read(path)
@@ -121,15 +129,15 @@ class DriverWatch:
         except FileNotFoundError:
             return False
         except OSError:
-            return self._has_beaten()  # a file system that is away for a moment
+            return self._heart_beats()  # the file system is away for a moment
         if holder.get("run", self.run) != self.run:
             return False
         self._locks_are_carried |= not free
         if free and (self._locks_are_carried or holder.get("host") == socket.gethostname()):
             return False
-        return not free or self._has_beaten()
+        return not free or self._heart_beats()
 
-    def _has_beaten(self) -> bool:
+    def _heart_beats(self) -> bool:
         try:
             beat = (self.folder / "driver.beat").read_text()
         except OSError:
@@ -151,8 +159,16 @@ def end_with_driver(folder: str | os.PathLike[str], run: str) -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
-def give_sign_of_life(folder: str | os.PathLike[str], count: int) -> None:
-    """What a driver with workers calls every few seconds, with another number each time."""
+def write_heartbeat(folder: str | os.PathLike[str], count: int) -> None:
+    """Show workers that their driver lives.
+
+    Parameters
+    ----------
+    folder : path
+        Folder that the driver has locked.
+    count : int
+        Another number each time; workers see that it changes.
+    """
     with contextlib.suppress(OSError):  # a full disk is no reason to count as gone
         (Path(folder) / "driver.beat").write_text(str(count))
 

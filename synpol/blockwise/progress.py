@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar a stage, and ``status.json`` for other programs."""
+"""Show how far a run is: a bar for each stage, and ``status.json`` for other programs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from synpol.blockwise.stage import AnyStage
 from synpol.files import write_whole
 
-if TYPE_CHECKING:
-    from synpol.blockwise.pool import WorkerPool
-
 _BAR: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 10, "leave": False}
 
 
 class Status:
-    """``status.json`` of a run, for other programs; rewritten every second or two.
+    """Write ``status.json`` of a run, for other programs, every second or two.
 
-    Keys: ``what``, ``state`` (running, done, failed, interrupted), ``started`` and ``updated``
-    (local time), ``stages`` (name, blocks, seconds of those that are over), ``stage`` (name,
-    blocks done and in all, blocks failed, voxels per second, seconds left, workers alive), and
-    ``error``.
+    Its keys are ``what``, ``state`` (running, done, failed, interrupted), ``started`` and
+    ``updated`` (local time), ``stages`` (name, blocks and seconds of those that are finished),
+    ``stage`` (name, blocks done and in all, blocks failed, voxels per second, seconds left, workers
+    alive), and ``error``.
+
+    Parameters
+    ----------
+    path : Path
+        Path of the file.
+    what : str
+        What the run does, for people.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -42,7 +47,8 @@ class Status:
         }
         self._written = 0.0
 
-    def tell(self, stage: dict[str, Any] | None, now: bool = False) -> None:
+    def show(self, stage: dict[str, Any] | None, now: bool = False) -> None:
+        """Say how far the stage is that runs; written at once, or within a second or two."""
         self.content["stage"] = stage
         if now or time.monotonic() - self._written > 1:
             self._written = time.monotonic()
@@ -50,27 +56,38 @@ class Status:
             with contextlib.suppress(OSError):  # the run itself decides what a full disk means
                 write_whole(self.path, json.dumps(self.content, indent=1).encode())
 
-    def stage_over(self, name: str, blocks: int, seconds: float) -> None:
+    def add_finished(self, name: str, blocks: int, seconds: float) -> None:
+        """Add a stage that is finished, with the blocks that it had to do and its time."""
         self.content["stages"].append(
             {"name": name, "blocks": blocks, "seconds": round(seconds, 1)}
         )
 
     def end(self, error: BaseException | None) -> None:
+        """Say how the run ended; None is success."""
         interrupted = isinstance(error, KeyboardInterrupt)
         state = "done" if error is None else "interrupted" if interrupted else "failed"
         self.content["state"] = state
         self.content["error"] = None if error is None or interrupted else str(error)
-        self.tell(None, now=True)
+        self.show(None, now=True)
 
 
 class Progress:
-    """Blocks of a stage as one bar and in the status file; also what daisy tells its progress."""
+    """Show the blocks of a stage as one bar and in the status file; also an observer of daisy.
+
+    Parameters
+    ----------
+    stage : Stage
+    skipped : int
+        Number of blocks that were done before.
+    status : Status
+    """
 
     def __init__(self, stage: AnyStage, skipped: int, status: Status) -> None:
         self.stage, self.skipped, self.status = stage, skipped, status
         self.started = time.monotonic()
         self.done, self.failed = skipped, 0
-        self.pool: WorkerPool | None = None
+        self._alive: Callable[[], int] | None = None
+        self._note: Callable[[int], None] | None = None
 
     def __enter__(self) -> Self:
         few = self.stage.count - self.skipped < 8
@@ -86,17 +103,26 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-        self.status.stage_over(self.stage.name, self.done - self.skipped, self.seconds())
+        self.status.add_finished(self.stage.name, self.done - self.skipped, self.seconds())
 
-    def attach(self, pool: WorkerPool) -> None:
-        """From now on workers do the blocks."""
-        self.pool = pool
+    def by_workers(self, alive: Callable[[], int], note: Callable[[int], None]) -> None:
+        """Note that workers do the blocks from now on.
+
+        Parameters
+        ----------
+        alive : callable
+            Returns the number of workers that run.
+        note : callable
+            Gets the number of blocks that are finished, whenever daisy says it.
+        """
+        self._alive, self._note = alive, note
 
     def seconds(self) -> float:
+        """Return the time since the stage began."""
         return time.monotonic() - self.started
 
     def add(self) -> None:
-        """One more block is done."""
+        """Note that one more block is done."""
         self._show(self.done + 1)
 
     def _show(self, done: int) -> None:
@@ -104,13 +130,13 @@ class Progress:
         self.done = done
         rate = (done - self.skipped) / max(self.seconds(), 1e-9)
         voxels = rate * self.stage.block_voxels
-        alive = None if self.pool is None else self.pool.alive()
-        said = [f"{voxels / 1e6:.1f} Mvoxel/s"] if voxels else []
-        said += [f"{alive} workers"] if alive is not None else []
-        said += [f"{self.failed} failed"] if self.failed else []
-        self.bar.set_postfix_str(", ".join(said), refresh=False)
+        alive = None if self._alive is None else self._alive()
+        parts = [f"{voxels / 1e6:.1f} Mvoxel/s"] if voxels else []
+        parts += [f"{alive} workers"] if alive is not None else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        self.bar.set_postfix_str(", ".join(parts), refresh=False)
         left = (self.stage.count - done) / rate if rate else None
-        self.status.tell(
+        self.status.show(
             {
                 "name": self.stage.name,
                 "blocks_done": done,
@@ -123,16 +149,16 @@ class Progress:
         )
 
     def on_start(self, states: Any) -> None:
-        """daisy begins."""
+        """Do nothing: daisy begins."""
 
     def on_progress(self, states: Any) -> None:
-        """daisy tells every half a second."""
+        """Show what daisy says every half a second."""
         state = states[self.stage.name]
         self.failed = state.failed_count
-        if self.pool is not None:
-            self.pool.note_progress(state.completed_count + state.failed_count)
+        if self._note is not None:
+            self._note(state.completed_count + state.failed_count)
         self._show(state.completed_count)
 
     def on_finish(self, states: Any) -> None:
-        """daisy ends."""
+        """Show what daisy says at the end."""
         self._show(states[self.stage.name].completed_count)

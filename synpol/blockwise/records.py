@@ -152,6 +152,18 @@ def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Recor
     ------
     DamagedRecord
         The file is truncated or garbled; it has been set aside.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> @dataclass
+    ... class Counts:
+    ...     label: np.ndarray
+    ...     voxels: np.ndarray
+    >>> write_record(Path("records"), (0, 0, 1), Counts(np.array([1, 2]), np.array([90, 80])))
+    >>> read_record(Path("records"), (0, 0, 1), Counts).voxels.tolist()
+    [90, 80]
     """
     return unpack(kind, read_arrays(folder, index))
 

@@ -12,8 +12,6 @@ the network). So each block writes one region and one record, and both depend on
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +48,10 @@ class Stage[Opened, Given, Result](ABC):
 
     #: name of the stage, for people
     name: ClassVar[str] = "stage"
+    #: what a job is, what it reads, and what it leaves, for the docs
+    job: ClassVar[str] = "a block"
+    reads: ClassVar[str] = ""
+    leaves: ClassVar[str] = ""
     #: number of the code that makes the result: raised when a change of code changes the result
     version: ClassVar[int] = 1
     #: work of one block, as a number of voxels that could be labelled in the same time
@@ -151,52 +153,6 @@ class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
 
         write_block(self.target(opened), self.blocks.slices(index), result)
         write_record(self.folder, index, Done())
-
-
-@dataclass(frozen=True)
-class BlockTime:
-    """How long one block took, in seconds.
-
-    Attributes
-    ----------
-    index : (int, int, int)
-        Index of the block.
-    total : float
-        Time from the first read to the record, without the wait for another block.
-    computing : float
-        Time of `Stage.compute`.
-    idle : float
-        Time before this block in which the process computed nothing: it waited for data.
-    """
-
-    index: Index
-    total: float
-    computing: float
-    idle: float
-
-
-class ComputeLock:
-    """Let a process compute one block at a time, and measure how long it computes none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free_since = time.monotonic()
-
-    def run[O, G, R](self, stage: Stage[O, G, R], index: Index, opened: O) -> BlockTime:
-        """Do one block."""
-        started = time.monotonic()
-        given = stage.read(index, opened)
-        arrived = time.monotonic()
-        with self._lock:
-            begun = time.monotonic()
-            idle = begun - self._free_since
-            try:
-                result = stage.compute(index, opened, given)
-            finally:
-                ended = self._free_since = time.monotonic()
-        stage.write(index, opened, result)
-        total = time.monotonic() - started - (begun - arrived)
-        return BlockTime(index, total, ended - begun, idle)
 
 
 def blocks_of(grid: Index) -> Iterator[Index]:

@@ -1,9 +1,9 @@
-"""What a recipe can say: typed models of the YAML.
+"""Keys of a config, as typed models.
 
 Every key has its default, unit and meaning here and nowhere else: ``--help`` and docs/config.md
-are made from these models. A key that is unknown is an error with its near misses, and
-there is no key that nothing reads. Names that the EM-R50 recipe has (`size_thres`, `p`,
-`exclusive`, `thres`, `thres_small`, `dilate_sz`, `reject_sampling`, `filters`) are kept.
+are made from these models. An unknown key is an error that names the near misses, and every key
+is read somewhere. Names that the EM-R50 recipe has are kept: `size_thres`, `p`, `exclusive`,
+`thres`, `thres_small`, `dilate_sz`, `reject_sampling`, `filters`.
 """
 
 from synpol.config.data import Data, EmR50, ImportVolume, Prepare, SyntheticDataset, TrainingVolume

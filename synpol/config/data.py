@@ -1,4 +1,4 @@
-"""Volumes: what is made, converted, and trained on."""
+"""Sections about data: volumes to make, to convert, and to train on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, Section, Triple
+from synpol.polarity import LabelKind
 
 
 class TrainingVolume(Section):
@@ -14,26 +15,28 @@ class TrainingVolume(Section):
 
     raw: str = Field(description="path or URL of the image (z, y, x)")
     truth: str = Field(description="path or URL of the labels on the same voxels")
-    labels: Literal["polarity", "union"] = Field(
-        description="polarity: 2n-1 pre, 2n post; union: a mask, or an id a synapse, without sides"
+    labels: LabelKind = Field(
+        description="marks in the labels: polarity (2n-1 on the pre side, 2n on the post side), or "
+        "union (a mask, or one id for each synapse, without sides)"
     )
 
 
 class SyntheticDataset(Section):
     """A synthetic volume to be made."""
 
-    output: str = Field(description="folder that gets raw and truth")
-    shape: Triple = Field(description="voxels, z, y, x")
-    voxel_size: Triple = Field(default=(30, 16, 16), description="nm, z, y, x")
-    seed: int = Field(default=0, ge=0, description="another seed is another piece of tissue")
+    output: str = Field(description="folder for the images raw, truth and neurons")
+    shape: Triple = Field(description="shape in voxels, z, y, x")
+    voxel_size: Triple = Field(default=(30, 16, 16), description="voxel size in nm, z, y, x")
+    seed: int = Field(default=0, ge=0, description="number of the piece of tissue")
     difficulty: Fraction = Field(
-        default=0.0, description="0 clear cues .. 1 faint ones, more distractors and noise"
+        default=0.0,
+        description="from 0 (clear cues) to 1 (faint cues, more distractors, more noise)",
     )
     min_side_voxels: int = Field(
         default=0,
         ge=0,
-        description="synapses of which the volume's border leaves fewer voxels on a side are not "
-        "labelled",
+        description="fewest voxels of each side; a synapse that the volume's border cuts to less "
+        "is not labelled",
     )
 
 
@@ -47,45 +50,50 @@ class ImportVolume(Section):
     output: str = Field(description="path or URL of the image to write, for instance data/a/raw")
     kind: Literal["image", "labels", "polarity"] = Field(
         default="image",
-        description="labels are never averaged; polarity: a prediction (3, z, y, x) of another "
-        "program",
+        description="kind of the volume; labels are never averaged; polarity is a prediction "
+        "(3, z, y, x) of another program",
     )
     key: str | None = Field(
         default=None,
-        description="which one where a source holds several: dataset of an HDF5 file or N5 "
-        "container, number of an image in a TIFF file, pattern of names in a folder of sections",
+        description="name of the volume where a source holds several: dataset of an HDF5 file or "
+        "N5 container, number of an image in a TIFF file, pattern of names in a folder of sections",
     )
     voxel_size: tuple[float, float, float] | None = Field(
         default=None,
-        description="of the source, in `unit`, z, y, x; default: what the file says",
+        description="voxel size of the source in `unit`, z, y, x; default: what the file says",
     )
     offset: tuple[float, float, float] = Field(
         default=(0, 0, 0),
-        description="corner of the first voxel, in `unit`; where left out, what the file says "
-        "counts",
+        description="corner of the first voxel in `unit`, z, y, x; where it is left out, what the "
+        "file says counts",
     )
     unit: Literal["nm", "angstrom", "pm"] = Field(
         default="nm",
-        description="world unit of the sizes here, and of a file that gives numbers without one; a "
-        "finer one for sizes such as 4.6 nm",
+        description="unit of sizes and places, and of numbers in a file that names none; a finer "
+        "one for sizes such as 4.6 nm",
     )
     axes: str | None = Field(
         default=None,
         description="letters of the stored axes, slowest first, for instance zcyx; default: what "
         "the file says, else zyx",
     )
-    channel: int | None = Field(default=None, ge=0, description="channel to import, from 0 on")
-    time: int | None = Field(default=None, ge=0, description="time to import, from 0 on")
+    channel: int | None = Field(
+        default=None, ge=0, description="number of the channel to import, from 0 on"
+    )
+    time: int | None = Field(
+        default=None, ge=0, description="number of the time to import, from 0 on"
+    )
     sections: tuple[int, int] | None = Field(
         default=None, description="first section and one past the last; default: all"
     )
-    downsample: Positive = Field(default=1, description="in-plane factor")
+    downsample: Positive = Field(default=1, description="factor that shrinks sections in plane")
     fill_missing: bool = Field(
-        default=False, description="zeros stand for missing sections, instead of an error"
+        default=False, description="whether zeros stand for missing sections, instead of an error"
     )
     ignore_metadata: bool = Field(
         default=False,
-        description="what the file says about voxel size and place is wrong: the config counts",
+        description="whether the config alone counts, where a file says a wrong voxel size or "
+        "place",
     )
 
 
@@ -96,7 +104,9 @@ class EmR50(Section):
         default="http://rhoana.rc.fas.harvard.edu/dataset/jwr15_synapse.zip",
         description="URL or path of the ZIP file",
     )
-    output: str = Field(default="data/em_r50", description="folder that gets all of it")
+    output: str = Field(
+        default="data/em_r50", description="folder for the download and the converted volumes"
+    )
     volumes: list[str] = Field(
         default=["vol2", "vol3", "vol4"], min_length=1, description="folders in the archive"
     )
@@ -104,24 +114,26 @@ class EmR50(Section):
     labels: str = Field(default="syn_Yx2.h5", description="name of the labels in each folder")
     key: str = Field(default="main", description="dataset inside the HDF5 files")
     voxel_size: tuple[float, float, float] | None = Field(
-        default=None, description="nm, z, y, x; to be confirmed, since the files do not say it"
+        default=None,
+        description="voxel size in nm, z, y, x; please confirm it, since the files do not say it",
     )
 
 
 class Prepare(Section):
-    """Data to be made or converted before anything else."""
+    """Data to make or to convert before anything else."""
 
     synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
     imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
-    em_r50: EmR50 = Field(default=EmR50(), description="data set")
+    em_r50: EmR50 = Field(default=EmR50(), description="EM-R50 data set")
 
 
 class Data(Section):
-    """Where training data lies and how intensities are read."""
+    """Volumes to train on, and how their intensities are read."""
 
-    train: list[TrainingVolume] = Field(default=[], description="volumes that are trained on")
+    train: list[TrainingVolume] = Field(default=[], description="training volumes")
     validation: TrainingVolume | None = Field(
-        default=None, description="volume on which the threshold is chosen, and training validates"
+        default=None,
+        description="volume for validation during training and for the choice of the threshold",
     )
     intensity_range: tuple[float, float] | None = Field(
         default=None,

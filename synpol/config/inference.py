@@ -1,4 +1,4 @@
-"""Prediction, decoding, who does them, and scores."""
+"""Sections about prediction, decoding, workers, scores and the scene."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
+from synpol.polarity import LabelKind
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
 
 
 class Roi(Section):
-    """A part of a volume, in the image's unit (nm)."""
+    """Part of a volume, in the unit of its image (nm by default)."""
 
     offset: tuple[int, int, int] = Field(description="first corner, z, y, x")
     shape: Triple = Field(description="extent, z, y, x")
 
 
 class Predict(Section):
-    """Blockwise prediction."""
+    """Prediction of the polarity, block by block."""
 
     raw: str | None = Field(default=None, description="path or URL of the image to predict")
     output: str | None = Field(
-        default=None, description="folder or URL that gets polarity, instances and the table"
+        default=None, description="folder or URL for polarity, instances and the table"
     )
     checkpoint: str | None = Field(
         default=None,
@@ -33,34 +34,41 @@ class Predict(Section):
         "set, else its latest",
     )
     window: Triple | None = Field(
-        default=None, description="voxels (z, y, x) the network sees at once; default: train.patch"
+        default=None, description="window of the network in voxels, z, y, x; default: train.patch"
     )
     overlap: float = Field(
-        default=0.5, ge=0, lt=1, description="of neighbouring windows, as a fraction of a window"
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="overlap of neighbouring windows, as a fraction of a window",
     )
     blending: Literal["bump", "gaussian", "constant", "crop"] = Field(
         default="bump",
-        description="weight of a voxel within its window; crop: only the middle of a window "
-        "counts, half the overlap at each side is left out",
+        description="weight of a voxel by its place in the window; crop: only the middle of a "
+        "window counts, and half of the overlap is left out at each side",
     )
     flip_axes: Literal["all"] | list[list[Literal["z", "y", "x"]]] = Field(
         default=[],
-        description="flipped copies that are predicted too and averaged, such as [[y], [x], [y, "
-        "x]]; all: every combination, 8 times the work",
+        description="flipped copies to predict too and to average, such as [[y], [x], [y, x]]; "
+        "all: every combination, for 8 times the work",
     )
-    compile: bool = Field(default=False, description="compile the network first (torch.compile)")
+    compile: bool = Field(
+        default=False, description="whether torch.compile compiles the network first"
+    )
     roi: Roi | None = Field(default=None, description="part of the image to predict")
     mask: str | None = Field(
         default=None,
-        description="path or URL of an array (z, y, x) of any voxel size: only where it is not 0 "
-        "there is a prediction",
+        description="path or URL of an array (z, y, x) of any voxel size; only places where it is "
+        "not 0 are predicted",
     )
-    batch_size: Positive = Field(default=4, description="windows the network gets at once")
+    batch_size: Positive = Field(default=4, description="windows that the network gets at once")
     block_shape: Triple = Field(
-        default=(64, 256, 256), description="voxels (z, y, x) a worker predicts at once"
+        default=(64, 256, 256),
+        description="block that a worker predicts at once, in voxels, z, y, x",
     )
     chunk_shape: Triple = Field(
-        default=(32, 128, 128), description="chunk of the polarity array; divides block_shape"
+        default=(32, 128, 128),
+        description="chunk of the polarity array in voxels, z, y, x; has to divide block_shape",
     )
 
 
@@ -69,30 +77,37 @@ class Decode(Section):
 
     thres: Fraction = Field(default=0.5, description="probability above which a voxel counts")
     thres_small: int = Field(
-        default=128, ge=0, description="voxels that a side has to have at least"
+        default=128, ge=0, description="fewest voxels of a side; a smaller one is dropped"
     )
     dilate_sz: Positive = Field(
         default=5, description="side of the (1, d, d) box that joins the sides of a synapse"
     )
     sides: bool = Field(
-        default=True, description="false: only the union counts, synapse n carries the number n"
+        default=True,
+        description="whether sides are told apart; false: only the union channel counts, and "
+        "synapse n carries the number n",
     )
-    semantic: bool = Field(default=False, description="1 on pre and 2 on post, no numbers")
+    semantic: bool = Field(
+        default=False, description="whether to write 1 on pre and 2 on post in place of numbers"
+    )
     scale_factors: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         default=(1.0, 1.0, 1.0),
-        description="resize the instances by these (z, y, x), nearest neighbour; other than 1 "
-        "there is no synapse table",
+        description="factors (z, y, x) by which the instances are resized, nearest neighbour; "
+        "with others than 1 there is no synapse table",
     )
     block_shape: Triple = Field(
-        default=(64, 256, 256), description="voxels (z, y, x) a worker decodes at once"
+        default=(64, 256, 256),
+        description="block that a worker decodes at once, in voxels, z, y, x",
     )
 
 
 class Workers(Section):
-    """Who does the blocks."""
+    """Workers that do the blocks: how many, where, and with what."""
 
-    executor: Literal["local", "slurm", "lsf", "pbs"] = Field(
-        default="local", description="where workers run: on this machine, or as jobs of a cluster"
+    executor: str = Field(
+        default="local",
+        description="scheduler of the workers: local is this machine, others submit jobs to a "
+        "cluster",
     )
     num_workers: Positive = Field(default=2, description="workers that decode")
     num_predict_workers: Positive = Field(
@@ -109,14 +124,16 @@ class Workers(Section):
         default=None, description="memory of a job, such as 8GB; default: the cluster's"
     )
     walltime: Positive = Field(
-        default=240, le=43200, description="minutes a job may last; another one goes on after it"
+        default=240,
+        le=43200,
+        description="minutes that a job may last; the next job goes on where it ends",
     )
     queue: str | None = Field(default=None, description="queue or partition of the jobs")
     account: str | None = Field(default=None, description="account or project that pays")
     options: dict[str, bool | int | str] = Field(
         default={},
-        description="more options of the scheduler, by their names without dashes; true: an option "
-        "without a value. They replace what synpol asks for under the same name",
+        description="more options of the scheduler, by their names without dashes; true is for an "
+        "option without a value. They replace what synpol asks for under the same name",
     )
     setup: list[str] = Field(
         default=[], description="shell lines that a job runs first, such as `module load cuda`"
@@ -127,8 +144,8 @@ class Workers(Section):
     )
     block_timeout: Positive = Field(
         default=3600,
-        description="seconds after which a block is given to another worker, and its own ended; "
-        "on a cluster only, where a machine can be cut off",
+        description="seconds after which a block goes to another worker, and its first worker is "
+        "ended; on a cluster only, where a machine can be cut off",
     )
     work_dir: str | None = Field(
         default=None,
@@ -151,38 +168,38 @@ class Workers(Section):
             if given:
                 raise ValueError(
                     f"{given[0]} is given, but executor is local, which does not read it; say "
-                    "executor: slurm, lsf or pbs, or leave it out"
+                    "executor: slurm (or another cluster's), or leave it out"
                 )
         return self
 
     @property
     def memory_bytes(self) -> int | None:
-        """`memory` in bytes; a GB is 2^30 here, as schedulers have it."""
+        """Memory of a job in bytes; a GB is 2^30, as schedulers count."""
         if self.memory is None:
             return None
         number, unit = _MEMORY.fullmatch(self.memory).groups()  # type: ignore[union-attr]
         return int(float(number) * 2 ** {"M": 20, "G": 30, "T": 40}[unit.upper()])
 
     def cores_of(self, count: int) -> int:
-        """Cores of each of `count` workers."""
+        """Return the number of cores of each of `count` workers."""
         if self.cpus is not None:
             return self.cpus
         return max(1, len(os.sched_getaffinity(0)) // count) if self.executor == "local" else 1
 
 
 class Tune(Section):
-    """The choice of the decoding threshold on the validation volume."""
+    """Choice of the decoding threshold on the validation volume."""
 
     thres: list[Fraction] = Field(
         default=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
         min_length=1,
-        description="thresholds tried; exclusive has none",
+        description="thresholds to try; an exclusive model has none",
     )
     thres_small: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, description="minimum sizes tried; default: decode.thres_small alone"
+        default=None, description="smallest sizes to try; default: decode.thres_small alone"
     )
     dilate_sz: list[Positive] | None = Field(
-        default=None, description="boxes tried; default: decode.dilate_sz alone"
+        default=None, description="boxes to try; default: decode.dilate_sz alone"
     )
     iou: Fraction = Field(default=0.5, gt=0, description="IoU at which F1 is compared")
 
@@ -191,8 +208,8 @@ class Evaluate(Section):
     """Scores against the truth."""
 
     truth: str | None = Field(default=None, description="path or URL of the true labels")
-    labels: Literal["polarity", "union"] = Field(
-        default="polarity", description="what the truth marks; see data.train.labels"
+    labels: LabelKind = Field(
+        default="polarity", description="marks in the truth; see data.train.labels"
     )
     iou: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
@@ -202,12 +219,12 @@ class Evaluate(Section):
     min_size: int = Field(
         default=0,
         ge=0,
-        description="synapses with a side below this many voxels are left out, in the truth and in "
-        "the prediction: what the volume's border cuts to slivers; labels: polarity only",
+        description="fewest voxels of each side; smaller synapses, mostly slivers at the volume's "
+        "border, are left out of truth and prediction; for labels: polarity only",
     )
     protocols: list[Literal["lin2020", "cremi-partners"]] = Field(
         default=[],
-        description="scores by other protocols beside ours, of volumes that fit in memory; "
+        description="protocols of others to score by as well, for volumes that fit in memory; for "
         "labels: polarity only",
     )
     lin2020_margin: int = Field(
@@ -217,12 +234,12 @@ class Evaluate(Section):
         default=None, description="path or URL of the neurons (z, y, x), for cremi-partners"
     )
     compare: list[str] = Field(
-        default=[], description="scores.json files of other runs, shown beside in the report"
+        default=[], description="scores.json files of other runs, to be shown beside in the report"
     )
 
 
 class Connect(Section):
-    """The neurons that synapses join."""
+    """Neurons that synapses join."""
 
     segmentation: str | None = Field(
         default=None,
@@ -232,12 +249,12 @@ class Connect(Section):
 
 
 class View(Section):
-    """The scene in neuroglancer."""
+    """Scene in neuroglancer."""
 
     port: int = Field(
         default=8642,
         ge=0,
         le=65535,
-        description="of this machine, at which the scene is served and to which the report's links "
-        "lead; 0: any that is free",
+        description="port of this machine at which the scene is served, and to which the report's "
+        "links lead; 0: any free one",
     )

@@ -1,4 +1,4 @@
-"""From YAML files and ``section.key=value`` to a checked `Config`, and its description."""
+"""Reading a config from YAML files and ``section.key=value``, and describing its keys."""
 
 from __future__ import annotations
 
@@ -52,6 +52,29 @@ def load_config(sources: Sequence[str]) -> Config:
         raise InputError(_explain(error, origin)) from None
 
 
+def read_section[S: Section](kind: type[S], values: dict[str, Any], path: str) -> S:
+    """Check a section whose kind only the reader of its key knows.
+
+    Parameters
+    ----------
+    kind : type of Section
+    values : dict
+        Content of the section.
+    path : str
+        Key of the section in the config.
+
+    Raises
+    ------
+    InputError
+        An unknown key (with the near misses), a bad value.
+    """
+    _check_keys(kind, values, f"{path}.", {})
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise InputError(_explain(error, {}, f"{path}.")) from None
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key may stand only once."""
 
@@ -100,7 +123,7 @@ def _merge(
 
 
 def _copied(value: Any) -> Any:
-    """A copy in which nothing is shared: YAML anchors make one object of two places."""
+    """Copy a value so that nothing is shared: YAML anchors make one object of two places."""
     if isinstance(value, dict):
         return {k: _copied(v) for k, v in value.items()}
     return [_copied(v) for v in value] if isinstance(value, list) else value
@@ -137,10 +160,10 @@ def _where(path: str, origin: dict[str, str]) -> str:
     return "config"
 
 
-def _explain(error: pydantic.ValidationError, origin: dict[str, str]) -> str:
+def _explain(error: pydantic.ValidationError, origin: dict[str, str], prefix: str = "") -> str:
     lines = []
     for one in error.errors():
-        path = ".".join(str(p) for p in one["loc"])
+        path = (prefix + ".".join(str(p) for p in one["loc"])).rstrip(".")
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "missing":
             message = "this key is required"
@@ -152,7 +175,7 @@ def _explain(error: pydantic.ValidationError, origin: dict[str, str]) -> str:
 
 
 def describe(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key with its type, default and meaning.
+    """List every key with its type, default and meaning.
 
     Yields
     ------
@@ -189,6 +212,10 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(_type_name(a) for a in args if a is not type(None))
     if origin is list:
         return f"list of {_type_name(args[0])}"
+    if origin is dict:
+        return f"mapping of {_type_name(args[0])} to {_type_name(args[1])}"
+    if annotation is Any:
+        return "anything"
     if origin is tuple:
         return f"{len(args)} {_type_name(args[0])}s"
     if isinstance(annotation, type) and issubclass(annotation, Section):

@@ -1,4 +1,4 @@
-"""The whole config."""
+"""All sections of a config, and what has to hold between them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from synpol.errors import InputError
 
 
 class Config(Section):
-    """A whole recipe."""
+    """A whole config."""
 
     run_dir: str = Field(description="folder of the run: checkpoints, logs, tuned settings")
-    seed: int = Field(default=0, ge=0, description="of weights, patches and augmentation")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    seed: int = Field(
+        default=0, ge=0, description="random seed of weights, patches and augmentation"
+    )
+    device: str = Field(
+        default="auto", description="device of the network: auto, cpu, cuda, cuda:1, ..."
+    )
     exclusive: bool = Field(
         default=False, description="softmax over background, pre, post instead of three sigmoids"
     )
-    prepare: Prepare = Field(default=Prepare(), description="data to be made or converted")
+    prepare: Prepare = Field(default=Prepare(), description="data to make or to convert")
     data: Data = Field(default=Data(), description="training data")
     model: Model = Field(default=Model(), description="network")
     loss: Loss = Field(default=Loss(), description="loss")
@@ -82,11 +86,11 @@ class Config(Section):
 
     @property
     def window(self) -> Triple:
-        """Window of the prediction, voxels."""
+        """Window of the prediction in voxels, z, y, x."""
         return self.predict.window or self.train.patch
 
     def need(self, key: str) -> str:
-        """A string that this command cannot do without.
+        """Return the text of a key that this command cannot do without.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What sections of a config are made of."""
+"""Types that the sections of a config are made of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, strict about its keys."""
+    """Part of a config: frozen, and strict about its keys."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False

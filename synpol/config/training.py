@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,10 @@ class Model(Section):
     )
 
 
+#: loss terms that have a key of their own in `Loss`
+_OWN_TERMS = ("bce", "dice", "side_contrast", "non_overlap")
+
+
 class Loss(Section):
     """The recipe's weighted cross entropy and Dice, and side contrast beside them."""
 
@@ -36,6 +40,10 @@ class Loss(Section):
         ge=0,
         description="weight of the mean of pre * post * union, which the older recipe has (4.0); "
         "not exclusive only",
+    )
+    terms: dict[str, NotNegative] = Field(
+        default={},
+        description="weights of further loss terms, by their names in synpol/model/losses.py",
     )
     class_weight: tuple[float, float, float] = Field(
         default=(1.0, 10.0, 10.0),
@@ -55,9 +63,15 @@ class Loss(Section):
         low, high = self.fraction_clip
         if not 0 < low <= high < 1:
             raise ValueError(f"fraction_clip is {low}, {high}; 0 < low <= high < 1 is expected")
-        if self.bce + self.dice + self.side_contrast == 0:
+        if self.bce + self.dice + self.side_contrast + sum(self.terms.values()) == 0:
             raise ValueError("bce, dice and side_contrast are all 0: nothing would be learned")
         return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every loss term by its name, those of `terms` last."""
+        own = {name: getattr(self, name) for name in _OWN_TERMS}
+        return own | self.terms
 
 
 class RejectSampling(Section):
@@ -113,14 +127,11 @@ class Augment(Section):
     missing_whole: Fraction = Field(
         default=0.5, description="share of missing sections that are missing as a whole"
     )
-
-    @property
-    def context(self) -> tuple[int, int, int]:
-        """Voxels beyond each end of a patch that geometric changes look at, nearly always."""
-        shift = self.misalign if self.misalign_p else 0
-        sigma = self.elastic_sigma if self.elastic_p else (0, 0, 0)
-        z, y, x = (int(-(-4 * s // 1)) for s in sigma)
-        return z, y + shift, x + shift
+    extra: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="more augmentations, by their names in synpol/gp/augmentations.py, each with "
+        "its options",
+    )
 
 
 class Train(Section):

@@ -1,16 +1,15 @@
-"""The EM-R50 data set: download, unpack, look at, convert.
+"""The EM-R50 data set: download, unpack, check and convert it.
 
 Lin et al., "Two Stream Active Query Suggestion for Active Learning in Connectomics", ECCV 2020: rat
-visual cortex, pre-synaptic sides with odd and post-synaptic sides with even labels. The archive was
-not to be had when this was written; what is expected of it is what PyTorch Connectomics' configs
-for it say, and anything else is refused with what was found.
+visual cortex, pre-synaptic sides with odd and post-synaptic sides with even labels. We could not
+obtain the archive when this was written. The code expects what PyTorch Connectomics' configs for
+it say, and refuses anything else with a message that lists what it found.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -24,7 +23,7 @@ from synpol.config import EmR50, ImportVolume
 from synpol.datasets.import_volume import describe_volume, import_volume
 from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
-from synpol.files import is_url, write_whole
+from synpol.files import is_url, whole_file, whole_folder
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
 
@@ -33,7 +32,7 @@ _TRIES = 5
 
 
 def prepare_em_r50(options: EmR50) -> Iterator[str]:
-    """Get the data set and convert its volumes; what is there already is left alone.
+    """Get the data set and convert its volumes; finished steps are not repeated.
 
     Parameters
     ----------
@@ -42,13 +41,13 @@ def prepare_em_r50(options: EmR50) -> Iterator[str]:
     Yields
     ------
     str
-        A line about each step, for people.
+        Line about each step, for people.
 
     Raises
     ------
     InputError
-        No archive to be had, an archive that is damaged or of another layout, or labels that
-        cannot be pre and post sides; with directions.
+        The archive cannot be obtained, is damaged or has another layout, or labels cannot be pre
+        and post sides. The message says what to do.
     """
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -80,18 +79,19 @@ def _fetched(archive: str, folder: Path) -> Path:
 
 
 def download(url: str, path: Path) -> None:
-    """Download a file; goes on where an earlier try was broken off.
+    """Download a file, and go on where an earlier try was broken off.
 
     Parameters
     ----------
     url : str
     path : path
-        There under its name only when it is whole; ``<path>.part`` until then.
+        Final name. The file is called ``<path>.part`` until it is whole, and stays after an
+        error, since the next try goes on from it.
 
     Raises
     ------
     InputError
-        The server does not have it, or the connection broke `_TRIES` times without progress.
+        The server does not have the file, or the connection broke `_TRIES` times without progress.
     """
     part = path.with_name(f"{path.name}.part")
     tries = 0
@@ -134,12 +134,12 @@ def _receive(answer: object, part: Path, have: int, size: int) -> None:
 
 
 def record_digest(archive: Path) -> str:
-    """SHA-256 of a file, kept beside it.
+    """Compute the SHA-256 of a file, and keep it beside the file.
 
     Raises
     ------
     InputError
-        The file is not the one of which a digest was kept.
+        The digest that lies beside the file is of other content.
     """
     with open(archive, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -150,24 +150,23 @@ def record_digest(archive: Path) -> str:
             f"{kept.read_text().split()[0]}; remove both to download it again"
         )
     if os.access(archive.parent, os.W_OK):
-        write_whole(kept, f"{digest}  {archive.name}\n".encode())
+        with whole_file(kept) as temporary:
+            temporary.write_text(f"{digest}  {archive.name}\n")
     return digest
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a ZIP file into a folder, whole or not at all; one that is there is left alone.
+    """Unpack a ZIP file into a folder, whole or not at all; a folder that exists is left alone.
 
     Raises
     ------
     InputError
-        Not a ZIP file, damaged, or with a path that leaves the folder.
+        The file is not a ZIP file, is damaged, or holds a path that leaves the folder.
     """
     if folder.exists():
         return
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as content:
+        with zipfile.ZipFile(archive) as content, whole_folder(folder) as temporary:
             root = temporary.resolve()
             for member in content.infolist():
                 target = (root / member.filename).resolve()
@@ -185,16 +184,15 @@ def unpack(archive: Path, folder: Path) -> None:
         raise InputError(
             f"{archive} is no readable ZIP file ({error}); remove it to download it again"
         ) from None
-    os.replace(temporary, folder)
 
 
 def find_volume(unpacked: Path, volume: str, image: str, labels: str) -> dict[str, Path]:
-    """The files of a volume: its image as ``raw`` and its labels as ``truth``.
+    """Find the files of a volume: its image as ``raw`` and its labels as ``truth``.
 
     Raises
     ------
     InputError
-        Another layout; the message lists what is there.
+        The archive has another layout; the message lists what is there.
     """
     found = {}
     for name, wanted in (("raw", image), ("truth", labels)):
@@ -211,7 +209,7 @@ def find_volume(unpacked: Path, volume: str, image: str, labels: str) -> dict[st
 
 
 def check_labels(path: Path, key: str) -> None:
-    """Refuse labels whose odd and even numbers cannot be pre and post sides.
+    """Raise InputError where odd and even labels cannot be pre and post sides.
 
     Raises
     ------

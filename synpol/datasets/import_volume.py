@@ -25,23 +25,11 @@ from synpol.datasets.importers.axes import Choice
 from synpol.datasets.importers.calibration import Calibration, resolved
 from synpol.errors import InputError
 from synpol.files import is_url
+from synpol.images.claim import Answer, begun, claim_image
 from synpol.images.identity import hash_of
-from synpol.images.image import (
-    COMPLETE,
-    HASH,
-    Image,
-    open_image,
-    opened_array,
-    opened_group,
-)
+from synpol.images.image import Image
 from synpol.images.world import to_world
-from synpol.images.writing import (
-    check_writable,
-    complete,
-    create_image,
-    half_made,
-    write_block,
-)
+from synpol.images.writing import check_writable, complete, create_image, write_block
 
 CHUNK = (16, 128, 128)
 #: attribute of an unfinished import: how many of its sections are written
@@ -95,10 +83,10 @@ def import_volume(volume: ImportVolume) -> Image:
     choice = Choice(volume.kind, volume.channel, volume.time, volume.axes, volume.fill_missing)
     with closing(open_stack(volume.source, volume.key, choice)) as stack:
         plan = _plan(volume, stack)
-        found, is_ours = existing(volume.output, plan.digest)
-        if found is not None and found.array.attrs.get(COMPLETE):
-            return found
-        image = open_image(volume.output, mode="r+") if found else _created(volume, plan, is_ours)
+        claim = claim_image(volume.output, plan.digest)
+        if claim.found is not None and claim.answer is Answer.FINISHED:
+            return claim.found
+        image = claim.image_to_write(lambda replace: _created(volume, plan, replace))
         _write(image, volume, stack, plan)
     complete(image)
     return image
@@ -245,7 +233,7 @@ def _slabs(stack: Stack, plan: _Plan, done: int) -> Iterator[tuple[int, int, np.
             yield begin, end, slab
 
 
-def _created(volume: ImportVolume, plan: _Plan, is_ours: bool) -> Image:
+def _created(volume: ImportVolume, plan: _Plan, replace: bool) -> Image:
     container, _, name = volume.output.rstrip("/").rpartition("/")
     if not is_url(volume.output):
         place = Path(volume.output)
@@ -261,44 +249,9 @@ def _created(volume: ImportVolume, plan: _Plan, is_ours: bool) -> Image:
         offset=plan.offset,
         unit=plan.unit,
         chunk_shape=[*plan.shape[:-3], *chunks],
-        attributes={HASH: plan.digest, COMPLETE: False},
-        overwrite=is_ours or not is_url(volume.output),
+        attributes=begun(plan.digest),
+        overwrite=replace,
     )
-
-
-def existing(path: str, digest: str) -> tuple[Image | None, bool]:
-    """Look at what is in the place of an import.
-
-    Returns
-    -------
-    image : Image or None
-        Image of the same making, finished or not.
-    is_ours : bool
-        Whether something of ours is there, which may be replaced.
-
-    Raises
-    ------
-    InputError
-        Something that synpol did not make is there.
-    """
-    foreign = InputError(f"{path} exists and was not written by synpol; remove it")
-    try:
-        image = open_image(path)
-    except InputError:
-        if half_made(path):
-            return None, True
-        place = Path(path)
-        if is_url(path):
-            there = any((opened_array(path), opened_group(path, 2), opened_group(path, 3)))
-        else:
-            there = place.is_file() or (place.is_dir() and any(place.iterdir()))
-        if there:
-            raise foreign from None
-        return None, False
-    attributes: dict[str, Any] = dict(image.array.attrs)
-    if HASH not in attributes:
-        raise foreign
-    return (image if attributes[HASH] == digest else None), True
 
 
 def converted(slab: np.ndarray, volume: ImportVolume, dtype: np.dtype, first: int) -> np.ndarray:
@@ -335,9 +288,9 @@ def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:
     ----------
     slab : (..., y, x) array
     factor : int
-        What does not fill a box at the far edges is cut off.
+        Pixels along each edge of a box that becomes one pixel. A rest at the far edges is cut off.
     kind : {"image", "labels", "polarity"}
-        Images are averaged; labels keep the one in the middle of each box: no id is made up.
+        Images are averaged. Labels keep the one in the middle of each box, so no id is invented.
     """
     if factor == 1:
         return slab
@@ -352,7 +305,7 @@ def downsampled(slab: np.ndarray, factor: int, kind: str) -> np.ndarray:
 
 
 def describe_volume(image: Image) -> str:
-    """One line about an image for people."""
+    """Describe an image in one line, for people."""
     shape = " x ".join(str(s) for s in image.array.shape)
     size = " x ".join(f"{v:g}" for v in image.voxel_size_nm)
     return f"{image.path}: {shape} voxels of {size} nm, {image.array.dtype}"

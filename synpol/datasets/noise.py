@@ -42,7 +42,7 @@ def uniform(h: np.ndarray, count: int) -> np.ndarray:
 
 
 def bell(h: np.ndarray) -> np.ndarray:
-    """Turn each hash into a near-normal float32 (mean 0, deviation 1, within 3.47)."""
+    """Turn each hash into a nearly normal float32 (mean 0, deviation 1, within 3.47)."""
     total = (h & np.uint64(0xFFFF)) + (h >> np.uint64(48))
     for shift in (16, 32):
         total += (h >> np.uint64(shift)) & np.uint64(0xFFFF)
@@ -61,7 +61,7 @@ def spline_taps(coords: np.ndarray, wavelength: float) -> tuple[np.ndarray, list
 
 
 def noise_lattice(key: np.ndarray, bases: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-    """Hash the lattice values (float32 in [-1, 1)) under all taps, with their first indices."""
+    """Return lattice values (float32 in [-1, 1)) under all taps, and the first index per axis."""
     first = [int(b.min()) for b in bases]
     axes = np.ix_(*(np.arange(lo, int(b.max()) + 4) for lo, b in zip(first, bases, strict=True)))
     h = hash_at(key.reshape(1, 1, 1), *axes)
@@ -71,7 +71,7 @@ def noise_lattice(key: np.ndarray, bases: list[np.ndarray]) -> tuple[np.ndarray,
 def grid_noise(
     key: np.ndarray, axes: list[np.ndarray], wavelength: float | tuple[float, float, float]
 ) -> np.ndarray:
-    """Smooth noise (float32, deviation about 1) on the grid of three axes in nm."""
+    """Make smooth noise (float32, deviation about 1) on the grid of three axes in nm."""
     lengths = wavelength if isinstance(wavelength, tuple) else (wavelength,) * 3
     taps = [spline_taps(a, length) for a, length in zip(axes, lengths, strict=True)]
     values, first = noise_lattice(key, [base for base, _ in taps])
@@ -93,7 +93,7 @@ def grid_noise(
 def jittered_lattice(
     key: np.ndarray, lo: np.ndarray, hi: np.ndarray, spacing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells (n, 3), points (n, 3) in nm and hashes (n,) of a jittered lattice over a box."""
+    """Return cells (n, 3), points (n, 3) in nm and hashes (n,) of a jittered lattice in a box."""
     ranges = [
         np.arange(math.floor(a / spacing), math.floor(b / spacing) + 1)
         for a, b in zip(lo, hi, strict=True)

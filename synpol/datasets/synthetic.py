@@ -47,6 +47,7 @@ from synpol.datasets.tissue import (
     warp_points,
 )
 from synpol.errors import InputError
+from synpol.polarity import post_label, pre_label
 
 MIN_VESICLES = 8  # a synapse whose cell has room for fewer does not exist
 NUMBER_BITS = 20  # per axis, for the lattice cell inside a number
@@ -81,13 +82,13 @@ class _Canvas:
         self.grey = self._cytoplasm()
 
     def noise(self, name: str, wavelength: float | tuple[float, float, float]) -> np.ndarray:
-        """Named smooth noise on this box."""
+        """Make the smooth noise of a name on this box."""
         return grid_noise(key_of(self.tissue.seed, name), self.axes, wavelength)
 
     def within(
         self, start: np.ndarray, stop: np.ndarray, origin: np.ndarray, warped: bool
     ) -> tuple[tuple[slice, ...] | None, list[np.ndarray]]:
-        """Return slices of a voxel range cut to this box, and positions there relative to origin.
+        """Return slices of a voxel range in this box, and positions there relative to origin.
 
         The slices are None where nothing of the range lies in the box.
         """
@@ -105,13 +106,13 @@ class _Canvas:
     def around(
         self, p: np.ndarray, reach: float, warped: bool = False
     ) -> tuple[tuple[slice, ...] | None, list[np.ndarray]]:
-        """Do the same for the voxels within ``reach`` nm of a point, relative to it."""
+        """Do as `within` does for the voxels within ``reach`` nm of a point, relative to it."""
         start = np.ceil((p - reach) / self.voxel).astype(np.int64)
         stop = np.floor((p + reach) / self.voxel).astype(np.int64) + 1
         return self.within(start, stop, p, warped)
 
     def _cytoplasm(self) -> np.ndarray:
-        """Cytoplasm with its texture, sheets of endoplasmic reticulum, and the membranes."""
+        """Paint cytoplasm with its texture, sheets of endoplasmic reticulum, and membranes."""
         grey = np.float32(0.68) + self.tissue.shade[self.owner]
         coarse = self.noise("coarse", 420.0)
         self.middle = middle = self.noise("middle", 75.0)
@@ -216,7 +217,7 @@ class _Canvas:
 
 
 def _bump(x: np.ndarray) -> np.ndarray:
-    """Soft bump with finite support: 1 at x = 0, 0 from x = 1 on (x is a squared distance)."""
+    """Return a soft bump: 1 at x = 0, and 0 from x = 1 on (x is a squared distance)."""
     rest = np.maximum(1 - x, np.float32(0))
     return rest * rest
 
@@ -234,7 +235,7 @@ def _paint_mitochondria(canvas: _Canvas, lo: np.ndarray, hi: np.ndarray) -> None
 
 
 def _number(cells: np.ndarray) -> np.ndarray:
-    """Numbers (int64, >= 1, below 2**60 + 1) of lattice cells (n, 3)."""
+    """Number lattice cells (n, 3): int64 from 1 to 2**60."""
     z, y, x = (cells + 2 ** (NUMBER_BITS - 1)).T
     return 1 + (z << (2 * NUMBER_BITS)) + (y << NUMBER_BITS) + x
 
@@ -243,7 +244,7 @@ def _number(cells: np.ndarray) -> np.ndarray:
 
 
 class Region(NamedTuple):
-    """What `SyntheticVolume.make` makes."""
+    """Image, labels and neurons of one region, as `SyntheticVolume.make` returns them."""
 
     raw: np.ndarray
     labels: np.ndarray
@@ -261,11 +262,24 @@ class SyntheticVolume:
     seed : int
         World number, >= 0. Another seed is another piece of tissue.
     difficulty : float
-        The one knob, 0 (easy, the demo) to 1 (hard, the benchmark). From 0 to 1, in proportion:
-        vesicles per cloud and the contrast of vesicles and densities fall by a quarter to a
-        third, clouds spread, distractors (lone clouds, lone densities, thick membranes, dark
+        From 0 (easy, the demo) to 1 (hard, the benchmark). In proportion to it, vesicles per
+        cloud and the contrast of vesicles and densities fall by a quarter to a third, clouds
+        spread, distractors (lone clouds, lone densities, thick membranes, dark
         blobs) nearly double, and sensor noise and section jumps grow by half. The tissue and the
         candidate synapses stay the same.
+
+    Examples
+    --------
+    >>> volume = SyntheticVolume((30, 16, 16), seed=5)
+    >>> raw, labels = volume.region((0, 0, 0), (4, 64, 64))
+    >>> raw.shape, str(raw.dtype), str(labels.dtype)
+    ((4, 64, 64), 'uint8', 'uint64')
+
+    A region is the same when it is part of a larger one:
+
+    >>> larger, _ = volume.region((0, 0, 0), (4, 64, 96))
+    >>> bool((larger[:, :, :64] == raw).all())
+    True
     """
 
     voxel_size: tuple[int, int, int] = (30, 16, 16)
@@ -337,9 +351,8 @@ class SyntheticVolume:
             canvas.density(synapses, row, cues.density, thick=False)
             for p in cloud:
                 canvas.vesicle(p, cues.ring)
-            for mask, label in zip(
-                sides[1:], (2 * numbers[row] - 1, 2 * numbers[row]), strict=True
-            ):
+            number = int(numbers[row])
+            for mask, label in zip(sides[1:], (pre_label(number), post_label(number)), strict=True):
                 _stamp(labels, mask, sides[0] - low, label)
         for row in np.flatnonzero(kinds < 2).tolist():
             canvas.density(others, row, cues.density, thick=bool(kinds[row] == 1))

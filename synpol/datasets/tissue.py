@@ -47,7 +47,7 @@ CELL_MARGIN = SYNAPSE_MARGIN + 1500.0
 
 
 def warp_grid(seed: int, axes: list[np.ndarray]) -> list[np.ndarray]:
-    """Displacement in nm along z, y, x (float32) on the grid of three axes in nm."""
+    """Return the displacement in nm along z, y, x (float32) on the grid of three axes in nm."""
     out = []
     for axis in "zyx":
         parts = [
@@ -59,7 +59,7 @@ def warp_grid(seed: int, axes: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def warp_points(seed: int, p: np.ndarray) -> np.ndarray:
-    """Displacement in nm, shape (n, 3), at points (n, 3) in nm."""
+    """Return the displacement in nm, shape (n, 3), at points (n, 3) in nm."""
     out = np.zeros_like(p)
     if not len(p):
         return out
@@ -77,7 +77,7 @@ def warp_points(seed: int, p: np.ndarray) -> np.ndarray:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Scalar product over the last axis (length 3), in a fixed order of additions."""
+    """Return the scalar product over the last axis (length 3), added in a fixed order."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
@@ -90,7 +90,32 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 
 class Neurites:
-    """Capsules of the neurites around a box (nm); the nearest capsule owns a warped point."""
+    """Capsules of the neurites around a box; the nearest capsule owns a warped point.
+
+    Parameters
+    ----------
+    seed : int
+        World number.
+    lo, hi : (3,) float
+        Corners of the box in nm.
+
+    Attributes
+    ----------
+    lattice : (n, 3) int
+        Lattice cells of the capsules.
+    centre : (n, 3) float
+        Centres in nm.
+    hash : (n,) uint64
+        Hash of each capsule.
+    axis : (n, 3) float
+        Unit vectors along the capsules.
+    half, radius : (n,) float
+        Half lengths and radii in nm.
+    shade : (n,) float32
+        Difference of the cytoplasm's grey value from the mean.
+    tree : cKDTree
+        Index of the centres.
+    """
 
     def __init__(self, seed: int, lo: np.ndarray, hi: np.ndarray) -> None:
         self.seed = seed
@@ -113,7 +138,7 @@ class Neurites:
         return np.sqrt(_dot(d, d)) - self.radius[cells], _unit(d)
 
     def nearest(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Three nearest cells of warped points (n, 3): indices, distances, unit vectors."""
+        """Find the three nearest cells of warped points: indices, distances, unit vectors."""
         cells = self.tree.query(q, k=24)[1]
         s, n = self.distance(q, cells)
         order = np.argsort(s, axis=1, kind="stable")[:, :3]
@@ -121,14 +146,14 @@ class Neurites:
         return cells[rows, order], s[rows, order], n[rows, order]
 
     def owner(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cell (n,) and distance to its membrane in nm (n,) of points (n, 3) in nm."""
+        """Find the cell (n,) of points (n, 3) in nm, and how far its membrane is in nm (n,)."""
         cells, s, n = self.nearest(p + warp_points(self.seed, p))
         gradient = n[:, 1] - n[:, 0]
         slope = np.sqrt(_dot(gradient, gradient))
         return cells[:, 0], (s[:, 1] - s[:, 0]) / np.maximum(slope, 0.3)
 
     def unwarp(self, q: np.ndarray) -> np.ndarray:
-        """Points (n, 3) in nm whose warped position is q."""
+        """Find the points (n, 3) in nm whose warped positions are q."""
         p = q
         for _ in range(9):
             p = q - warp_points(self.seed, p)
@@ -142,13 +167,13 @@ class Neurites:
     def membrane_depth(
         self, inner: int, outer: int, q: list[np.ndarray], origin: np.ndarray
     ) -> np.ndarray:
-        """Signed depth (float32, nm) into ``inner`` from its membrane with ``outer``."""
+        """Return the signed depth (float32, nm) in ``inner`` from its membrane with ``outer``."""
         s1, n1 = _capsule(self.parameters(inner, origin), q)
         s2, n2 = _capsule(self.parameters(outer, origin), q)
         return (s2 - s1) / _slope(n1, n2)[1]
 
     def tile(self, q: list[np.ndarray], origin: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Owner (int32), membrane distance (nm) and z-tilt of the membrane (0..1) at q.
+        """Return owner (int32), membrane distance (nm) and z-tilt of the membrane (0..1) at q.
 
         ``q`` holds three float32 arrays of warped positions in nm, relative to ``origin``.
         Which capsules are tried depends on q, but always includes the nearest two.
@@ -179,7 +204,10 @@ class Neurites:
 def _capsule(
     parameters: list[np.ndarray], q: list[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distance (float32, nm) of q to a capsule, and the unit vector away from it."""
+    """Return the distance (float32, nm) of q to a capsule, and the vector away from its axis.
+
+    The vector comes as z, y, x and its length.
+    """
     cz, cy, cx, uz, uy, ux, half, radius = parameters
     dz, dy, dx = q[0] - cz, q[1] - cy, q[2] - cx
     t = np.minimum(np.maximum(dz * uz + dy * uy + dx * ux, -half), half)
@@ -189,7 +217,7 @@ def _capsule(
 
 
 def _slope(d1: list[np.ndarray], d2: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How fast the distances to two capsules drift apart: along z, and in total."""
+    """Return how fast the distances to two capsules drift apart: along z, and in total."""
     scale1, scale2 = (1 / np.maximum(d[3], np.float32(1)) for d in (d1, d2))
     gz, gy, gx = (b * scale2 - a * scale1 for a, b in zip(d1[:3], d2[:3], strict=True))
     return gz, np.maximum(np.sqrt(gz * gz + gy * gy + gx * gx), np.float32(0.3))
@@ -200,7 +228,7 @@ def _slope(d1: list[np.ndarray], d2: list[np.ndarray]) -> tuple[np.ndarray, np.n
 
 @dataclass(frozen=True)
 class Cues:
-    """What the difficulty (0..1) sets."""
+    """Values that the difficulty (0..1) sets."""
 
     vesicles: float  # vesicles drawn per cloud
     cloud: float  # nm, standard deviation of a cloud
@@ -236,7 +264,7 @@ class Sites:
 def membrane_sites(
     tissue: Neurites, name: str, lo: np.ndarray, hi: np.ndarray, spacing: float
 ) -> Sites:
-    """Lattice points (in warped space) moved to the nearest membrane of two cells."""
+    """Move lattice points (in warped space) to the nearest membrane of two cells."""
     cells, start, h = jittered_lattice(key_of(tissue.seed, name), lo, hi, spacing)
     pair, q = tissue.nearest(start)[0][:, :2], start
     for _ in range(4):
@@ -281,7 +309,7 @@ def thin_out(sites: Sites, distance: float, rounds: int) -> np.ndarray:
 
 
 def near_box(p: np.ndarray, lo: np.ndarray, hi: np.ndarray, reach: float) -> np.ndarray:
-    """Mask of the points (n, 3) within ``reach`` nm of a box, per axis."""
+    """Return the mask of the points (n, 3) within ``reach`` nm of a box along every axis."""
     return ((p >= lo - reach) & (p <= hi + reach)).all(axis=1)
 
 
@@ -313,7 +341,7 @@ def distractor_sites(
 def vesicle_positions(
     tissue: Neurites, sites: Sites, cues: Cues, seeded: str, offset: float
 ) -> list[np.ndarray]:
-    """Vesicle centres (k, 3) in nm of each site: a cloud inside the pre cell, not crowded."""
+    """Draw vesicle centres (k, 3) in nm for each site: an uncrowded cloud in the pre cell."""
     count = round(cues.vesicles * 1.25)
     h = hash_at(mix(sites.hash + key_of(tissue.seed, seeded))[:, None], np.arange(count)[None])
     spread = np.stack([bell(mix(h + np.uint64(j + 1))) for j in range(3)], -1)
@@ -335,7 +363,7 @@ def vesicle_positions(
 def side_masks(
     tissue: Neurites, sites: Sites, row: int, voxel: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Window offset (voxels) and masks of the pre and the post side, at full extent.
+    """Return the offset of a window (voxels) and the whole masks of pre and post side in it.
 
     Each side is one face-connected component, and so is their union. Returns None where that
     cannot be had, or where a side has fewer than ``MIN_SIDE_VOXELS`` voxels.

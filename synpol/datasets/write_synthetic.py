@@ -14,14 +14,14 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, read_record, write_record
 from synpol.blockwise.stage import Stage, blocks_of
 from synpol.config import SyntheticDataset
-from synpol.datasets.import_volume import existing
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.files import is_url, join
+from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of
-from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, write_block
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import side_labels, split_labels, synapse_of
 
 BLOCK = (40, 320, 320)
 IMAGES = {"raw": np.uint8, "neurons": np.uint64, "truth": np.uint64}
@@ -104,7 +104,7 @@ class SynthesiseStage(Stage[MadeArrays, None, Region]):
 
 @dataclass(frozen=True)
 class NumberedArrays:
-    """What the second stage reads and writes, open.
+    """Arrays that the second stage reads and writes, open.
 
     Attributes
     ----------
@@ -121,7 +121,18 @@ class NumberedArrays:
 
 @dataclass(frozen=True)
 class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
-    """Number synapses 1, 2, ... and drop those that the border left without a side."""
+    """Number synapses 1, 2, ... and drop those that the border left without a side.
+
+    Attributes
+    ----------
+    container, labels : str
+        Paths of the container with ``truth``, and of the array of labels.
+    blocks : BlockGrid
+    made : Path
+        Folder of the first stage's records.
+    min_side_voxels : int
+        Fewest voxels of each side of a synapse that stays; 0 keeps all synapses.
+    """
 
     container: str
     labels: str
@@ -148,7 +159,7 @@ class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
         size = np.zeros(len(present), np.int64)
         np.add.at(size, into, voxels)
         large = present[size >= self.min_side_voxels]
-        synapse, sides = np.unique(polarity_to_seg(large)[0], return_counts=True)
+        synapse, sides = np.unique(synapse_of(large), return_counts=True)
         return synapse[sides == 2] if self.min_side_voxels else synapse
 
     def read(self, index: Index, opened: NumberedArrays) -> np.ndarray:
@@ -156,13 +167,11 @@ class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
 
     def compute(self, index: Index, opened: NumberedArrays, given: np.ndarray) -> np.ndarray:
         kept, labels = opened.kept, given
-        one = np.uint64(1)
-        synapse, _ = polarity_to_seg(labels)
+        synapse, pre = split_labels(labels)
         number = np.searchsorted(kept, synapse)
         inside = (labels > 0) & (number < len(kept))
         inside[inside] = kept[number[inside]] == synapse[inside]
-        dense = (number.astype(np.uint64) + one) * np.uint64(2) - (labels & one)
-        return np.where(inside, dense, np.uint64(0))
+        return side_labels(number.astype(np.uint64) + 1, inside & pre, inside & ~pre)
 
     def write(self, index: Index, opened: NumberedArrays, result: np.ndarray) -> None:
         write_block(opened.truth, self.blocks.slices(index), result)
@@ -182,10 +191,7 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     if is_url(dataset.output):
         raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
     digest = hash_of([dataset.model_dump(mode="json"), SynthesiseStage.version])
-    found = existing(join(dataset.output, "truth"), digest)
-    for name in ("raw", "neurons"):
-        existing(join(dataset.output, name), digest)  # refuses what synpol did not write
-    if found is not None:
+    if _claims(dataset.output, digest)["truth"].answer is Answer.FINISHED:  # it is finished last
         return open_image(join(dataset.output, "raw"))
     check_writable(dataset.output)
     work = Path(f"{dataset.output}.work")
@@ -193,7 +199,9 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     with Driver(work, f"making of {dataset.output}", num_workers) as driver:
         folder = work / f"synthetic-{digest[:16]}"
         labels = folder / "labels"
-        if not _begun(dataset.output, digest) or not (labels / "zarr.json").exists():
+        claims = _claims(dataset.output, digest)
+        anew = any(claim.answer is Answer.ANEW for claim in claims.values())
+        if anew or not (labels / "zarr.json").exists():
             for old in work.glob("synthetic-*"):
                 shutil.rmtree(old)
             zarr.create_array(
@@ -211,8 +219,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                     chunk_shape=[
                         min(c, b) for c, b in zip((20, 80, 80), blocks.block, strict=True)
                     ],
-                    attributes={HASH: digest, COMPLETE: False},
-                    overwrite=True,
+                    attributes=begun(digest),
+                    overwrite=claims[name].found is not None,
                 )
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
         make = SynthesiseStage(
@@ -242,13 +250,6 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     return open_image(join(dataset.output, "raw"))
 
 
-def _begun(container: str, digest: str) -> bool:
-    """Whether all images of this making are there, finished or not."""
-    for name in IMAGES:
-        try:
-            image = open_image(join(container, name))
-        except InputError:
-            return False
-        if image.array.attrs.get(HASH) != digest:
-            return False
-    return True
+def _claims(container: str, digest: str) -> dict[str, Claim]:
+    """Look at what lies where the images are to be written."""
+    return {name: claim_image(join(container, name), digest) for name in IMAGES}

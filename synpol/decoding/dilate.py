@@ -104,6 +104,8 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
     sides: bool
 
     name = "dilate"
+    reads = "its own runs, the rims of its neighbours in y and x"
+    leaves = "fragments, and the faces that they touch"
     version = 2
     voxel_cost = 0.5
     seconds_per_voxel = 3.5e-9
@@ -243,7 +245,7 @@ class _Fragments:
     def _sides(self, kind: str, is_open: np.ndarray) -> tuple[np.ndarray, Sides]:
         """Say what is known of each side label: its name while it is open, else whether kept."""
         names = self.names[kind]
-        voxels = self.labelled.state.stats.sums[:, 0]
+        voxels = self.labelled.state.stats.voxels
         size = np.bincount(self.local[kind], weights=voxels, minlength=len(names)).astype(np.int64)
         large = np.where(size >= self.stage.thres_small, KEPT, NONE)
         resolved = np.where(is_open, names, large)

@@ -22,15 +22,18 @@ from funlib.geometry import Coordinate
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.schedulers import scheduler_of
 from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
 from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages, records_of
-from synpol.decoding.target import Target, check_output
+from synpol.decoding.target import ADVICE, Target, check_output
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
-from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
+from synpol.images.claim import SETTINGS, begun, claim_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
+from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
 
 if TYPE_CHECKING:
@@ -39,16 +42,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoding left.
+    """Result of a decoding.
 
     Attributes
     ----------
     instances : str
         Path or URL of the instances array.
     components : int
-        Numbers used: components of the dilated union.
+        Number of components of the dilated union; the largest synapse number that can occur.
     synapses : int or None
-        Rows of the synapse table, where one was asked for.
+        Number of rows of the synapse table, where one was asked for.
     """
 
     instances: str
@@ -118,10 +121,47 @@ def decode_blockwise(
         The input or an option cannot be used, or another driver works in `work_dir`.
     RuntimeError
         Blocks failed; what is done is kept.
+
+    Examples
+    --------
+    A synapse whose two sides lie in different blocks:
+
+    >>> import numpy as np
+    >>> from synpol import decode_blockwise, seg_to_polarity
+    >>> from synpol.images.image import open_image
+    >>> from synpol.images.writing import create_image
+    >>> label = np.zeros((8, 32, 32), np.uint64)
+    >>> label[2:6, 8:16, 8:16], label[2:6, 8:16, 16:24] = 1, 2
+    >>> image = create_image(
+    ...     "volume",
+    ...     "polarity",
+    ...     shape=(3, 8, 32, 32),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 16, 16),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(3, 8, 16, 16),
+    ... )
+    >>> image.array[:] = 255 * seg_to_polarity(label)
+    >>> decoded = decode_blockwise(
+    ...     "volume/polarity", "volume", block_shape=(8, 16, 16), synapses="volume/synapses.parquet"
+    ... )
+    >>> decoded.synapses
+    1
+    >>> bool((open_image(decoded.instances).array[:] == label).all())
+    True
+
+    The table has one row for it:
+
+    >>> import pyarrow.parquet as pq
+    >>> row = pq.read_table("volume/synapses.parquet").to_pylist()[0]
+    >>> row["pre_voxels"], row["pre_x"], row["post_x"]  # voxels, nm, nm
+    (256, 192.0, 320.0)
     """
     if int(num_workers) != num_workers or num_workers < 1:
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
-    source = open_image(prediction, channels=3, bare=synapses is None)
+    scheduler_of(workers)  # refuses a name that nobody knows
+    source = open_image(prediction, channels=Channels.count, bare=synapses is None)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
@@ -215,8 +255,13 @@ class _Job:
 
     def _prepare_full_resolution(self) -> None:
         """Make the array that the stage ``relabel`` fills, where that is not the output."""
-        if self._is_rescaled and not (self.folder / "relabel-full").exists():
-            self._create(str(self.folder), self.blocks, self.source.voxel_size, overwrite=True)
+        if not self._is_rescaled:
+            return
+        folder, blocks, voxel_size = str(self.folder), self.blocks, self.source.voxel_size
+        claim_image(join(folder, "instances"), self.digest).image_to_write(
+            lambda overwrite: self._create(folder, blocks, voxel_size, overwrite),
+            forget=[self.folder / "relabel-full"],
+        )
 
     def _create(
         self,
@@ -237,34 +282,31 @@ class _Job:
             unit=self.source.unit,
             chunk_shape=chunks or inner_chunks(blocks.block),
             shard_shape=shards if chunks else blocks.block,
-            attributes={
-                HASH: self.digest,
-                COMPLETE: False,
-                SETTINGS: {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
-            },
+            attributes=begun(
+                self.digest,
+                {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
+            ),
             overwrite=overwrite,
         )
 
     def _prepare_instances(self, synapses: str | os.PathLike[str] | None, fresh: bool) -> Image:
-        path = join(self.output, "instances", "s0")
-        chunks: tuple[int, ...] | None = None
-        shards: tuple[int, ...] | None = None
-        try:
-            found = open_image(path, mode="r+")
-        except InputError:
-            found = None
-        if found is not None:
-            if found.array.attrs.get(HASH) == self.digest and not fresh:
-                return found
-            if tuple(found.array.shape) == self.target.blocks.shape:
-                chunks, shards = found.array.chunks, found.array.shards
-        # what is done was done to an array that is not there any more
-        for stage in ("relabel", "rescale"):
-            shutil.rmtree(records_of(self.folder, stage, self.output), ignore_errors=True)
+        """Open or create the output, in the chunks of an output of the same shape."""
+        path = join(self.output, "instances")
+        claim = claim_image(path, self.digest, fresh=fresh, advice=ADVICE, replace_empty=True)
+
+        def create(overwrite: bool) -> Image:
+            blocks, voxel_size, old = self.target.blocks, self.target.voxel_size, claim.found
+            chunks: tuple[int, ...] | None = None
+            shards: tuple[int, ...] | None = None
+            if old is not None and tuple(old.array.shape) == blocks.shape:
+                chunks, shards = old.array.chunks, old.array.shards
+            return self._create(self.output, blocks, voxel_size, overwrite, chunks, shards)
+
+        stages = ("relabel", "rescale")
+        forget = [records_of(self.folder, stage, self.output) for stage in stages]
         if synapses is not None and not is_url(synapses):
-            Path(synapses).unlink(missing_ok=True)
-        blocks, voxel_size = self.target.blocks, self.target.voxel_size
-        return self._create(self.output, blocks, voxel_size, found is not None, chunks, shards)
+            forget.append(Path(synapses))
+        return claim.image_to_write(create, forget)
 
     def _table(self, numbers: NumberStage) -> Iterator[pa.Table]:
         scale = 255.0 if self.source.array.dtype.kind == "u" else float(FLOAT_SCALE)

@@ -19,6 +19,7 @@ from synpol.blockwise.records import Index, stored
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.reference import Threshold, components, reach
 from synpol.errors import InputError
+from synpol.polarity import PLAIN, Channels
 from synpol.synapses.statistics import Stats
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
     sides: bool
 
     name = "label"
+    reads = "its voxels of polarity, once"
+    leaves = "runs of its union voxels, sums over them, its rim"
     version = 3
     seconds_per_voxel = 6e-9
 
@@ -161,12 +164,13 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
 
     def read(self, index: Index, opened: zarr.Array) -> np.ndarray:
         every = self.sides or self.threshold.exclusive
-        channels = slice(None) if every else slice(2, 3)  # without sides only the union counts
+        union = PLAIN.index("union")  # the last channel; without sides no other counts
+        channels = slice(None) if every else slice(union, union + 1)
         return read_checked(opened, (channels, *self.blocks.slices(index)), self.prediction)
 
     def compute(self, index: Index, opened: zarr.Array, given: np.ndarray) -> LabelRecord:
         volume = given
-        if len(volume) == 3:
+        if len(volume) == Channels.count:
             pre, post, union = self.threshold.foreground(volume)
         else:
             union = volume[0] > self.threshold.level
@@ -277,7 +281,7 @@ def _statistics(volume: np.ndarray, at: np.ndarray, starts: np.ndarray, begin: I
     if not len(at):
         return Stats.empty()
     voxel = np.stack(np.unravel_index(at, volume.shape[1:]), axis=1) + np.array(begin)
-    values = np.zeros((len(at), 3), volume.dtype)
+    values = np.zeros((len(at), Channels.count), volume.dtype)
     values[:, -len(volume) :] = volume.reshape(len(volume), -1)[:, at].T
     if values.dtype.kind == "f":
         values = np.rint(values.astype(np.float64) * FLOAT_SCALE)

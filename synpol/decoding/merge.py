@@ -75,6 +75,9 @@ class MergeStage(Stage[None, None, MergeRecord]):
     lowest: bool
     thres_small: int
 
+    job = "a group of 2x2x2 blocks, of 2x2x2 groups, ..."
+    reads = "the records of its members"
+    leaves = "what is still open, and what became of the open components of the members"
     version = 2
     job_cost = 2**20  # a job takes about as long as labelling that many voxels
     seconds_per_job = 8e-3
@@ -190,6 +193,31 @@ def merge_graph(
     ------
     InputError
         There is no such decoding, level, group or kind, or it has not come that far.
+
+    Examples
+    --------
+    A synapse that two blocks share, along x:
+
+    >>> import numpy as np
+    >>> from synpol import decode_blockwise, seg_to_polarity
+    >>> from synpol.images.writing import create_image
+    >>> label = np.zeros((8, 32, 32), np.uint64)
+    >>> label[2:6, 8:16, 8:16], label[2:6, 8:16, 16:24] = 1, 2
+    >>> image = create_image(
+    ...     "volume",
+    ...     "polarity",
+    ...     shape=(3, 8, 32, 32),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 16, 16),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(3, 8, 16, 16),
+    ... )
+    >>> image.array[:] = 255 * seg_to_polarity(label)
+    >>> _ = decode_blockwise("volume/polarity", "volume", block_shape=(8, 32, 16))
+    >>> graph = merge_graph("volume.work")
+    >>> graph.number_of_nodes(), graph.number_of_edges()
+    (2, 1)
     """
     stage = _merge_stage(work_dir, level, index, kind)
     try:

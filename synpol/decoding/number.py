@@ -78,6 +78,9 @@ class NumberStage(Stage[None, None, NumberRecord]):
     finished: tuple[Path, ...]
 
     name = "number"
+    job = "a layer of blocks in z"
+    reads = "the synapses of that layer that any group finished"
+    leaves = "their first voxels, sorted, and their rows of the table"
     version = 2
     job_cost = 2**20
     #: seconds for each block of the volume
@@ -183,6 +186,9 @@ class ResolveStage(Stage[None, None, Relabelling]):
     merged: Path
     above: Path | None
 
+    job = "a group"
+    reads = "its merge record, and the record of its parent"
+    leaves = "what became of the open components of its members"
     version = 0  # counted with `NumberStage`
     job_cost = 2**18
     seconds_per_job = 5e-4

@@ -1,12 +1,12 @@
-"""From polarity to synapse instances on an array in memory: the reference, and its parts.
+"""Turn polarity into synapse instances on an array in memory: the reference, and its parts.
 
-`polarity2instance` decides what an instance is. `synpol.blockwise` computes the same, voxel for
-voxel and id for id, on volumes of any size, from the parts that are here: what counts as foreground
-(`Threshold`), how the union is dilated, how components are labelled.
+`polarity2instance` defines what an instance is. The stages of `synpol.decoding` compute the same on
+volumes of any size, voxel for voxel and id for id. They use the parts in this module: the rule for
+foreground voxels (`Threshold`), the dilation of the union, and the labelling of components.
 
-The function follows the one of that name in PyTorch Connectomics (Lin et al., 2021,
-arXiv:2112.05754), without its overflow of the label type. Like it, it does not vote: each voxel is
-decided by its own channels.
+The function follows the function of that name in PyTorch Connectomics (Lin et al., 2021,
+arXiv:2112.05754), without the overflow of its label type. Like that function it does not vote: the
+channels of a voxel alone decide its side.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import cc3d
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.polarity import Channels, side_labels
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What makes a voxel foreground.
+    """Decide which voxels are foreground.
 
     Attributes
     ----------
@@ -37,30 +38,37 @@ class Threshold:
     exclusive: bool = False
 
     def foreground(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pre, post and union of a ``(3, z, y, x)`` array, as bool; pre and post lie in union."""
+        """Return pre, post and union voxels of a ``(3, z, y, x)`` array; bool (z, y, x) each.
+
+        Pre and post voxels are always union voxels.
+        """
+        channels = Channels.of(self.exclusive)
         if self.exclusive:
-            background, first, second = volume
+            background = channels.background(volume)
+            first, second = channels.sides(volume)
             pre = (first > background) & (first >= second)
             post = (second > background) & (second > first)
             return pre, post, pre | post
-        pre, post, union = volume > self.level
+        above = volume > self.level
+        (pre, post), union = channels.sides(above), channels.union(above)
         pre &= union
         post &= union
         return pre, post, union
 
 
 def threshold_of(dtype: np.dtype, thres: float, exclusive: bool, full_scale: bool) -> Threshold:
-    """The threshold for arrays of a type.
+    """Return the threshold for arrays of a type.
 
     Parameters
     ----------
     dtype : dtype
-        Of the polarity array.
+        Type of the polarity array.
     thres : float
         Probability.
     exclusive : bool
+        Whether the channels are background, pre and post.
     full_scale : bool
-        Whether a float array holds 0..255 instead of 0..1; integers always do.
+        Whether a float array holds 0..255 instead of 0..1. Integer arrays always hold 0..255.
     """
     if dtype.kind == "f" and not full_scale:
         return Threshold(float(thres), exclusive)
@@ -70,15 +78,17 @@ def threshold_of(dtype: np.dtype, thres: float, exclusive: bool, full_scale: boo
 def check_options(
     shape: tuple[int, ...], thres: float, thres_small: int, dilate_sz: int, dtype: np.dtype
 ) -> None:
-    """Refuse options and arrays that cannot be meant.
+    """Raise InputError for an option or an array that cannot be used.
 
     Raises
     ------
     InputError
         Naming the option, its value and what is expected.
     """
-    if len(shape) != 4 or shape[0] != 3:
-        raise InputError(f"the polarity array has the shape {shape}; (3, z, y, x) is expected")
+    if len(shape) != 4 or shape[0] != Channels.count:
+        raise InputError(
+            f"the polarity array has the shape {shape}; ({Channels.count}, z, y, x) is expected"
+        )
     if dtype.kind not in "fui":
         raise InputError(f"the polarity array is {dtype}; uint8 or float is expected")
     if not 0 <= thres <= 1:
@@ -118,7 +128,7 @@ def dilate_in_plane(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def reach(size: int) -> tuple[int, int]:
-    """How far the box of `dilate_in_plane` looks: voxels below and above the one it decides."""
+    """Return the halo of `dilate_in_plane`: voxels that it needs below and above each voxel."""
     return (size - 1) // 2, size // 2
 
 
@@ -160,14 +170,14 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 @dataclass(frozen=True)
 class Foreground:
-    """What lies above a threshold; the steps of `polarity2instance` from there on.
+    """Foreground voxels of a volume, and the steps of `polarity2instance` after the threshold.
 
     Attributes
     ----------
     union : (z, y, x) bool array
     sides : tuple of ((z, y, x) array, (n + 1,) int64 array)
-        Of pre and post: labels of the components, and how many voxels each has. Empty where the
-        union alone counts.
+        For pre and for post: labels of the components, and number of voxels of each component.
+        Empty where the union alone counts.
     """
 
     union: np.ndarray
@@ -175,7 +185,7 @@ class Foreground:
 
     @classmethod
     def of(cls, volume: np.ndarray, threshold: Threshold, sides: bool = True) -> Foreground:
-        """Find it in a ``(3, z, y, x)`` polarity array."""
+        """Find the foreground of a ``(3, z, y, x)`` polarity array."""
         pre, post, union = threshold.foreground(volume)
         parts = []
         for side in (pre, post) if sides else ():
@@ -184,11 +194,11 @@ class Foreground:
         return cls(union, tuple(parts))
 
     def synapses(self, dilate_sz: int) -> np.ndarray:
-        """Components of the dilated union, (z, y, x)."""
+        """Label the components of the dilated union; (z, y, x)."""
         return components(dilate_in_plane(self.union, dilate_sz))[0]
 
     def large_sides(self, thres_small: int) -> list[np.ndarray]:
-        """Pre and post voxels, (z, y, x) bool, whose component has at least so many voxels."""
+        """Return the pre and the post voxels whose component is large enough; (z, y, x) bool."""
         large = []
         for labels, voxels in self.sides:
             kept = voxels >= thres_small
@@ -197,11 +207,10 @@ class Foreground:
         return large
 
     def instances(self, synapses: np.ndarray, thres_small: int) -> np.ndarray:
-        """Number the voxels by their synapse and side, (z, y, x) uint64."""
+        """Label the voxels by their synapse and side; (z, y, x) uint64."""
         if self.sides:
             pre, post = self.large_sides(thres_small)
-            synapse, two = synapses.astype(np.uint64), np.uint64(2)
-            return np.where(post, synapse * two, np.where(pre, synapse * two - pre, 0))
+            return side_labels(synapses.astype(np.uint64), pre, post)
         inside = np.where(self.union, synapses, 0)
         kept = np.bincount(inside.ravel()) >= thres_small
         return np.where(kept[inside], inside, 0).astype(np.uint64)
@@ -279,7 +288,7 @@ def polarity2instance(
     foreground = Foreground.of(volume, threshold, sides)
     if semantic and sides:
         pre, post = foreground.large_sides(thres_small)
-        instances = np.where(post, 2, pre).astype(np.uint64)
+        instances = side_labels(np.uint64(1), pre, post)
     else:
         instances = foreground.instances(foreground.synapses(dilate_sz), thres_small)
         if semantic:
@@ -290,7 +299,7 @@ def polarity2instance(
 
 
 def rescaled_shape(shape: tuple[int, ...], scale_factors: Sequence[float]) -> tuple[int, ...]:
-    """Shape of instances that are resized.
+    """Return the shape of resized instances.
 
     Raises
     ------
@@ -313,12 +322,12 @@ def rescaled_shape(shape: tuple[int, ...], scale_factors: Sequence[float]) -> tu
 
 
 def nearest_voxels(size: int, target: int) -> np.ndarray:
-    """Which voxel of an axis each voxel of the resized axis is taken from: what scipy's zoom does.
+    """Find the source voxel of each voxel of a resized axis, as scipy's zoom does.
 
     Parameters
     ----------
     size, target : int
-        Voxels of the axis before and after.
+        Number of voxels of the axis before and after.
 
     Returns
     -------

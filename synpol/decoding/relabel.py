@@ -15,6 +15,7 @@ from synpol.decoding.dilate import StateNames
 from synpol.decoding.fragments import KEPT
 from synpol.decoding.label import Runs
 from synpol.decoding.number import Numbering, NumberStage, read_relabelling
+from synpol.polarity import side_labels
 
 if TYPE_CHECKING:
     import zarr
@@ -83,6 +84,8 @@ class RelabelStage(ArrayStage[Opened, None]):
     semantic: bool
 
     name = "relabel"
+    reads = "its runs, the record of its group, the numbering"
+    leaves = "instances"
     version = 2
     voxel_cost = 0.5
     seconds_per_voxel = 3e-9
@@ -120,9 +123,8 @@ class RelabelStage(ArrayStage[Opened, None]):
 
     def _label(self, number: np.ndarray, pre: np.ndarray, post: np.ndarray) -> np.ndarray:
         """Label the voxels of synapses: post where it is kept, else pre, else nothing."""
-        one, two = np.uint64(1), np.uint64(2)
         if self.semantic:
-            return np.where(post, two, np.where(pre, one, 0 * one))
+            return side_labels(np.uint64(1), pre, post)
         if not self.sides:
-            return np.where(pre, number, 0 * one)
-        return np.where(post, number * two, np.where(pre, number * two - one, 0 * one))
+            return np.where(pre, number, np.uint64(0))
+        return side_labels(number, pre, post)

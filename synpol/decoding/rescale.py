@@ -62,6 +62,9 @@ class RescaleStage(ArrayStage[Opened, np.ndarray]):
     shape: Index
 
     name = "rescale"
+    job = "a block of the resized volume"
+    reads = "instances at full resolution"
+    leaves = "resized instances"
     seconds_per_voxel = 3e-9
 
     @property

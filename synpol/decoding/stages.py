@@ -24,6 +24,7 @@ from synpol.decoding.rescale import RescaleStage
 from synpol.files import join
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image
+from synpol.polarity import Channels
 
 #: kinds of the stages, in order; the hash of a result holds their versions in this order
 STAGES: tuple[type[Stage[Any, Any, Any]], ...] = (
@@ -95,7 +96,7 @@ def decoding_stages(
         folder=folder / "label",
         grid=blocks.grid,
         prediction=prediction,
-        voxel_bytes=3 * dtype.itemsize,
+        voxel_bytes=Channels.count * dtype.itemsize,
         blocks=blocks,
         threshold=threshold_of(dtype, options.thres, options.exclusive, full_scale=False),
         dilate_sz=options.dilate_sz,

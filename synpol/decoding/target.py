@@ -1,4 +1,4 @@
-"""What blockwise jobs share about their input and output: identity, place, shape and chunks."""
+"""Describe the instances array that a decoding will write, and check the one that exists."""
 
 from __future__ import annotations
 
@@ -15,33 +15,47 @@ from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
 from synpol.errors import InputError
 from synpol.files import join
-from synpol.images.image import HASH, SETTINGS, Image, open_image
+from synpol.images.claim import SETTINGS, replaceable_image
+from synpol.images.image import Image
+
+#: what to do about instances that cannot be replaced
+ADVICE = "remove it or give another output"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the instances will look like: blocks and voxel size."""
+    """The instances array to write.
+
+    Attributes
+    ----------
+    blocks : BlockGrid
+        Blocks of the array.
+    voxel_size : Coordinate
+        Size of its voxels, in the unit of the prediction.
+    full_shape : (int, int, int)
+        Shape before it was resized, voxels.
+    """
 
     blocks: BlockGrid
     voxel_size: Coordinate
     full_shape: Index
 
     def could_replace(self, instances: zarr.Array) -> bool:
-        """Whether an array is of the same volume, decoded by synpol with other scale factors."""
+        """Tell whether synpol decoded an array from this volume with other scale factors."""
         settings = instances.attrs.get(SETTINGS)
-        if HASH not in instances.attrs or not isinstance(settings, dict):
+        if not isinstance(settings, dict):
             return False
         factors = settings.get("scale_factors", (1, 1, 1))
         return rescaled_shape(self.full_shape, factors) == tuple(instances.shape)
 
     @classmethod
     def of(cls, source: Image, blocks: BlockGrid, scale_factors: Sequence[float]) -> Target:
-        """For a prediction (or an image on its grid) that is cut into `blocks`.
+        """Return the target for a prediction (or an image of its voxels) cut into `blocks`.
 
         Raises
         ------
         InputError
-            Scale factors that cannot be meant, or that leave no whole voxel size.
+            The scale factors are no positive numbers, or they leave no whole voxel size.
         """
         shape = rescaled_shape(blocks.shape, scale_factors)
         if shape == blocks.shape:
@@ -59,30 +73,25 @@ class Target:
 
 
 def check_output(output: str | os.PathLike[str], target: Target) -> None:
-    """Refuse an existing ``instances`` array that this job cannot write.
+    """Raise InputError where an ``instances`` array exists that this job cannot write.
 
     Raises
     ------
     InputError
-        It holds data that synpol did not write, its shape is another, or its chunks (shards) do
-        not fit the blocks, so that two workers would write one chunk.
+        The array holds data that synpol did not write, or has another shape, or its chunks (or
+        shards) do not fit the blocks, so that two workers would write one chunk.
     """
     blocks = target.blocks
-    path = join(output, "instances", "s0")
-    try:
-        found = open_image(path).array
-    except InputError:
+    image = replaceable_image(join(output, "instances"), ADVICE, replace_empty=True)
+    if image is None:
         return
+    path, found = image.path, image.array
     if tuple(found.shape) != blocks.shape:
         if target.could_replace(found):
             return
         raise InputError(
             f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "
-            "remove it or give another output"
-        )
-    if HASH not in found.attrs and found.nchunks_initialized:
-        raise InputError(
-            f"{path} exists with data that synpol did not write; remove it or give another output"
+            f"{ADVICE}"
         )
     unit = found.shards or found.chunks
     for axis, (chunk, block, size) in enumerate(zip(unit, blocks.block, blocks.shape, strict=True)):

@@ -1,12 +1,12 @@
-"""Stage ``mask``: a mask of synapses as an array that the decoder takes; and its instances.
+"""Stage ``mask``: write a mask of synapses as a polarity array, and decode it into instances.
 
-A mask that marks synapses without telling them apart stands for the components of its dilation,
-which is what the decoder finds in a union channel. So it is handed to the decoder.
+A mask marks synapses but does not separate them. The instances of a mask are the components of its
+dilation. The decoder finds just these components in a union channel, so the stage writes the mask
+as the union channel of a polarity array.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, write_record
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.decoding.job import decode_blockwise
-from synpol.errors import InputError
 from synpol.files import join
+from synpol.images.claim import begun, claim_image
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import COMPLETE, HASH, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import complete, create_image
+from synpol.polarity import PLAIN, Channels
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskArrays:
-    """A mask and the polarity array that is made from it, open.
+    """Open arrays of the mask and of the polarity array to write.
 
     Attributes
     ----------
     mask : zarr.Array
-        The mask; (z, y, x).
+        Mask, (z, y, x).
     polarity : zarr.Array
-        The array to write; (3, z, y, x).
+        Array to write, (3, z, y, x).
     """
 
     mask: zarr.Array
@@ -55,6 +56,7 @@ class MaskStage(VoxelStage[MaskArrays, np.ndarray, np.ndarray]):
     polarity, mask : str
         Paths or URLs of the polarity array to write and of the mask.
     blocks : BlockGrid
+        Blocks of the mask.
     """
 
     polarity: str
@@ -78,7 +80,8 @@ class MaskStage(VoxelStage[MaskArrays, np.ndarray, np.ndarray]):
 
     def write(self, index: Index, opened: MaskArrays, result: np.ndarray) -> None:
         if result.any():
-            opened.polarity[(2, *self.blocks.slices(index))] = np.uint8(255) * result
+            union = (PLAIN.index("union"), *self.blocks.slices(index))
+            opened.polarity[union] = np.uint8(255) * result
         write_record(self.folder, index, Done())
 
 
@@ -91,21 +94,23 @@ def instances_of_mask(
     num_workers: int = 1,
     workers: Workers | None = None,
 ) -> Image:
-    """What `synpol.evaluation.scores.truth_instances` makes of a mask, for a mask of any size.
+    """Find the instances of a mask of any size; `truth_instances` does the same in memory.
 
     Parameters
     ----------
     mask : Image
+        Volume whose voxels are not 0 where a synapse is.
     dilate_sz : int
-        Of the decoder.
+        Side of the decoder's dilation box, voxels.
     work : Path
-        Folder for the result and records; whoever is done with the result removes it.
+        Folder for the result and the records; the caller removes it.
     block_shape, num_workers, workers
         As in `synpol.decode_blockwise`.
 
     Returns
     -------
     Image
+        Numbers of the instances on the voxels of the mask, 0 elsewhere.
     """
     blocks = BlockGrid.of(mask.shape_vx, block_shape)
     digest = hash_of({"mask": identity_of(mask), "block": blocks.block, "code": MaskStage.version})
@@ -137,35 +142,31 @@ def instances_of_mask(
 
 
 def _prepared(mask: Image, work: Path, blocks: BlockGrid, folder: Path, digest: str) -> Image:
-    """The array to write: as an interrupted run left it, or a new one."""
-    try:
-        found = open_image(join(work, "polarity"), channels=3, mode="r+")
-        if found.array.attrs.get(HASH) == digest:
-            return found
-    except InputError:
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return create_image(
-        work,
-        "polarity",
-        shape=(3, *blocks.shape),
-        dtype=np.uint8,
-        voxel_size=mask.voxel_size,
-        offset=mask.offset,
-        unit=mask.unit,
-        chunk_shape=(1, *blocks.block),
-        attributes={HASH: digest, COMPLETE: False},
-        overwrite=True,
+    """Open the array to write: as an interrupted run left it, or a new one."""
+    return claim_image(join(work, "polarity"), digest).image_to_write(
+        lambda overwrite: create_image(
+            work,
+            "polarity",
+            shape=(Channels.count, *blocks.shape),
+            dtype=np.uint8,
+            voxel_size=mask.voxel_size,
+            offset=mask.offset,
+            unit=mask.unit,
+            chunk_shape=(1, *blocks.block),
+            attributes=begun(digest),
+            overwrite=overwrite,
+        ),
+        forget=[folder],
     )
 
 
 def is_mask(truth: Image) -> bool:
-    """Whether a label volume has one single label."""
+    """Return whether a label volume has at most one label, apart from 0."""
     blocks = BlockGrid.of(truth.shape_vx, [max(128, c) for c in truth.array.chunks])
-    found: set[int] = set()
+    present: set[int] = set()
     for index in blocks_of(blocks.grid):
         labels = np.asarray(truth.array[blocks.slices(index)])
-        found |= set(np.unique(labels[labels != 0]).tolist())
-        if len(found) > 1:
+        present |= set(np.unique(labels[labels != 0]).tolist())
+        if len(present) > 1:
             return False
     return True

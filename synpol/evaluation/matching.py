@@ -1,7 +1,7 @@
-"""One-to-one matching of instances by IoU.
+"""Match instances of two label arrays one to one by IoU.
 
-Everything is computed from a contingency table (which labels meet on how many voxels), which is
-gathered part by part, so that volumes need not fit in memory.
+Everything is computed from a contingency table: which labels overlap, and in how many voxels. The
+table is collected part by part, so the volumes need not fit in memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from synpol.errors import InputError
 
 @dataclass(frozen=True)
 class Matching:
-    """One-to-one pairs of predicted and true instances, and what follows from their number.
+    """One-to-one pairs of predicted and true instances, and the scores that follow from them.
 
     Attributes
     ----------
     precision, recall, f1 : float
-        Of `matched` over `predicted` and `truth`; `of` says what they are where these are empty.
+        Scores in 0..1; `of` says which value they have without any instances.
     matched, predicted, truth : int
-        Pairs, predicted instances, true instances.
+        Number of pairs, of predicted instances and of true instances.
     pairs : tuple of (int, int, float)
-        Predicted label, true label, IoU (or what else they were matched by).
+        Predicted label, true label, and the IoU (or another measure that they were matched by).
     """
 
     precision: float
@@ -42,63 +42,92 @@ class Matching:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[int, int, float]], predicted: int, truth: int) -> Matching:
-        """From the pairs, which are sorted by predicted label, and how many there are of each.
+        """Compute the scores from the pairs and from the numbers of instances.
 
-        Precision, recall and F1 are 1 where there was nothing to find and nothing was found, 0
-        where only one of both is empty.
+        Precision, recall and F1 are 1 if there are neither predicted nor true instances, and 0 if
+        only one of the two is empty.
         """
         matched = len(pairs)
-        empty = float(predicted == truth == 0)
-        precision = matched / predicted if predicted else empty
-        recall = matched / truth if truth else empty
+        both_empty = float(predicted == truth == 0)
+        precision = matched / predicted if predicted else both_empty
+        recall = matched / truth if truth else both_empty
         f1 = 2 * matched / (predicted + truth) if predicted + truth else 1.0
         return cls(precision, recall, f1, matched, predicted, truth, tuple(sorted(pairs)))
 
     def scores(self) -> dict[str, Any]:
-        """Everything but the pairs."""
+        """Return all attributes except the pairs."""
         return {k: v for k, v in asdict(self).items() if k != "pairs"}
 
-    def f1_interval(self, level: float = 0.95, draws: int = 10_000) -> tuple[float, float]:
-        """Where F1 lies with a probability, had other synapses of the same kind been looked at.
+    def f1_interval(
+        self, confidence_level: float = 0.95, draws: int = 10_000
+    ) -> tuple[float, float]:
+        """Return a confidence interval of F1, for other synapses of the same kind.
 
-        A percentile bootstrap over pairs, misses and false positives: so many of them are drawn
-        anew, with replacement.
+        It is a percentile bootstrap over pairs, misses and false positives: each draw takes the
+        same number of them, with replacement.
 
         Parameters
         ----------
-        level : float
-            Probability.
+        confidence_level : float
+            Probability that the interval holds F1.
         draws : int
-            The draws are the same at every call.
+            Number of draws; they are the same at every call.
+
+        Returns
+        -------
+        (float, float)
+            Lower and upper end of the interval.
         """
         counts = np.array([self.matched, self.predicted - self.matched, self.truth - self.matched])
         total = int(counts.sum())
         if not total:
             return self.f1, self.f1
-        found = np.random.default_rng(0).multinomial(total, counts / total, draws)
-        f1 = 2 * found[:, 0] / (total + found[:, 0])
-        low, high = np.quantile(f1, [(1 - level) / 2, (1 + level) / 2])
+        matched = np.random.default_rng(0).multinomial(total, counts / total, draws)[:, 0]
+        f1 = 2 * matched / (total + matched)
+        low, high = np.quantile(f1, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
         return float(low), float(high)
 
 
-def meetings(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Which labels meet in each part, (k, 2) uint64, and on how many voxels; 0 meets others too.
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs of labels that lie on the same voxels of two arrays.
 
-    Raises
-    ------
-    InputError
-        Labels that are not whole numbers, or below 0.
+    Attributes
+    ----------
+    pairs : (k, 2) uint64
+        Predicted label and true label (or label of another volume); one of both may be 0. A pair
+        may occur more than once.
+    counts : (k,) int64
+        Number of voxels of each pair.
     """
-    meets = [np.zeros((0, 2), np.uint64)]
-    counts = [np.zeros(0, np.int64)]
-    for predicted, truth in parts:
-        predicted, truth = _labels(predicted, "predicted"), _labels(truth, "truth")
-        there = (predicted != 0) | (truth != 0)
-        pairs = np.stack([predicted[there], truth[there]], axis=1)
-        unique, count = np.unique(pairs, axis=0, return_counts=True)
-        meets.append(unique)
-        counts.append(count)
-    return np.concatenate(meets), np.concatenate(counts)
+
+    pairs: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Overlaps:
+        """Find the pairs of labels in each part ``(predicted, truth)`` of two label arrays.
+
+        Raises
+        ------
+        InputError
+            Labels are not whole numbers, or some are below 0.
+        """
+        found = [cls(np.zeros((0, 2), np.uint64), np.zeros(0, np.int64))]
+        for predicted, truth in parts:
+            predicted, truth = _labels(predicted, "predicted"), _labels(truth, "truth")
+            labelled = (predicted != 0) | (truth != 0)
+            pairs = np.stack([predicted[labelled], truth[labelled]], axis=1)
+            found.append(cls(*np.unique(pairs, axis=0, return_counts=True)))
+        return cls.joined(found)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Overlaps]) -> Overlaps:
+        """Put the pairs of all parts one after the other."""
+        return cls(
+            np.concatenate([part.pairs for part in parts]),
+            np.concatenate([part.counts for part in parts]),
+        )
 
 
 def _labels(array: np.ndarray, name: str) -> np.ndarray:
@@ -112,17 +141,18 @@ def _labels(array: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Contingency:
-    """On how many voxels labels of two arrays meet.
+    """Contingency table of two label arrays: in how many voxels each pair of labels overlaps.
 
     Attributes
     ----------
-    predicted, truth : (n,), (m,) arrays
+    predicted, truth : (n,) and (m,) arrays
         Labels that occur, sorted, without 0.
-    predicted_voxels, truth_voxels : (n,), (m,) int64
+    predicted_voxels, truth_voxels : (n,) and (m,) int64
+        Number of voxels of each label.
     i, j : (k,) int64
-        Rows of `predicted` and `truth` that meet.
+        Rows of `predicted` and of `truth` for each pair of labels that overlap.
     both : (k,) int64
-        Voxels on which they do.
+        Number of voxels in which the pair overlaps.
     """
 
     predicted: np.ndarray
@@ -135,19 +165,19 @@ class Contingency:
 
     @classmethod
     def of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Contingency:
-        """Gather from parts of the two arrays."""
-        return cls.of_meetings(*meetings(parts))
+        """Make the table from parts ``(predicted, truth)`` of the two arrays."""
+        return cls.of_overlaps(Overlaps.of(parts))
 
     @classmethod
-    def of_meetings(cls, pairs: np.ndarray, counts: np.ndarray) -> Contingency:
-        """Sum up pairs of labels, (k, 2) uint64 with 0 for none, that meet on so many voxels."""
-        there = pairs.any(axis=1)
-        pairs, into = np.unique(pairs[there], axis=0, return_inverse=True)
+    def of_overlaps(cls, overlaps: Overlaps) -> Contingency:
+        """Make the table from pairs of labels; equal pairs are added up."""
+        labelled = overlaps.pairs.any(axis=1)
+        pairs, into = np.unique(overlaps.pairs[labelled], axis=0, return_inverse=True)
         voxels = np.zeros(len(pairs), np.int64)
-        np.add.at(voxels, into.reshape(-1), counts[there])
+        np.add.at(voxels, into.reshape(-1), overlaps.counts[labelled])
         labels, sizes, rows = [], [], []
-        for side in (0, 1):
-            names, row = np.unique(pairs[:, side], return_inverse=True)
+        for column in pairs.T:
+            names, row = np.unique(column, return_inverse=True)
             size = np.zeros(len(names), np.int64)
             np.add.at(size, row, voxels)
             zero = int(len(names) > 0 and names[0] == 0)
@@ -166,16 +196,16 @@ class Contingency:
         )
 
     def iou(self) -> np.ndarray:
-        """IoU of every pair that meets."""
+        """Return the IoU of every pair of labels that overlap."""
         union = self.predicted_voxels[self.i] + self.truth_voxels[self.j] - self.both
         return self.both / union
 
     def match(self, iou: float) -> Matching:
-        """Match one to one, as `match_instances`."""
+        """Match the labels one to one, as `match_instances` does."""
         value = self.iou()
-        good = value >= iou
-        chosen = best_pairs(self.i[good], self.j[good], value[good])
-        i, j, value = self.i[good][chosen], self.j[good][chosen], value[good][chosen]
+        enough = value >= iou
+        chosen = np.flatnonzero(enough)[best_pairs(self.i[enough], self.j[enough], value[enough])]
+        i, j, value = self.i[chosen], self.j[chosen], value[chosen]
         pairs = [
             (int(self.predicted[a]), int(self.truth[b]), float(v))
             for a, b, v in zip(i, j, value, strict=True)
@@ -184,14 +214,14 @@ class Contingency:
 
 
 def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Choose candidate pairs one to one: as many as possible, then the largest sum of value.
+    """Choose candidate pairs one to one: most pairs first, then the largest sum of values.
 
     Parameters
     ----------
     i, j : (k,) int arrays
-        The two ends of each candidate.
+        Predicted and true instance of each candidate pair.
     value : (k,) float array
-        0..1.
+        Value of each candidate pair, 0..1.
 
     Returns
     -------
@@ -213,7 +243,7 @@ def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
             continue
         a, ra = np.unique(row[members], return_inverse=True)
         b, rb = np.unique(column[members], return_inverse=True)
-        # a pair more is worth more than any sum of values can be
+        # one more pair is worth more than any sum of values
         worth = np.zeros((len(a), len(b)))
         worth[ra, rb] = value[members] + min(len(a), len(b)) + 1
         which = {(x, y): m for x, y, m in zip(ra, rb, members, strict=True)}
@@ -228,20 +258,21 @@ def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) 
 
     Parameters
     ----------
-    predicted, truth : arrays of unsigned integers, of one shape
-        0 is background.
+    predicted, truth : arrays of unsigned integers
+        Labels of the predicted and of the true instances, in arrays of one shape; 0 is the
+        background.
     iou : float
-        Two instances can be a pair when their IoU is at least this.
+        Smallest IoU of two instances that may become a pair.
 
     Returns
     -------
     Matching
-        As many pairs as possible, and among those choices the one with the largest sum of IoU.
+        The choice with most pairs, and among these the one with the largest sum of IoU.
 
     Raises
     ------
     InputError
-        Different shapes, labels that are not whole numbers or below 0, or an `iou` outside 0..1 (0
+        The shapes differ, labels are not whole numbers or below 0, or `iou` is not in 0..1 (0
         excluded).
 
     Examples
@@ -259,13 +290,13 @@ def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) 
 
 
 def check_iou(iou: float) -> None:
-    """Refuse an IoU that is none."""
+    """Raise InputError unless 0 < iou <= 1."""
     if not 0 < iou <= 1:
         raise InputError(f"iou is {iou}; 0 < iou <= 1 is expected")
 
 
 def restricted(table: Contingency, predicted: np.ndarray, truth: np.ndarray) -> Contingency:
-    """The table of these labels alone; sizes stay those of the whole instances."""
+    """Return the table of some labels only; the numbers of their voxels stay the same."""
     keep_i, keep_j = np.isin(table.predicted, predicted), np.isin(table.truth, truth)
     pair = keep_i[table.i] & keep_j[table.j]
     new_i, new_j = np.cumsum(keep_i) - 1, np.cumsum(keep_j) - 1

@@ -1,7 +1,7 @@
-"""Stage ``compare``: which labels of two volumes meet in a block; and scores, made of all blocks.
+"""Stage ``compare``: find the labels of two volumes that overlap, and make scores from all blocks.
 
-Memory follows the number of instances, not the volume: what a block leaves is a row for every pair
-of labels that meet in it.
+The record of a block has one row for each pair of labels that overlap in this block. So the memory
+grows with the number of instances and not with the volume.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from synpol.blockwise.records import Index, read_record, work_folder
 from synpol.blockwise.stage import VoxelStage, blocks_of
 from synpol.errors import InputError
 from synpol.evaluation.mask_truth import instances_of_mask, is_mask
-from synpol.evaluation.matching import meetings
-from synpol.evaluation.scores import Evaluation, Labels
+from synpol.evaluation.matching import Overlaps
+from synpol.evaluation.scores import Evaluation
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image, shifted
 from synpol.images.writing import check_writable
+from synpol.polarity import LabelKind
 
 if TYPE_CHECKING:
     from synpol.config import Workers
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelArrays:
-    """Two arrays of labels, open.
+    """Open arrays of the labels to compare.
 
     Attributes
     ----------
@@ -61,37 +62,21 @@ class LabelBlocks:
 
 
 @dataclass(frozen=True)
-class Overlaps:
-    """Pairs of labels that lie on the same voxels: the record of one block.
-
-    Attributes
-    ----------
-    pairs : (k, 2) uint64
-        Label of the prediction, label of the other volume.
-    counts : (k,) int64
-        Number of voxels of each pair.
-    """
-
-    pairs: np.ndarray
-    counts: np.ndarray
-
-
-@dataclass(frozen=True)
 class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
-    """Find the pairs of labels that meet in every block.
+    """Find the pairs of labels that overlap in every block.
 
     Attributes
     ----------
     predicted, other : str
         Paths or URLs of the label arrays.
     begin : (int, int, int)
-        Where the prediction begins within the other, in voxels of the prediction.
+        Position of the prediction's first voxel in the other volume, in voxels of the prediction.
     multiple : (int, int, int)
-        Voxels of the prediction that make one of the other.
+        Number of voxels of the prediction along each axis of a voxel of the other volume.
     predicted_only : bool
-        Leave out what meets no predicted label.
+        Whether to leave out voxels without a predicted label.
     blocks : BlockGrid
-        Of the prediction.
+        Blocks of the prediction.
     """
 
     predicted: str
@@ -111,10 +96,10 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         )
 
     def read(self, index: Index, opened: LabelArrays) -> LabelBlocks:
-        where = self.blocks.slices(index)
-        fine = shifted(where, self.begin)
+        block = self.blocks.slices(index)
+        fine = shifted(block, self.begin)
         coarse = tuple(
-            slice(w.start // m, -(-w.stop // m)) for w, m in zip(fine, self.multiple, strict=True)
+            slice(f.start // m, -(-f.stop // m)) for f, m in zip(fine, self.multiple, strict=True)
         )
         labels = np.asarray(opened.other[coarse])
         for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
@@ -122,21 +107,20 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
                 labels = np.repeat(labels, m, axis=axis)
                 first = wanted.start % m
                 labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
-        return LabelBlocks(predicted=np.asarray(opened.predicted[where]), other=labels)
+        return LabelBlocks(predicted=np.asarray(opened.predicted[block]), other=labels)
 
     def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
         predicted, other = given.predicted, given.other
         if self.predicted_only:
-            there = predicted != 0
-            predicted, other = predicted[there], other[there]
-        pairs, counts = meetings([(predicted, other)])
-        return Overlaps(pairs=pairs, counts=counts)
+            labelled = predicted != 0
+            predicted, other = predicted[labelled], other[labelled]
+        return Overlaps.of([(predicted, other)])
 
 
 def evaluate_blockwise(
     predicted: Image,
     truth: Image,
-    labels: Labels = "polarity",
+    labels: LabelKind = "polarity",
     min_size: int = 0,
     dilate_sz: int = 5,
     *,
@@ -147,21 +131,22 @@ def evaluate_blockwise(
 ) -> Evaluation:
     """Compare two label volumes of any size.
 
-    What is done is kept while the job is unfinished, and looked at anew by the next one after that:
-    labels may be corrected in place.
+    An interrupted comparison continues where it stopped. A finished one is always done again,
+    because labels may have been corrected in place.
 
     Parameters
     ----------
     predicted, truth : Image
-        The truth covers the prediction, on the same voxel grid; what lies beside does not count.
+        Label volumes with the same voxel size. The truth covers the prediction; the rest of the
+        truth does not count.
     labels : {"polarity", "union"}
-        What both mark; see `synpol.evaluation.scores.truth_instances`.
+        What the labels of both volumes mark; see `synpol.evaluation.scores.truth_instances`.
     min_size : int
-        As in `Evaluation.of`.
+        Fewest voxels of each side of a synapse that is scored; see `Evaluation.of`.
     dilate_sz : int
-        Of the decoder, for a truth that is a mask.
+        Side of the decoder's dilation box, voxels; used if the truth is a mask.
     block_shape : 3 ints
-        Voxels that a worker compares at once. Any shape gives the same result.
+        Shape of a block, voxels. The result does not depend on it.
     work_dir : path
         Folder for records, the lock and logs, shared by all workers.
     num_workers, workers
@@ -174,22 +159,22 @@ def evaluate_blockwise(
     Raises
     ------
     InputError
-        Different voxels, values that are not labels, or another driver works in `work_dir`.
+        The voxels do not fit, values are not labels, or another driver works in `work_dir`.
     RuntimeError
-        Blocks failed; what is done is kept.
+        Some blocks failed; the results of the others are kept.
     """
     truth.place_of(predicted, "the truth")
-    apart = Path(work_dir) / "truth"
+    truth_dir = Path(work_dir) / "truth"
     if labels == "union" and is_mask(truth):
         truth = instances_of_mask(
             truth,
             dilate_sz,
-            apart,
+            truth_dir,
             block_shape=block_shape,
             num_workers=num_workers,
             workers=workers,
         )
-    pairs, counts = meetings_blockwise(
+    overlaps = overlaps_blockwise(
         predicted,
         truth,
         "the truth",
@@ -198,11 +183,11 @@ def evaluate_blockwise(
         num_workers=num_workers,
         workers=workers,
     )
-    shutil.rmtree(apart, ignore_errors=True)
-    return Evaluation.of_meetings(pairs, counts, labels, min_size)
+    shutil.rmtree(truth_dir, ignore_errors=True)
+    return Evaluation.of_overlaps(overlaps, labels, min_size)
 
 
-def meetings_blockwise(
+def overlaps_blockwise(
     predicted: Image,
     other: Image,
     what: str,
@@ -213,28 +198,31 @@ def meetings_blockwise(
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
     workers: Workers | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `synpol.evaluation.matching.meetings` finds in all blocks of two label volumes.
-
+) -> Overlaps:
+    """Find the overlaps of the labels of two volumes of any size.
 
     Parameters
     ----------
     predicted, other : Image
-        The other covers the prediction.
+        Label volumes; the other volume covers the prediction.
     what : str
-        What the other is, for messages.
+        Name of the other volume, for messages.
     coarser : bool
-        Whether its voxels may be whole multiples of those of the prediction.
+        Whether the other volume may have larger voxels, in whole multiples along each axis.
     predicted_only : bool
-        Leave out what meets no predicted label.
+        Whether to leave out voxels without a predicted label.
     block_shape, work_dir, num_workers, workers
         As in `evaluate_blockwise`.
 
     Returns
     -------
-    pairs : (k, 2) uint64
-    counts : (k,) int64
-        Voxels of the prediction; a pair may come more than once.
+    Overlaps
+        Pairs of all blocks, counted in voxels of the prediction.
+
+    Raises
+    ------
+    InputError, RuntimeError
+        As in `evaluate_blockwise`.
     """
     for image in (predicted, other):
         if image.array.dtype.kind not in "uib":
@@ -269,5 +257,4 @@ def meetings_blockwise(
         driver.run(stage)
         records = [read_record(folder, index, Overlaps) for index in blocks_of(blocks.grid)]
         shutil.rmtree(folder)
-    pairs = np.concatenate([record.pairs for record in records])
-    return pairs, np.concatenate([record.counts for record in records])
+    return Overlaps.joined(records)

@@ -1,6 +1,7 @@
-"""How others score synapses, beside `synpol.evaluation.scores`: by the name of the protocol.
+"""Score synapses as other projects do, by the name of the protocol.
 
-Both work on label volumes in memory, as the programs do that they follow.
+Both protocols need the label volumes in memory, like the programs that they follow. The scores of
+synpol itself are in `synpol.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from scipy.optimize import linear_sum_assignment
 
 from synpol.errors import InputError
 from synpol.evaluation.matching import Contingency, Matching
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import is_pre, post_label, pre_label, synapse_of
 
 
 @dataclass(frozen=True)
 class BothWays:
-    """Counts of `lin2020`: each direction is counted by itself, nothing is matched one to one.
+    """Scores of `lin2020`, which counts predicted and true objects separately, without pairs.
 
     Attributes
     ----------
     precision, recall, f1 : float
-        Of the counts; 0 where there is nothing to divide by.
+        Scores in 0..1; 0 where the divisor is 0.
     predicted_found, predicted : int
-        Predicted objects that some true one meets well enough, and all of them.
+        Number of predicted objects that overlap a true object enough, and of all predicted objects.
     truth_found, truth : int
-        The same of true objects.
+        Number of true objects that overlap a predicted object enough, and of all true objects.
     """
 
     precision: float
@@ -50,22 +51,22 @@ def lin2020(
 ) -> BothWays:
     """Score whole synapses as the older EM-R50 evaluator does.
 
-    Sections at both ends are masked out of both volumes. The sides of a predicted synapse, whatever
-    their numbers, become one mask, which is dilated by a voxel along every axis and labelled anew
-    (26 neighbours); objects of fewer than `min_size` voxels are dropped. A predicted object counts
-    when its IoU with some true synapse (both sides together, not dilated) is above `iou`; a true
-    one when its IoU with some predicted object is.
+    Sections at both ends of both volumes are ignored. All predicted voxels together form one mask,
+    which is dilated by one voxel along every axis and labelled again (26 neighbours); objects with
+    fewer than `min_size` voxels are dropped. A predicted object counts as found when its IoU with a
+    true synapse (both sides together, not dilated) is above `iou`; a true synapse counts as found
+    when its IoU with a predicted object is above `iou`.
 
     Parameters
     ----------
     predicted, truth : (z, y, x) arrays of unsigned integers
-        2n-1 on the pre side of synapse n, 2n on its post side.
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
     iou : float
-        That evaluator takes 0.2 by default.
+        Bound of the IoU; the default of that evaluator is 0.2.
     min_size : int
-        Voxels.
+        Fewest voxels of a predicted object.
     margin : int
-        Sections at each end.
+        Number of ignored sections at each end.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def lin2020(
     Raises
     ------
     InputError
-        Different shapes, or no section is left between the margins.
+        The shapes differ, or no section is left between the margins.
 
     References
     ----------
@@ -98,14 +99,14 @@ def lin2020(
     sizes = np.bincount(objects.ravel())
     objects = np.where((sizes >= min_size)[objects], objects, 0)
     number = np.zeros(truth.shape, np.uint64)
-    number[inside] = polarity_to_seg(truth[inside])[0]
+    number[inside] = synapse_of(truth[inside])
     table = Contingency.of([(objects, number)])
-    good = table.iou() > iou
-    found = len(np.unique(table.i[good])), len(np.unique(table.j[good]))
-    there = len(table.predicted), len(table.truth)
-    precision, recall = (f / n if n else 0.0 for f, n in zip(found, there, strict=True))
+    enough = table.iou() > iou
+    found = len(np.unique(table.i[enough])), len(np.unique(table.j[enough]))
+    total = len(table.predicted), len(table.truth)
+    precision, recall = (f / n if n else 0.0 for f, n in zip(found, total, strict=True))
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return BothWays(precision, recall, f1, found[0], there[0], found[1], there[1])
+    return BothWays(precision, recall, f1, found[0], total[0], found[1], total[1])
 
 
 def cremi_partners(
@@ -117,32 +118,33 @@ def cremi_partners(
 ) -> Matching:
     """Score pairs of partners as the CREMI challenge does.
 
-    Synapses with both sides are matched one to one at the least cost, which is the mean distance of
-    the pre ends and of the post ends; it is prohibitive where either is above `threshold`, or where
-    the two do not join the same pre and post segments. An end is the voxel of its side that lies
-    nearest to the side's centroid (the challenge has one annotated point instead).
+    Synapses with both sides are matched one to one with the least total cost. The cost of a pair is
+    the mean of two distances: between the pre ends and between the post ends. A pair is impossible
+    if one of these distances is above `threshold`, or if the two synapses connect different pre or
+    post segments. The end of a side is its voxel nearest to its centroid (the challenge uses an
+    annotated point instead).
 
     Parameters
     ----------
     predicted, truth : (z, y, x) arrays of unsigned integers
-        2n-1 on the pre side of synapse n, 2n on its post side.
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
     segmentation : (z, y, x) array of integers
-        Neurons.
+        Labels of the neurons.
     voxel_size : 3 floats
-        nm, z, y, x.
+        Voxel size along z, y, x; nm.
     threshold : float
-        nm.
+        Largest distance between the ends of a pair, nm.
 
     Returns
     -------
     Matching
-        Its pairs are the predicted and the true number and the mean distance of their ends in nm.
-        Synapses without both sides are not counted; where there are none, scores are 0.
+        Pairs of the predicted and the true number with the mean distance of their ends in nm.
+        Synapses with a single side do not count; without any synapses the scores are 0.
 
     Raises
     ------
     InputError
-        Different shapes.
+        The shapes differ.
 
     References
     ----------
@@ -151,36 +153,37 @@ def cremi_partners(
     for name, array in (("truth", truth), ("segmentation", segmentation)):
         if array.shape != predicted.shape:
             raise InputError(f"predicted has the shape {predicted.shape}, {name} {array.shape}")
-    mine, theirs = side_ends(predicted, voxel_size), side_ends(truth, voxel_size)
-    segments = [np.array([segmentation[tuple(e.T)] for e in x.ends]) for x in (mine, theirs)]
+    ours, true = side_ends(predicted, voxel_size), side_ends(truth, voxel_size)
+    segments = [np.array([segmentation[tuple(e.T)] for e in x.ends]) for x in (ours, true)]
     size = np.array(voxel_size)
     distance = [
         np.linalg.norm((a[:, None] - b[None]) * size, axis=2)
-        for a, b in zip(mine.ends, theirs.ends, strict=True)
+        for a, b in zip(ours.ends, true.ends, strict=True)
     ]
     possible = (distance[0] <= threshold) & (distance[1] <= threshold)
     possible &= (segments[0][:, :, None] == segments[1][:, None, :]).all(axis=0)
     cost = np.where(possible, (distance[0] + distance[1]) / 2, 2 * threshold)
     pairs = [
-        (int(mine.number[i]), int(theirs.number[j]), float(cost[i, j]))
+        (int(ours.number[i]), int(true.number[j]), float(cost[i, j]))
         for i, j in zip(*linear_sum_assignment(cost), strict=True)
         if possible[i, j]
     ]
-    count, there = len(pairs), (len(mine.number), len(theirs.number))
-    precision, recall = (count / n if n else 0.0 for n in there)
-    f1 = 2 * count / sum(there) if sum(there) else 0.0
-    return Matching(precision, recall, f1, count, *there, tuple(pairs))
+    count, total = len(pairs), (len(ours.number), len(true.number))
+    precision, recall = (count / n if n else 0.0 for n in total)
+    f1 = 2 * count / sum(total) if sum(total) else 0.0
+    return Matching(precision, recall, f1, count, *total, tuple(pairs))
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Where synapses with both sides begin and end.
+    """One voxel on each side of the synapses that have both sides.
 
     Attributes
     ----------
     number : (n,) uint64
+        Number of each synapse.
     ends : two (n, 3) int64 arrays
-        Voxels of pre and post.
+        Voxel on the pre side and voxel on the post side, z, y, x.
     """
 
     number: np.ndarray
@@ -188,17 +191,25 @@ class Ends:
 
 
 def side_ends(labels: np.ndarray, voxel_size: Sequence[float]) -> Ends:
-    """The voxel of each side that lies nearest to its centroid, the first of equals in C order."""
-    at = np.flatnonzero(labels)
-    values = labels.ravel()[at].astype(np.uint64)
+    """Find the voxel of each side nearest to its centroid, the first in C order of several.
+
+    Parameters
+    ----------
+    labels : (z, y, x) array of unsigned integers
+        2n-1 on the pre side of synapse n, 2n on its post side, 0 elsewhere.
+    voxel_size : 3 floats
+        Voxel size along z, y, x, in any unit of length.
+    """
+    labelled = np.flatnonzero(labels)
+    values = labels.ravel()[labelled].astype(np.uint64)
     present, which = np.unique(values, return_inverse=True)
-    voxel = np.stack(np.unravel_index(at, labels.shape), axis=1)
+    voxel = np.stack(np.unravel_index(labelled, labels.shape), axis=1)
     count = np.bincount(which, minlength=len(present))
     centre = np.stack([np.bincount(which, v, len(present)) / count for v in voxel.T], axis=1)
-    away = np.linalg.norm((voxel - centre[which]) * np.array(voxel_size), axis=1)
-    order = np.lexsort((at, away, which))
+    distance = np.linalg.norm((voxel - centre[which]) * np.array(voxel_size), axis=1)
+    order = np.lexsort((labelled, distance, which))
     first = order[np.searchsorted(which[order], np.arange(len(present)))]
-    pre = present[(present % np.uint64(2) == 1) & np.isin(present + np.uint64(1), present)]
-    place = np.searchsorted(present, pre)
-    number = pre // np.uint64(2) + np.uint64(1)
-    return Ends(number, (voxel[first[place]], voxel[first[place + 1]]))
+    number = synapse_of(present[is_pre(present)])
+    number = number[np.isin(post_label(number), present)]
+    pre, post = (voxel[first[np.searchsorted(present, f(number))]] for f in (pre_label, post_label))
+    return Ends(number, (pre, post))

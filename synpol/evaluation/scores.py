@@ -1,10 +1,10 @@
-"""How good is it: scores of whole synapses, of sides, and of both together."""
+"""Score a prediction: whole synapses, their sides, and both together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,28 +12,26 @@ from synpol.decoding.reference import components, dilate_in_plane
 from synpol.evaluation.matching import (
     Contingency,
     Matching,
+    Overlaps,
     best_pairs,
     check_iou,
-    meetings,
     restricted,
 )
-from synpol.polarity import polarity_to_seg
-
-Labels = Literal["polarity", "union"]
+from synpol.polarity import LabelKind, split_labels
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that scores are made of.
+    """Contingency tables of a prediction and its truth, from which all scores are computed.
 
     Attributes
     ----------
     synapse : Contingency
-        Of whole synapses, by their number n.
+        Table of whole synapses, by their number n.
     pre, post : Contingency or None
-        Of the sides, by n; None for labels without sides.
+        Tables of the sides, by n; None for labels without sides.
     min_size : int
-        What `score` leaves out.
+        Fewest voxels of each side of a synapse that is scored.
     """
 
     synapse: Contingency
@@ -45,144 +43,173 @@ class Evaluation:
     def of(
         cls,
         parts: Iterable[tuple[np.ndarray, np.ndarray]],
-        labels: Labels = "polarity",
+        labels: LabelKind = "polarity",
         min_size: int = 0,
     ) -> Evaluation:
-        """Gather from parts ``(predicted, truth)`` of the two label volumes.
+        """Make the tables from parts ``(predicted, truth)`` of two label volumes.
 
         Parameters
         ----------
         parts : iterable of (array, array)
+            Labels of the same voxels in the prediction and in the truth.
         labels : {"polarity", "union"}
-            polarity: both are 2n-1 / 2n; union: both carry n.
+            Labels of both volumes: 2n-1 and 2n for "polarity", n for "union".
         min_size : int
-            Only synapses with both sides of at least this many voxels count (a synapse that the
-            volume's border cuts to a sliver has no sides to speak of). The same rule holds for the
-            truth and for the prediction. A predicted synapse that matches only true ones which
-            were left out is left out too.
+            A synapse is scored only if each of its sides has at least this many voxels, in the
+            truth and in the prediction. (The border of the volume may leave only a few voxels of a
+            synapse.) A predicted synapse is also left out if all true synapses that it matches are
+            left out.
 
         Raises
         ------
         InputError
-            Labels that are not whole numbers, or below 0.
+            Labels are not whole numbers, or some are below 0.
         """
-        return cls.of_meetings(*meetings(parts), labels, min_size)
+        return cls.of_overlaps(Overlaps.of(parts), labels, min_size)
 
     @classmethod
-    def of_meetings(
-        cls, pairs: np.ndarray, counts: np.ndarray, labels: Labels, min_size: int
-    ) -> Evaluation:
-        """The same from what `meetings` found in all parts."""
+    def of_overlaps(cls, overlaps: Overlaps, labels: LabelKind, min_size: int) -> Evaluation:
+        """Make the tables from the overlaps of all parts; see `of`."""
         if labels == "union":
-            return cls(Contingency.of_meetings(pairs, counts), None, None, min_size)
-        number, odd = polarity_to_seg(pairs)
+            return cls(Contingency.of_overlaps(overlaps), None, None, min_size)
+        number, is_pre = split_labels(overlaps.pairs)
         none = np.uint64(0)
+
+        def table(pairs: np.ndarray) -> Contingency:
+            return Contingency.of_overlaps(Overlaps(pairs, overlaps.counts))
+
         return cls(
-            Contingency.of_meetings(number, counts),
-            Contingency.of_meetings(np.where(odd, number, none), counts),
-            Contingency.of_meetings(np.where(odd, none, number), counts),
+            table(number),
+            table(np.where(is_pre, number, none)),
+            table(np.where(is_pre, none, number)),
             min_size,
         )
 
     def score(self, iou: float) -> dict[str, Matching]:
-        """Matchings at an IoU: polarity_correct, synapse, pre, post; synapse alone without sides.
+        """Match predicted and true synapses at an IoU, by several criteria.
 
-        A synapse is *polarity-correct* when its pre side matches the pre side of a true synapse and
-        its post side the post side of the same one.
+        Parameters
+        ----------
+        iou : float
+            Smallest IoU of a pair.
+
+        Returns
+        -------
+        dict of str to Matching
+            ``polarity_correct``, ``synapse``, ``pre`` and ``post``; only ``synapse`` for labels
+            without sides. A synapse is *polarity-correct* when its pre side matches the pre side of
+            a true synapse and its post side matches the post side of the same synapse.
         """
         check_iou(iou)
         if self.pre is None or self.post is None:
             return {"synapse": self.synapse.match(iou)}
-        kept_predicted, kept_truth = self._kept(iou)
+        kept_predicted, kept_truth = self._scored(iou)
         matchings = {"polarity_correct": self._polarity(iou, kept_predicted, kept_truth)}
         for name, table in (("synapse", self.synapse), ("pre", self.pre), ("post", self.post)):
             matchings[name] = restricted(table, kept_predicted, kept_truth).match(iou)
         return matchings
 
-    def _kept(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    def _scored(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the predicted and of the true synapses that are scored."""
         whole = self.synapse
         if not self.min_size or self.pre is None or self.post is None:
             return whole.predicted, whole.truth
         large = []
         for which in ("predicted", "truth"):
-            names = [
+            numbers = [
                 getattr(t, which)[getattr(t, f"{which}_voxels") >= self.min_size]
                 for t in (self.pre, self.post)
             ]
-            large.append(np.intersect1d(*names))
+            large.append(np.intersect1d(*numbers))
         predicted, truth = large
-        good = whole.iou() >= iou
-        counts = np.isin(whole.truth[whole.j], truth)
-        ignored, needed = (whole.predicted[whole.i[good & w]] for w in (~counts, counts))
-        return np.setdiff1d(predicted, np.setdiff1d(ignored, needed)), truth
+        matches = whole.iou() >= iou
+        with_scored = np.isin(whole.truth[whole.j], truth)
+        without, needed = (
+            whole.predicted[whole.i[matches & w]] for w in (~with_scored, with_scored)
+        )
+        return np.setdiff1d(predicted, np.setdiff1d(without, needed)), truth
 
     def _polarity(self, iou: float, kept_predicted: np.ndarray, kept_truth: np.ndarray) -> Matching:
-        found: list[dict[tuple[int, int], float]] = []
+        """Match synapses whose two sides match; a pair has the mean IoU of its sides."""
+        iou_of: list[dict[tuple[int, int], float]] = []
         for table in (self.pre, self.post):
             table = restricted(table, kept_predicted, kept_truth)  # type: ignore[arg-type]
             value = table.iou()
-            good = value >= iou
-            names = zip(
-                table.predicted[table.i[good]].tolist(),
-                table.truth[table.j[good]].tolist(),
+            enough = value >= iou
+            numbers = zip(
+                table.predicted[table.i[enough]].tolist(),
+                table.truth[table.j[enough]].tolist(),
                 strict=True,
             )
-            found.append(dict(zip(names, value[good].tolist(), strict=True)))
-        both = sorted(found[0].keys() & found[1].keys())
-        value = np.array([(found[0][pair] + found[1][pair]) / 2 for pair in both])
-        ends = np.array(both, dtype=np.uint64).reshape(-1, 2)
-        chosen = best_pairs(ends[:, 0], ends[:, 1], value)
+            iou_of.append(dict(zip(numbers, value[enough].tolist(), strict=True)))
+        pre, post = iou_of
+        both = sorted(pre.keys() & post.keys())
+        value = np.array([(pre[pair] + post[pair]) / 2 for pair in both])
+        predicted, truth = np.array(both, dtype=np.uint64).reshape(-1, 2).T
+        chosen = best_pairs(predicted, truth, value)
         pairs = [(*both[k], float(value[k])) for k in chosen]
         return Matching.of(pairs, len(kept_predicted), len(kept_truth))
 
     def correct(self, iou: float = 0.5) -> dict[int, bool]:
-        """Whether each predicted synapse that is scored is right: polarity-correct, or found."""
-        found = {pair[0] for pair in self._first_score(iou).pairs}
-        kept, _ = self._kept(iou)
-        return {int(number): int(number) in found for number in kept}
+        """Return whether each scored predicted synapse is polarity-correct, by its number.
+
+        For labels without sides: whether it matches a true synapse.
+        """
+        matched = {pair[0] for pair in self._first_score(iou).pairs}
+        scored, _ = self._scored(iou)
+        return {int(number): int(number) in matched for number in scored}
 
     def missed(self, iou: float = 0.5) -> dict[int, int]:
-        """True synapses that are scored and were not found, and their voxels; the largest first."""
-        found = {pair[1] for pair in self._first_score(iou).pairs}
-        _, kept = self._kept(iou)
+        """Return the scored true synapses that were not found, by number, with their voxels.
+
+        The largest synapses come first.
+        """
+        matched = {pair[1] for pair in self._first_score(iou).pairs}
+        _, scored = self._scored(iou)
         table = self.synapse
-        lost = [
+        missed = [
             k
-            for k in np.flatnonzero(np.isin(table.truth, kept))
-            if int(table.truth[k]) not in found
+            for k in np.flatnonzero(np.isin(table.truth, scored))
+            if int(table.truth[k]) not in matched
         ]
-        lost.sort(key=lambda k: -table.truth_voxels[k])
-        return {int(table.truth[k]): int(table.truth_voxels[k]) for k in lost}
+        missed.sort(key=lambda k: -table.truth_voxels[k])
+        return {int(table.truth[k]): int(table.truth_voxels[k]) for k in missed}
 
     def _first_score(self, iou: float) -> Matching:
         return next(iter(self.score(iou).values()))
 
     def to_json(self, ious: Sequence[float]) -> dict[str, Any]:
-        """The content of ``scores.json``."""
-        found = {f"{iou:g}": self.score(iou) for iou in ious}
+        """Return the content of ``scores.json`` for several IoU."""
+        matchings = {f"{iou:g}": self.score(iou) for iou in ious}
         return {
             "iou": {
                 iou: {name: match.scores() for name, match in kinds.items()}
-                for iou, kinds in found.items()
+                for iou, kinds in matchings.items()
             },
             "f1_interval": {
                 iou: {name: list(match.f1_interval()) for name, match in kinds.items()}
-                for iou, kinds in found.items()
+                for iou, kinds in matchings.items()
             },
         }
 
 
-def truth_instances(truth: np.ndarray, labels: Labels, dilate_sz: int = 5) -> np.ndarray:
-    """The instances that a label volume stands for.
+def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: int = 5) -> np.ndarray:
+    """Return the instances of a label volume; the components of a mask become instances.
 
     Parameters
     ----------
     truth : (z, y, x) array of integers
+        Labels, or a mask.
     labels : {"polarity", "union"}
-        A union with one single label is a mask: its synapses are the face-connected components of
-        its dilation, as in the decoder. Otherwise every label is an instance.
+        What the labels mark. A union with a single label is a mask: its synapses are the
+        face-connected components of its dilation, as in the decoder.
     dilate_sz : int
-        Of the decoder.
+        Side of the decoder's dilation box, voxels.
+
+    Returns
+    -------
+    (z, y, x) array of integers
+        The labels themselves, or numbers of the components of the mask.
     """
     if labels == "union" and len(np.unique(truth[truth != 0])) <= 1:
         mask = truth != 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gunpowder as gp
 import numpy as np
 
-from synpol.polarity import seg_to_polarity
+from synpol.polarity import PLAIN, seg_to_polarity
 
 
 class AddPolarityTarget(gp.BatchFilter):
@@ -108,7 +108,7 @@ def polarity_target(
     if exclusive:
         return target, np.ones(target.shape, np.float32)
     if not sides_known:
-        target[:2] = 0
+        PLAIN.sides(target)[:] = 0
     weights = np.ones(target.shape, np.float32)
     for channel, weight in zip(target, weights, strict=True):
         fraction = channel.mean()
@@ -118,5 +118,5 @@ def polarity_target(
         rare = channel == (1 if f <= 0.5 else 0)
         weight[rare] = min(max(f, 1 - f) / min(f, 1 - f), weight_max)
     if not sides_known:
-        weights[:2] = 0
+        PLAIN.sides(weights)[:] = 0
     return target, weights

@@ -1,4 +1,4 @@
-"""What tells one state of an image from another."""
+"""Describe and hash what a result depends on, so that a rerun notices a change."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from synpol.files import is_url
-from synpol.images.image import HASH, Image, check_complete
+from synpol.images.claim import HASH, check_complete, is_ours
+from synpol.images.image import Image
 
 
 def identity_of(image: Image) -> dict[str, Any]:
-    """What tells one state of an array from another.
+    """Describe the state of an image, to be hashed with whatever else a result depends on.
 
-    For an array that synpol wrote its hash does; for a foreign one, path and metadata do.
+    An array that synpol wrote carries the hash of what it was made from, which changes with its
+    content. Of an array of others only the path and the metadata are known.
+
+    Returns
+    -------
+    dict
+        Path, shape, dtype, voxel size, offset, unit, and the hash where there is one.
 
     Raises
     ------
     InputError
         synpol began to write the array and did not finish.
     """
-    attributes = dict(image.array.attrs)
+    check_complete(image)
     about: dict[str, Any] = {
         "path": image.path if is_url(image.path) else str(Path(image.path).resolve()),
         "shape": list(image.array.shape),
@@ -30,11 +37,12 @@ def identity_of(image: Image) -> dict[str, Any]:
         "offset": list(image.offset),
         "unit": image.unit,
     }
-    check_complete(image)
-    if HASH in attributes:
-        about |= {"hash": attributes[HASH]}
-    return about
+    return about | {"hash": image.array.attrs[HASH]} if is_ours(image.array) else about
 
 
 def hash_of(content: object) -> str:
+    """Return the SHA-256 of anything that JSON can hold, as 64 hexadecimal digits.
+
+    The order of keys does not matter; that of lists does.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -26,13 +26,6 @@ from synpol.files import is_url, join
 from synpol.images.precomputed import SCHEME, PrecomputedArray
 from synpol.images.world import SIZE_KEYS, in_nm, multiscales_of, placement
 
-#: attribute of every array that synpol writes: the hash of what it was made from
-HASH = "synpol_hash"
-#: attribute of an array that synpol writes: whether it is finished
-COMPLETE = "synpol_complete"
-#: attribute of an array that synpol writes: settings that its readers have to know
-SETTINGS = "synpol_settings"
-
 
 @dataclass(frozen=True)
 class Image:
@@ -205,6 +198,25 @@ def open_image(
     InputError
         Nothing there, no array in it, no voxel size known, a voxel size that is not whole in its
         unit, or another number of channels.
+
+    Examples
+    --------
+    >>> from synpol.images.writing import create_image
+    >>> _ = create_image(
+    ...     "volume",
+    ...     "raw",
+    ...     shape=(16, 64, 64),
+    ...     dtype="uint8",
+    ...     voxel_size=(30, 8, 8),
+    ...     offset=(300, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(16, 32, 32),
+    ... )
+    >>> image = open_image("volume/raw")
+    >>> image.path, image.array.shape, image.unit
+    ('volume/raw/s0', (16, 64, 64), 'nm')
+    >>> image.voxel_size, image.roi.shape
+    ((30, 8, 8), (480, 512, 512))
     """
     path = str(path).rstrip("/")
     if path.startswith(SCHEME):
@@ -290,21 +302,6 @@ def _parent_multiscales(path: str) -> Mapping[str, Any] | None:
     if found is None or all(d["path"] != name for d in found["datasets"]):
         return None
     return {**found, "datasets": [d for d in found["datasets"] if d["path"] == name]}
-
-
-def check_complete(image: Image) -> None:
-    """Refuse an array that synpol began to write and did not finish.
-
-    Raises
-    ------
-    InputError
-    """
-    if HASH in image.array.attrs and not image.array.attrs.get(COMPLETE):
-        raise InputError(
-            f"{image.path} is unfinished: what writes it was interrupted; run that again first "
-            "(pipelines/prepare.py for raw and truth, pipelines/predict_blockwise.py for polarity "
-            "and instances)"
-        )
 
 
 def levels_of(image: Image) -> list[str]:

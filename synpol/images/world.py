@@ -119,8 +119,8 @@ def placement(
     if multiscales is None:
         raise InputError(
             f"{path} says nothing about its voxel size (neither `voxel_size` on the array nor OME "
-            "multiscales on its group); import it with pipelines/prepare.py, or set the "
-            "attribute `voxel_size` (z, y, x in nm)"
+            "multiscales on its group); set the attribute `voxel_size` (z, y, x in nm), or import "
+            "it with pipelines/prepare.py of synpol's repository"
         )
     scale, translation = ome_transform(multiscales)
     unit = _one_unit([a.get("unit") for a in multiscales.get("axes", [])], path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from zarr.storage import LocalStore
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.image import COMPLETE, HASH, Image, opened_array, opened_group
+from synpol.images.claim import COMPLETE, half_made
+from synpol.images.image import Image, opened_group
 from synpol.images.world import multiscales_of, ome_level, ome_metadata
 
 
@@ -65,6 +67,23 @@ def create_image(
     ------
     InputError
         The image exists already, the container is of Zarr v2, or the place cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = create_image(
+    ...     "volume",
+    ...     "raw",
+    ...     shape=(16, 64, 64),
+    ...     dtype=np.uint8,
+    ...     voxel_size=(30, 8, 8),
+    ...     offset=(0, 0, 0),
+    ...     unit="nm",
+    ...     chunk_shape=(16, 32, 32),
+    ... )
+    >>> image.array[:4] = 128
+    >>> int(image.array[3, 0, 0]), int(image.array[4, 0, 0])
+    (128, 0)
     """
     group_path = join(container, name)
     if opened_group(container, 2) is not None and opened_group(container, 3) is None:
@@ -76,9 +95,12 @@ def create_image(
     metadata: dict[str, Any] = {"ome": ome_metadata(name, spatial, voxel_size, offset, unit)}
     try:
         zarr.open_group(str(container), mode="a", zarr_format=3)
+        replace = overwrite or half_made(group_path)
+        if replace:
+            _remove_arrays(group_path)
         group = zarr.open_group(
             group_path,
-            mode="w" if overwrite or half_made(group_path) else "w-",
+            mode="w" if replace else "w-",
             zarr_format=3,
             attributes=metadata,
         )
@@ -99,6 +121,20 @@ def create_image(
     except OSError as error:
         raise InputError(f"{group_path} cannot be written: {error}") from error
     return image
+
+
+def _remove_arrays(path: str) -> None:
+    """Remove the arrays of a local image such that a kill leaves what `half_made` recognises.
+
+    zarr alone removes files in any order, and chunks of an array whose metadata are gone would turn
+    up in the next array of that name.
+    """
+    if is_url(path) or not Path(path).is_dir():
+        return
+    for folder in Path(path).iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            (folder / "zarr.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
 
 
 def _create_array(
@@ -153,7 +189,7 @@ def image_group(image: Image) -> zarr.Group:
     if group is None or found is None or found["datasets"][0]["path"] != name:
         raise InputError(
             f"{image.path} is not the full resolution of an OME-Zarr 0.5 image, so it cannot get "
-            "coarser levels; pipelines/prepare.py imports it as one"
+            "coarser levels; pipelines/prepare.py of synpol's repository imports it as one"
         )
     if group.metadata.consolidated_metadata is not None:
         raise InputError(
@@ -231,21 +267,6 @@ def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
     coarser = [ome_level(full, name, factors) for name, factors in levels.items()]
     first = {**first, "datasets": [full, *coarser]}
     group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
-
-
-def half_made(path: str) -> bool:
-    """Whether an interruption left there an image of ours without its full resolution."""
-    group = opened_group(path, 3)
-    if group is not None:
-        found = multiscales_of(group.attrs)
-        if found is None or found["datasets"][0]["path"] != "s0":
-            return False
-        left = dict(group.members())
-        return "s0" not in left and all(HASH in node.attrs for node in left.values())
-    if is_url(path) or not Path(path).is_dir():
-        return False
-    nodes = [opened_array(join(path, p.name)) for p in Path(path).iterdir() if p.is_dir()]
-    return any(nodes) and all(node is None or HASH in node.attrs for node in nodes)
 
 
 def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from synpol.config import Config, Model
-from synpol.model.losses import PolarityLoss
+from synpol.config import Loss, Model
+from synpol.model.losses import PolarityLoss, check_terms
 from synpol.model.rsunet import RSUNet
+from synpol.polarity import Channels
 
 
 def build_model(model: Model) -> RSUNet:
-    """The network of a config; three channels out, exclusive or not."""
-    return RSUNet(model.filters, 3, model.norm, model.activation)
+    """Build the network of a config, which has three output channels, exclusive or not."""
+    return RSUNet(model.filters, Channels.count, model.norm, model.activation)
 
 
-def build_loss(config: Config) -> PolarityLoss:
-    """The loss of a config."""
-    loss = config.loss
-    return PolarityLoss(
-        config.exclusive,
-        loss.bce,
-        loss.dice,
-        loss.side_contrast,
-        loss.non_overlap,
-        loss.class_weight,
-    )
+def build_loss(loss: Loss, channels: Channels) -> PolarityLoss:
+    """Build the loss of a config.
+
+    Raises
+    ------
+    InputError
+        ``loss.terms`` names a term that does not exist.
+    """
+    check_terms(loss)
+    return PolarityLoss(channels, loss.weights, loss.class_weight)
 
 
 __all__ = ["PolarityLoss", "RSUNet", "build_loss", "build_model"]

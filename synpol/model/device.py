@@ -15,7 +15,7 @@ import torch
 from synpol.errors import InputError
 
 if TYPE_CHECKING:
-    from synpol.config import Config
+    from synpol.config import Workers
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -44,17 +44,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def worker_device(config: Config) -> torch.device:
-    """The device of one of several processes on a machine: each takes a free GPU of its own.
+def worker_device(name: str, workers: Workers) -> torch.device:
+    """Choose the device of one of several processes on a machine: each takes a free GPU of its own.
+
+    Parameters
+    ----------
+    name : str
+        Device of the config.
+    workers : Workers
+        Where workers run.
 
     Raises
     ------
     InputError
         The device is not there, or a cluster was to give this process a GPU and did not.
     """
-    device = choose_device(config.device)
-    workers = config.workers
-    if device.type == "cpu" and workers.executor != "local" and workers.gpus:
+    device = choose_device(name)
+    if device.type == "cpu" and workers.gpus:
         raise InputError(
             f"workers.gpus is {workers.gpus}, but torch sees no CUDA device on "
             f"{os.uname().nodename}; ask the cluster for one (workers.queue, workers.options), or "

@@ -1,17 +1,29 @@
-"""Losses on pre, post and union: the recipe's, and side contrast, which is ours.
+"""Loss terms on the polarity of a batch, and their weighted sum.
 
-The recipe's loss alone has a wide plateau where both sides answer "synapse": the union is learned,
-the sides stay tied. Side contrast asks only *which* side, inside the true union, so that no
-background and no class imbalance drowns the question and the tie has a gradient.
+A term is one function under a name::
 
-All of them take logits, targets and voxel weights ``(batch, 3, z, y, x)`` (exclusive: classes
-``(batch, z, y, x)``) and return a scalar. A voxel whose weight is zero has no say.
+    @loss_term("entropy")
+    def entropy(answer: Answer) -> torch.Tensor:
+        p = answer.probability
+        return -(p * p.clamp(min=1e-6).log()).mean()
 
-Of several processes that train together each gets its part of the batch. Means over voxels are then
-averaged with the gradients; where a term is a ratio of sums, these are of the whole batch.
+A config gives it a weight with ``loss.terms: {entropy: 0.1}``. Its column in ``log.csv`` and its
+curves follow from the name.
+
+The recipe's terms alone, cross entropy and Dice, have a wide plateau on which the network answers
+"synapse" on both sides: it has learned the union, but the sides stay tied. Side contrast asks only
+*which* side, and only inside the true union, so that neither the background nor class imbalance
+hides the question, and the gradient breaks the tie.
+
+Several processes that train together each get a part of the batch. Means over voxels are averaged
+over the processes together with the gradients. Where a term is a ratio of sums, its sums have to be
+those of the whole batch: see `sum_of_whole_batch`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,160 +31,259 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
+from synpol.config import Loss
+from synpol.errors import InputError, nearest
+from synpol.model.activation import probability_of
+from synpol.polarity import Channels
 
-def of_whole_batch(sums: torch.Tensor) -> torch.Tensor:
-    """Add up over the processes that train together; gradients flow back to all of them."""
+
+@dataclass(frozen=True)
+class Answer:
+    """The network's answer to a batch, and the truth.
+
+    Attributes
+    ----------
+    channels : Channels
+        Channels of the network.
+    logits : (batch, 3, z, y, x) float32 tensor
+        Output of the network.
+    target : (batch, 3, z, y, x) float32 tensor
+        Truth, 0 or 1; for an exclusive network classes instead, ``(batch, z, y, x)`` int64.
+    weight : float32 tensor of the shape of `target`
+        Weight of every voxel. A voxel of weight 0 must not matter.
+    class_weight : (3,) float32 tensor
+        Weight of every class; for exclusive networks only.
+    probability : (batch, 3, z, y, x) tensor
+        Probability of every channel.
+    side_logit : (batch, z, y, x) tensor
+        Logit of the pre side minus logit of the post side.
+    is_pre, is_post : (batch, z, y, x) tensors
+        1 where the true side is known to be this one, else 0.
+    """
+
+    channels: Channels
+    logits: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+    class_weight: torch.Tensor
+    probability: torch.Tensor
+    side_logit: torch.Tensor
+    is_pre: torch.Tensor
+    is_post: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        channels: Channels,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+        class_weight: torch.Tensor,
+    ) -> Answer:
+        """Derive what terms need from logits, target and weights."""
+        logits = logits.float()
+        probability = probability_of(logits, channels)
+        side_logit = channels.pre(logits, 1) - channels.post(logits, 1)
+        is_pre, is_post = (side.to(logits.dtype) for side in known_sides(target, channels))
+        return cls(
+            channels,
+            logits,
+            target,
+            weight,
+            class_weight,
+            probability,
+            side_logit,
+            is_pre,
+            is_post,
+        )
+
+
+def known_sides(target: torch.Tensor, channels: Channels) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where a target says pre and where post, as (batch, z, y, x) bool tensors."""
+    if channels.exclusive:
+        return target == channels.index("pre"), target == channels.index("post")
+    return channels.pre(target, 1) > 0, channels.post(target, 1) > 0
+
+
+def side_right(logits: torch.Tensor, target: torch.Tensor, channels: Channels) -> tuple[int, int]:
+    """Count the voxels of known side on which the network prefers the right side.
+
+    Parameters
+    ----------
+    logits, target : tensors
+        As in `Answer`.
+    channels : Channels
+
+    Returns
+    -------
+    right, known : int
+        Voxels that got the right side, and all voxels of known side.
+    """
+    pre, post = known_sides(target, channels)
+    says_pre = channels.pre(logits, 1) > channels.post(logits, 1)
+    right = int((says_pre & pre).sum() + (~says_pre & post).sum())
+    return right, int(pre.sum() + post.sum())
+
+
+def sum_of_whole_batch(sums: torch.Tensor) -> torch.Tensor:
+    """Add up sums over the processes that train together; gradients flow back to all of them."""
     if not (dist.is_available() and dist.is_initialized()):
         return sums
     return all_reduce(sums)
 
 
-class WeightedBCEWithLogitsLoss(nn.Module):
-    """Binary cross entropy of every channel, weighted voxel by voxel, averaged over all."""
+# ---------------------------------------------------------------- the terms
 
-    def forward(
-        self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(logits, target, weight)
+#: a function of the answer to a scalar tensor, or None where it does not suit the network
+type Term = Callable[[Answer], torch.Tensor | None]
+
+#: every term by its name
+TERMS: dict[str, Term] = {}
 
 
-class WeightedCE(nn.Module):
-    """Cross entropy of exclusive classes, a weight a class.
+def loss_term[T: Term](name: str) -> Callable[[T], T]:
+    """Register a function as the loss term of a name.
+
+    Terms have a weight of 0 until the config gives them another one.
+    """
+
+    def register(term: T) -> T:
+        if name in TERMS:
+            raise ValueError(f"there is a loss term {name!r} already")
+        TERMS[name] = term
+        return term
+
+    return register
+
+
+@loss_term("bce")
+def cross_entropy(answer: Answer) -> torch.Tensor:
+    """Return the weighted cross entropy, the mean over all voxels.
+
+    It is the binary cross entropy of every channel, weighted voxel by voxel; for exclusive networks
+    the cross entropy of the classes, weighted by class and voxel.
+    """
+    if answer.channels.exclusive:
+        each = F.cross_entropy(answer.logits, answer.target, answer.class_weight, reduction="none")
+        return (each * answer.weight).mean()
+    return F.binary_cross_entropy_with_logits(answer.logits, answer.target, answer.weight)
+
+
+@loss_term("dice")
+def dice(answer: Answer) -> torch.Tensor:
+    """Return 1 minus the soft Dice coefficient, the mean over channels.
+
+    For exclusive networks the channels are the two sides. Voxels of weight 0 are left out; a
+    channel in which no voxel is left counts as perfect.
+
+    References
+    ----------
+    Milletari et al., "V-Net", arXiv:1606.04797, with squared denominators.
+    """
+    probability, target, known = answer.probability, answer.target, (answer.weight > 0).float()
+    if answer.channels.exclusive:
+        probability = answer.channels.sides(probability, 1)
+        target, known = torch.stack([answer.is_pre, answer.is_post], 1), known[:, None]
+    axes = (0, 2, 3, 4)
+    p, t = probability * known, target * known
+    overlap = sum_of_whole_batch((p * t).sum(axes))
+    total = sum_of_whole_batch((p * p).sum(axes) + (t * t).sum(axes))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+@loss_term("side_contrast")
+def side_contrast(answer: Answer) -> torch.Tensor:
+    """Return the binary cross entropy of the side, the mean over the voxels of known side.
+
+    It is 0 where no voxel of the batch has a known side.
+    """
+    known = answer.is_pre + answer.is_post
+    each = F.binary_cross_entropy_with_logits(
+        answer.side_logit, answer.is_pre, known, reduction="sum"
+    )
+    return sum_of_whole_batch(each) / sum_of_whole_batch(known.sum()).clamp(min=1)
+
+
+@loss_term("non_overlap")
+def non_overlap(answer: Answer) -> torch.Tensor | None:
+    """Return the mean of pre * post * union: how much both sides claim the same voxels.
+
+    The union is a mere weight, it gets no gradient. Exclusive classes cannot overlap, so the term
+    is for other networks only. The older EM-R50 configs have it (``Nonoverlap`` of PyTorch
+    Connectomics) with the weight 4.
+    """
+    if answer.channels.exclusive:
+        return None
+    pre, post, union = (
+        side(answer.probability, 1)
+        for side in (answer.channels.pre, answer.channels.post, answer.channels.union)
+    )
+    return (pre * post * union.detach()).mean()
+
+
+# ---------------------------------------------------------------- their sum
+
+
+class PolarityLoss(nn.Module):
+    """The weighted sum of loss terms.
 
     Parameters
     ----------
-    class_weight : sequence of 3 floats
-        Of background, pre and post; the recipe has 1, 10, 10. The mean is over voxels, not over
-        weights.
+    channels : Channels
+        Channels of the network. For exclusive ones `target` and `weight` of `forward` are
+        ``(batch, z, y, x)``.
+    weights : mapping of str to float
+        Weight of every term by its name; terms of weight 0 are not computed.
+    class_weight : 3 floats
+        Weight of background, pre and post in the cross entropy of exclusive networks.
     """
 
     class_weight: torch.Tensor
 
-    def __init__(self, class_weight: tuple[float, float, float] = (1.0, 10.0, 10.0)) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        weights: Mapping[str, float],
+        class_weight: tuple[float, float, float] = (1.0, 10.0, 10.0),
+    ) -> None:
         super().__init__()
+        self.channels = channels
+        self.terms = {name: TERMS[name] for name, weight in weights.items() if weight}
+        self.weights = dict(weights)
         self.register_buffer("class_weight", torch.tensor(class_weight))
 
     def forward(
         self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        each = F.cross_entropy(logits, target, self.class_weight, reduction="none")
-        return (each * weight).mean()
-
-
-class DiceLoss(nn.Module):
-    """One minus the soft Dice coefficient, a mean over channels.
-
-    After Milletari et al., "V-Net", arXiv:1606.04797 (squared denominators). Voxels of weight zero
-    are left out; a channel that has none left counts as perfect.
-    """
-
-    def forward(
-        self, probability: torch.Tensor, target: torch.Tensor, known: torch.Tensor
-    ) -> torch.Tensor:
-        axes = (0, 2, 3, 4)
-        p, t = probability * known, target * known
-        overlap = of_whole_batch((p * t).sum(axes))
-        total = of_whole_batch((p * p).sum(axes) + (t * t).sum(axes))
-        return (1 - (2 * overlap + 1) / (total + 1)).mean()
-
-
-def side_contrast(
-    side_logit: torch.Tensor, is_pre: torch.Tensor, is_post: torch.Tensor
-) -> torch.Tensor:
-    """Which side? asked inside the true union only.
-
-    Parameters
-    ----------
-    side_logit : (batch, z, y, x) tensor
-        ``logit_pre - logit_post``.
-    is_pre, is_post : (batch, z, y, x) tensors of 0 and 1
-        Where the side is known to be pre, or post. Where neither is set nothing is asked.
-
-    Returns
-    -------
-    scalar tensor
-        Binary cross entropy averaged over the voxels of known side; 0 when there are none.
-    """
-    known = is_pre + is_post
-    each = F.binary_cross_entropy_with_logits(side_logit, is_pre, known, reduction="sum")
-    return of_whole_batch(each) / of_whole_batch(known.sum()).clamp(min=1)
-
-
-def non_overlap(probability: torch.Tensor) -> torch.Tensor:
-    """How much the sides claim the same voxels: the mean of pre * post * union.
-
-    The union is a mere weight here, it gets no gradient. The older EM-R50 configs have this term
-    (``Nonoverlap`` of PyTorch Connectomics), with the weight 4.
-
-    Parameters
-    ----------
-    probability : (batch, 3, z, y, x) tensor
-        Of pre, post, union.
-    """
-    pre, post, union = probability.unbind(1)
-    return (pre * post * union.detach()).mean()
-
-
-class PolarityLoss(nn.Module):
-    """The recipe's loss with side contrast beside it.
-
-    Parameters
-    ----------
-    exclusive : bool
-        Softmax over background, pre, post (`WeightedCE`) instead of three sigmoids
-        (`WeightedBCEWithLogitsLoss`).
-    bce, dice, side_contrast, non_overlap : float
-        Weight of the cross entropy, of Dice, of side contrast, and of non-overlap; 0 leaves a term
-        out. Exclusive classes cannot overlap, so that term is for the others.
-    class_weight : 3 floats
-        Of the exclusive cross entropy.
-    """
-
-    def __init__(
-        self,
-        exclusive: bool = False,
-        bce: float = 1.0,
-        dice: float = 1.0,
-        side_contrast: float = 1.0,
-        non_overlap: float = 0.0,
-        class_weight: tuple[float, float, float] = (1.0, 10.0, 10.0),
-    ) -> None:
-        super().__init__()
-        self.exclusive = exclusive
-        self.weights = {
-            "bce": bce,
-            "dice": dice,
-            "side_contrast": side_contrast,
-            "non_overlap": non_overlap,
-        }
-        self.cross_entropy = WeightedCE(class_weight) if exclusive else WeightedBCEWithLogitsLoss()
-        self.dice = DiceLoss()
-
-    def forward(
-        self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the weighted sum and its terms by name."""
-        logits = logits.float()
-        if self.exclusive:
-            sides = F.one_hot(target, 3).movedim(-1, 1)[:, 1:].float()
-            probability = logits.softmax(1)[:, 1:]
-            side_logit = logits[:, 1] - logits[:, 2]
-            dice_target, known = sides, (weight > 0)[:, None].float()
-        else:
-            sides = target[:, :2]
-            probability = logits.sigmoid()
-            side_logit = logits[:, 0] - logits[:, 1]
-            dice_target, known = target, (weight > 0).float()
+        """Return the weighted sum, and the terms, not weighted, by their names.
+
+        Parameters
+        ----------
+        logits, target, weight : tensors
+            As in `Answer`.
+        """
+        answer = Answer.of(self.channels, logits, target, weight, self.class_weight)
         terms = {}
-        if self.weights["bce"]:
-            terms["bce"] = self.cross_entropy(logits, target, weight)
-        if self.weights["dice"]:
-            terms["dice"] = self.dice(probability, dice_target, known)
-        if self.weights["side_contrast"]:
-            terms["side_contrast"] = side_contrast(side_logit, sides[:, 0], sides[:, 1])
-        if self.weights["non_overlap"] and not self.exclusive:
-            terms["non_overlap"] = non_overlap(probability)
-        total = sum(
-            (self.weights[name] * term for name, term in terms.items()), logits.new_zeros(())
-        )
-        return total, terms
+        for name, term in self.terms.items():
+            value = term(answer)
+            if value is not None:
+                terms[name] = value
+        weighted = (self.weights[name] * value for name, value in terms.items())
+        return sum(weighted, answer.logits.new_zeros(())), terms
+
+
+def check_terms(loss: Loss) -> None:
+    """Refuse names in ``loss.terms`` that no term has.
+
+    Raises
+    ------
+    InputError
+        The name is not in `TERMS`, or its weight is a key of its own in ``loss``.
+    """
+    known = [name for name in TERMS if name not in Loss.model_fields]
+    for name in loss.terms:
+        if name not in known:
+            raise InputError(
+                f"loss.terms.{name}: there is no such loss term{nearest(name, known)}; a term is a "
+                "function that is registered by @loss_term as in synpol/model/losses.py"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from synpol.config import Config
+from synpol.config import Config, Model
 from synpol.errors import InputError
 from synpol.model import RSUNet, build_model
 
@@ -34,13 +34,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         Missing, damaged, or not one of synpol's.
     """
     if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train first: pipelines/train.py CONFIG")
+        raise InputError(
+            f"there is no checkpoint {path}; train first "
+            "(pipelines/train.py of synpol's repository)"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} is not a readable checkpoint ({error}); remove it") from None
     if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path} was not written by pipelines/train.py")
+        raise InputError(f"{path} was not written by pipelines/train.py of synpol's repository")
     return state
 
 
@@ -83,13 +86,30 @@ def find_checkpoint(config: Config) -> Path:
     if found is None:
         raise InputError(
             f"there is no checkpoint in {config.run_dir}/checkpoints; train first "
-            "(pipelines/train.py CONFIG), or name one: predict.checkpoint=FILE"
+            "(pipelines/train.py of synpol's repository), or name one: predict.checkpoint=FILE"
         )
     return found
 
 
-def load_trained(path: Path, config: Config) -> Trained:
+def load_trained(
+    path: Path,
+    *,
+    model: Model,
+    exclusive: bool,
+    intensity_range: tuple[float, float] | None,
+) -> Trained:
     """Load the network of a checkpoint for prediction.
+
+    Parameters
+    ----------
+    path : Path
+        Path of the checkpoint.
+    model : Model
+        Architecture that the config describes.
+    exclusive : bool
+        Whether its channels are classes.
+    intensity_range : (float, float) or None
+        Intensities that the network sees as 0 and 1.
 
     Raises
     ------
@@ -98,8 +118,8 @@ def load_trained(path: Path, config: Config) -> Trained:
     """
     state = load_checkpoint(path)
     theirs = state["config"]
-    mine = {"exclusive": config.exclusive} | {
-        f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()
+    mine = {"exclusive": exclusive} | {
+        f"model.{key}": value for key, value in model.model_dump(mode="json").items()
     }
     stored = {"exclusive": theirs["exclusive"]} | {
         f"model.{key}": value for key, value in theirs["model"].items()
@@ -110,14 +130,14 @@ def load_trained(path: Path, config: Config) -> Trained:
                 f"{path} is the checkpoint of another network: it has {key} = {stored.get(key)}, "
                 f"the config has {value}; use the config it was trained with, or another checkpoint"
             )
-    ranges = theirs["data"]["intensity_range"], config.data.model_dump(mode="json")
-    if ranges[0] != ranges[1]["intensity_range"]:
+    declared = None if intensity_range is None else list(intensity_range)
+    if theirs["data"]["intensity_range"] != declared:
         raise InputError(
-            f"{path} was trained with data.intensity_range = {ranges[0]}, the config has "
-            f"{ranges[1]['intensity_range']}; the network would see other intensities"
+            f"{path} was trained with data.intensity_range = {theirs['data']['intensity_range']}, "
+            f"the config has {declared}; the network would see other intensities"
         )
-    model = build_model(config.model)
-    model.load_state_dict(state["ema"] if state.get("ema") else state["model"])
-    model.eval()
+    network = build_model(model)
+    network.load_state_dict(state["ema"] if state.get("ema") else state["model"])
+    network.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Trained(model, str(path), digest, state["iteration"])
+    return Trained(network, str(path), digest, state["iteration"])

@@ -1,9 +1,8 @@
-"""A prediction: what is to be done, the array it goes into, and running it."""
+"""Predict the polarity of a volume of any size: check the input, make the array, run the stage."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,18 @@ import numpy as np
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import work_folder
-from synpol.config import Config
+from synpol.blockwise.schedulers import scheduler_of
+from synpol.config import Config, Predict, Workers
 from synpol.errors import InputError
 from synpol.files import join
+from synpol.images.claim import begun, claim_image
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import COMPLETE, HASH, SETTINGS, Image, open_image
+from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
-from synpol.prediction.part import Part
+from synpol.polarity import Channels
+from synpol.prediction.network import Network
+from synpol.prediction.roi import VoxelRoi
 from synpol.prediction.stage import PredictStage
 from synpol.prediction.windows import WindowGrid
 
@@ -31,7 +34,9 @@ def predict_blockwise(
     num_workers: int | None = None,
     fresh: bool = False,
 ) -> Image:
-    """Predict the polarity of a volume of any size; finishes an interrupted job.
+    """Predict the polarity of a volume of any size.
+
+    Called again after any interruption it finishes the job.
 
     Parameters
     ----------
@@ -40,10 +45,11 @@ def predict_blockwise(
     raw : path or URL
         The image.
     output : path or URL
-        Container that gets ``polarity``: (3, z, y, x) uint8.
+        Container in which ``polarity/s0`` is written: (3, z, y, x) uint8.
     checkpoint : path
+        Checkpoint of the network.
     num_workers : int, optional
-        By default ``workers.num_predict_workers``.
+        Largest number of workers; by default ``workers.num_predict_workers``.
     fresh : bool
         Do all of it again, whatever was done before.
 
@@ -62,41 +68,54 @@ def predict_blockwise(
     return PredictJob.of(config, raw, output, checkpoint, num_workers).run(fresh)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictJob:
     """A prediction that has been checked and can be run.
 
     Attributes
     ----------
-    config : Config
     source : Image
+        Image that is predicted.
     output : str
-    checkpoint : Path
+        Path or URL of the container to write in.
+    network : Network
+        Network that predicts.
+    predict : Predict
+        Section of the config: windows, blocks, chunks, mask.
     intensity : Intensity
-    part : Part
+        Rule from the image's values to what the network sees.
+    roi : VoxelRoi
+        Region of the image that is predicted.
     blocks : BlockGrid
+        Blocks of this region.
     windows : WindowGrid
-    workers, gpus : int
-        How many workers, and GPUs of each that a cluster gives out.
-    weights : str
-        SHA-256 of the checkpoint.
+        Windows of the whole image.
+    device : str
+        Device of the config.
+    settings : Workers
+        Where workers run and with what.
+    num_workers : int
+        Largest number of workers.
+    gpus : int
+        Number of GPUs that each worker asks a cluster for.
     digest : str
-        Hash of all that the result depends on.
+        Hash of everything on which the result depends.
     work : Path
         Work folder.
     """
 
-    config: Config
     source: Image
     output: str
-    checkpoint: Path
+    network: Network
+    predict: Predict
     intensity: Intensity
-    part: Part
+    roi: VoxelRoi
     blocks: BlockGrid
     windows: WindowGrid
-    workers: int
+    device: str
+    settings: Workers
+    num_workers: int
     gpus: int
-    weights: str
     digest: str
     work: Path
 
@@ -109,175 +128,175 @@ class PredictJob:
         checkpoint: Path,
         num_workers: int | None = None,
     ) -> PredictJob:
-        """Check everything that can be checked before anything is written.
+        """Check everything that can be checked before anything is written; see `predict_blockwise`.
 
         Raises
         ------
         InputError
+            The input cannot be used.
         """
-        from synpol.model.device import choose_device, choose_dtype
-        from synpol.model.trained import load_trained
-
         predict, settings = config.predict, config.workers
+        scheduler_of(settings)  # refuses a name that nobody knows
         source = open_image(raw, channels=0)
         intensity = intensity_of(source, config.data.intensity_range)
         check_float_range(source, intensity)
-        part = Part.of(source, predict.roi)
-        mask = None
-        if predict.mask is not None:
-            mask = open_image(predict.mask, channels=0)
-            if mask.unit != source.unit:
-                raise InputError(
-                    f"predict.mask {mask.path} is in {mask.unit}, but {source.path} in "
-                    f"{source.unit}; give both in one unit"
-                )
-            part.check_meets(mask, source)
-        weights = load_trained(checkpoint, config).digest
-        blocks = BlockGrid.of(part.shape, predict.block_shape)
-        remote_gpu = settings.executor != "local" and settings.gpus > 0
-        if remote_gpu:  # this machine need not have one
-            kind = f"cuda {config.train.precision}"
-        else:
-            device = choose_device(config.device)
-            kind = str(choose_dtype(config.train.precision, device))
-        work = work_folder(output, settings.work_dir)
+        roi = VoxelRoi.of(source, predict.roi)
+        mask = _opened_mask(predict, source, roi)
+        network = Network(
+            checkpoint=str(checkpoint),
+            model=config.model,
+            exclusive=config.exclusive,
+            intensity_range=config.data.intensity_range,
+            precision=config.train.precision,
+            flip_axes=predict.flip_axes,
+            compile=predict.compile,
+        )
+        network = replace(network, digest=network.load().digest)
+        blocks = BlockGrid.of(roi.shape, predict.block_shape)
+        remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
-        decided = hash_of(
+        digest = hash_of(
             {
                 "source": identity_of(source),
                 "mask": None if mask is None else identity_of(mask),
-                "checkpoint": weights,
+                "checkpoint": network.digest,
                 "predict": predict.model_dump(mode="json", include=options),
                 "window": config.window,
                 "block": blocks.block,
-                "dtype": kind,
+                "dtype": _dtype_name(network, config.device, remote_gpu),
                 "intensity": [intensity.scale, intensity.shift],
                 "code": PredictStage.version,
             }
         )
-        windows = WindowGrid.of(source.shape_vx, config.window, predict.overlap, predict.blending)
         return cls(
-            config,
-            source,
-            str(output),
-            checkpoint,
-            intensity,
-            part,
-            blocks,
-            windows,
-            num_workers or settings.num_predict_workers,
-            settings.gpus if remote_gpu else 0,
-            weights,
-            decided,
-            work,
+            source=source,
+            output=str(output),
+            network=network,
+            predict=predict,
+            intensity=intensity,
+            roi=roi,
+            blocks=blocks,
+            windows=WindowGrid.of(
+                source.shape_vx, config.window, predict.overlap, predict.blending
+            ),
+            device=config.device,
+            settings=settings,
+            num_workers=num_workers or settings.num_predict_workers,
+            gpus=settings.gpus if remote_gpu else 0,
+            digest=digest,
+            work=work_folder(output, settings.work_dir),
         )
 
     @property
     def folder(self) -> Path:
-        """Of the records."""
+        """Folder of the records."""
         return self.work / f"{self._records}{self.digest[:16]}"
 
     @property
     def _records(self) -> str:
-        """What the names of all records begin with that were made for this output."""
+        """Beginning of the names of all folders with records that belong to this output."""
         return f"predict-{hash_of(str(Path(self.output).resolve()))[:8]}-"
 
     def stage(self, polarity: str) -> PredictStage:
-        """The stage that writes an array."""
-        cores = self.config.workers.cores_of(self.workers)
+        """Return the stage that writes an array, given its path or URL."""
         return PredictStage(
             folder=self.folder,
             grid=self.blocks.grid,
             raw=self.source.path,
             polarity=polarity,
-            checkpoint=str(self.checkpoint),
-            weights=self.weights,
+            mask=self.predict.mask,
+            voxel_bytes=self.source.array.dtype.itemsize,
             blocks=self.blocks,
-            part=self.part,
+            roi=self.roi,
             windows=self.windows,
             intensity=self.intensity,
-            config=self.config,
-            threads=cores,
+            network=self.network,
+            batch_size=self.predict.batch_size,
+            device=self.device,
+            workers=self.settings,
+            threads=self.settings.cores_of(self.num_workers),
         )
 
     def run(self, fresh: bool = False) -> Image:
-        """Do what is left of it; see `predict_blockwise`."""
+        """Do the blocks that are not done yet; see `predict_blockwise`."""
         check_writable(self.output)
         check_writable(self.work)
         what = f"prediction of {self.source.path}"
-        with Driver(self.work, what, self.workers, self.config.workers, self.gpus) as driver:
+        with Driver(self.work, what, self.num_workers, self.settings, self.gpus) as driver:
             polarity = self.prepare(fresh)
             driver.run(self.stage(polarity.path))
             complete(polarity)
         return polarity
 
     def prepare(self, fresh: bool = False) -> Image:
-        """The array to write: the one that is there, if it is of this job, or a new one."""
-        path = join(self.output, "polarity", "s0")
-        blocks, source, config = self.blocks, self.source, self.config
-        try:
-            found = open_image(path, channels=3, mode="r+")
-        except InputError:
-            found = None
-        if found is not None:
-            if found.array.attrs.get(HASH) == self.digest and not fresh:
-                return found
-            if HASH not in found.array.attrs:
-                raise InputError(
-                    f"{path} exists and was not written by synpol; remove it or give another "
-                    "predict.output"
-                )
-        wanted = config.predict.chunk_shape
+        """Open the array to write: the one that is there, if it is of this job, or a new one."""
+        claim = claim_image(
+            join(self.output, "polarity"),
+            self.digest,
+            fresh=fresh,
+            advice="remove it or give another predict.output",
+        )
+        return claim.image_to_write(self._create, self.work.glob(f"{self._records}*"))
+
+    def _create(self, overwrite: bool) -> Image:
+        """Create the array to write."""
+        blocks, source = self.blocks, self.source
+        wanted = self.predict.chunk_shape
         chunks = [
             c if b % c == 0 else d
             for b, c, d in zip(blocks.block, wanted, inner_chunks(blocks.block), strict=True)
         ]
-        # what is done was done to an array that is not there any more
-        for old in self.work.glob(f"{self._records}*"):
-            shutil.rmtree(old, ignore_errors=True)
-        begin = zip(source.offset, self.part.begin, source.voxel_size, strict=True)
-        exclusive = {"exclusive": config.exclusive}
+        begin = zip(source.offset, self.roi.offset, source.voxel_size, strict=True)
         return create_image(
             self.output,
             "polarity",
-            shape=(3, *blocks.shape),
+            shape=(Channels.count, *blocks.shape),
             dtype=np.uint8,
             voxel_size=source.voxel_size,
             offset=[o + b * v for o, b, v in begin],
             unit=source.unit,
-            chunk_shape=(3, *chunks),  # a shader sees channels of one chunk alone
-            shard_shape=(3, *blocks.block),
-            attributes={HASH: self.digest, COMPLETE: False, SETTINGS: exclusive},
-            overwrite=found is not None,
+            chunk_shape=(Channels.count, *chunks),  # a shader sees channels of one chunk alone
+            shard_shape=(Channels.count, *blocks.block),
+            attributes=begun(self.digest, {"exclusive": self.network.exclusive}),
+            overwrite=overwrite,
         )
 
     def border_cost(self) -> str:
-        """What it costs that neighbouring blocks share windows, and which blocks would halve it."""
-        once = self.windows.count_in(BlockGrid(self.part.shape, self.part.shape), self.part.begin)
-        extra = self.windows.count_in(self.blocks, self.part.begin) / once - 1
+        """Say what it costs that neighbouring blocks share windows, and which blocks halve that."""
+        once = self.windows.count_in(BlockGrid(self.roi.shape, self.roi.shape), self.roi.offset)
+        extra = self.windows.count_in(self.blocks, self.roi.offset) / once - 1
         text = f"predict: {once} windows in {int(np.prod(self.blocks.grid))} blocks"
         if extra <= 0:
             return text
         text += f", {100 * extra:.0f} % more than that since neighbouring blocks share some"
         block = list(self.blocks.block)
         while True:
-            choices = [a for a in range(3) if block[a] < self.part.shape[a]]
+            choices = [a for a in range(3) if block[a] < self.roi.shape[a]]
             if not choices:
                 return text
             axis = min(choices, key=lambda a: block[a] / self.windows.window[a])
-            block[axis] = min(2 * block[axis], self.part.shape[axis])
-            larger = BlockGrid(self.part.shape, index_of(block))
-            if self.windows.count_in(larger, self.part.begin) / once - 1 <= extra / 2:
+            block[axis] = min(2 * block[axis], self.roi.shape[axis])
+            larger = BlockGrid(self.roi.shape, index_of(block))
+            if self.windows.count_in(larger, self.roi.offset) / once - 1 <= extra / 2:
                 return f"{text}; blocks of {tuple(block)} would halve that (predict.block_shape)"
 
 
 def check_float_range(source: Image, intensity: Intensity, samples: int = 64) -> None:
     """Look at some chunks of a float image before anything is written; workers look at all.
 
+    Parameters
+    ----------
+    source : Image
+        The image.
+    intensity : Intensity
+        Rule from the image's values to what the network sees.
+    samples : int
+        Number of chunks.
+
     Raises
     ------
     InputError
-        Values outside 0..1.
+        There are values outside 0..1.
     """
     if not intensity.checked:
         return
@@ -290,3 +309,38 @@ def check_float_range(source: Image, intensity: Intensity, samples: int = 64) ->
             for i, c in zip(corner, source.array.chunks, strict=True)
         )
         intensity.apply(np.asarray(source.array[where]), source.path)
+
+
+def _opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None:
+    """Open the mask of a prediction, if there is one.
+
+    Raises
+    ------
+    InputError
+        There is no mask at this path, or none for this region of the image.
+    """
+    if predict.mask is None:
+        return None
+    mask = open_image(predict.mask, channels=0)
+    if mask.unit != source.unit:
+        raise InputError(
+            f"predict.mask {mask.path} is in {mask.unit}, but {source.path} in {source.unit}; give "
+            "both in one unit"
+        )
+    roi.check_overlap(mask, source)
+    return mask
+
+
+def _dtype_name(network: Network, device: str, remote_gpu: bool) -> str:
+    """Name the type that convolutions compute in, on a machine that may lack the workers' GPUs.
+
+    Raises
+    ------
+    InputError
+        There is no such device, or it does not have this type.
+    """
+    from synpol.model.device import choose_device, choose_dtype
+
+    if remote_gpu:
+        return f"cuda {network.precision}"
+    return str(choose_dtype(network.precision, choose_device(device)))

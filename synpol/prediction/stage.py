@@ -1,4 +1,4 @@
-"""Stage ``predict``: probabilities of every block.
+"""Stage ``predict``: compute the probabilities of every block.
 
 The worker is a plain PyTorch loop that loads the network once. While one block is computed, another
 is read or written. A block is one region of whole chunks (a shard), so no two workers ever touch
@@ -7,35 +7,33 @@ one file.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
-from synpol.config import Config
-from synpol.errors import InputError
+from synpol.config import Workers
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
-from synpol.prediction.part import Part
+from synpol.polarity import Channels
+from synpol.prediction.network import Network
+from synpol.prediction.roi import VoxelRoi
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
 
 if TYPE_CHECKING:
-    import torch
+    import zarr
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OpenPrediction:
-    """What a process that predicts has open.
+    """What a process opens to predict blocks.
 
     Attributes
     ----------
@@ -46,7 +44,7 @@ class OpenPrediction:
     polarity : zarr.Array
         Array to write; (3, z, y, x) uint8.
     predictor : BlockPredictor
-        The network with its windows.
+        Network with its windows.
     """
 
     raw: Image
@@ -55,36 +53,50 @@ class OpenPrediction:
     predictor: BlockPredictor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     """Predict every block.
 
     Attributes
     ----------
-    raw, polarity, checkpoint : str
-        Paths of the image, of the array to write, and of the checkpoint.
-    weights : str
-        SHA-256 of the checkpoint.
+    raw, polarity : str
+        Paths or URLs of the image and of the array to write.
+    mask : str or None
+        Path or URL of an array of any voxel size: only where it is not 0 there is a prediction.
+    voxel_bytes : int
+        Number of bytes of a voxel of the image.
     blocks : BlockGrid
-        Of the part that is predicted.
-    part : Part
+        Blocks of the region that is predicted.
+    roi : VoxelRoi
+        Region of the image that is predicted.
     windows : WindowGrid
-        Of the whole image.
+        Windows of the whole image.
     intensity : Intensity
-    config : Config
+        Rule from the image's values to what the network sees.
+    network : Network
+        Network that predicts.
+    batch_size : int
+        Number of windows that the network gets at once.
+    device : str
+        Device of the config.
+    workers : Workers
+        Where workers run; decides which device one of them takes.
     threads : int
-        Of each worker; 0: what torch takes.
+        Number of torch's threads in each worker; with 0 torch decides.
     """
 
     raw: str
     polarity: str
-    checkpoint: str
-    weights: str
+    mask: str | None
+    voxel_bytes: int
     blocks: BlockGrid
-    part: Part
+    roi: VoxelRoi
     windows: WindowGrid
     intensity: Intensity
-    config: Config = field(repr=False)
+    network: Network
+    batch_size: int
+    device: str
+    workers: Workers = field(repr=False)
     threads: int
 
     name = "predict"
@@ -93,39 +105,36 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     for_workers = True
     prefetch = 2
 
+    @property
+    def bytes_read(self) -> int:
+        return int(np.prod(self.roi.shape)) * self.voxel_bytes
+
+    @property
+    def bytes_written(self) -> int:
+        return int(np.prod(self.roi.shape)) * Channels.count
+
     def open(self) -> OpenPrediction:
         import torch
 
         from synpol.model.device import worker_device
-        from synpol.model.trained import load_trained
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        trained = load_trained(Path(self.checkpoint), self.config)
-        if trained.digest != self.weights:
-            raise InputError(
-                f"{self.checkpoint} was replaced while it is predicted with, by a training "
-                "that goes on; name a checkpoint that stays: predict.checkpoint=FILE"
-            )
-        device = worker_device(self.config)
-        network = network_of(trained.model, self.config, device)
-        batch = self.config.predict.batch_size
-        predictor = BlockPredictor(network, self.windows, batch, device, _log.warning)
-        mask = self.config.predict.mask
-        return OpenPrediction(
-            raw=open_image(self.raw, channels=0),
-            mask=None if mask is None else open_image(mask, channels=0),
-            polarity=open_image(self.polarity, channels=3, mode="r+").array,
-            predictor=predictor,
-        )
+        raw = open_image(self.raw, channels=0)
+        polarity = open_image(self.polarity, channels=Channels.count, mode="r+").array
+        mask = None if self.mask is None else open_image(self.mask, channels=0)
+        device = worker_device(self.device, self.workers)
+        network = self.network.on(device)
+        predictor = BlockPredictor(network, self.windows, self.batch_size, device, _log.warning)
+        return OpenPrediction(raw, mask, polarity, predictor)
 
     def target(self, opened: OpenPrediction) -> zarr.Array:
         return opened.polarity
 
     def read(self, index: Index, opened: OpenPrediction) -> BlockImage:
         begin, end = (
-            index_of(v + b for v, b in zip(voxel, self.part.begin, strict=True))
-            for voxel in self.blocks.bounds(index)
+            index_of(voxel + offset for voxel, offset in zip(corner, self.roi.offset, strict=True))
+            for corner in self.blocks.bounds(index)
         )
 
         def read(where: tuple[slice, slice, slice]) -> np.ndarray:
@@ -141,7 +150,16 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
 
 
 def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int]) -> np.ndarray:
-    """Which voxels of an image have their centre where a mask, of any voxel size, is not 0.
+    """Tell which voxels of an image have their centre where a mask is not 0.
+
+    Parameters
+    ----------
+    mask : Image
+        Mask of any voxel size, in the unit of the image.
+    raw : Image
+        The image.
+    begin, end : 3 ints
+        First voxel of a box in the image, and one past its last.
 
     Returns
     -------
@@ -158,42 +176,6 @@ def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int
     wanted = np.zeros([e - b for b, e in zip(begin, end, strict=True)], bool)
     if all(len(p) for p in places):
         region = tuple(slice(int(p[0]), int(p[-1]) + 1) for p in places)
-        there = np.asarray(mask.array[region]) != 0
-        wanted[np.ix_(*known)] = there[np.ix_(*(p - p[0] for p in places))]
+        marked = np.asarray(mask.array[region]) != 0
+        wanted[np.ix_(*known)] = marked[np.ix_(*(p - p[0] for p in places))]
     return wanted
-
-
-def network_of(
-    model: Any, config: Config, device: torch.device
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network as a function of windows (n, 1, z, y, x) to probabilities, on a device."""
-    import torch
-
-    from synpol.model.device import autocast, choose_dtype
-
-    dtype = choose_dtype(config.train.precision, device)
-    model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    if config.predict.compile:
-        model = torch.compile(model)
-    flips = [[2 + "zyx".index(a) for a in axes] for axes in flips_of(config)]
-
-    def probabilities(windows: torch.Tensor) -> torch.Tensor:
-        with autocast(device, dtype):
-            logits = model(windows.contiguous(memory_format=torch.channels_last_3d)).float()
-        return logits.softmax(1) if config.exclusive else logits.sigmoid()
-
-    def network(windows: torch.Tensor) -> torch.Tensor:
-        total = probabilities(windows)
-        for axes in flips:
-            total = total + probabilities(windows.flip(axes)).flip(axes)
-        return total / (1 + len(flips))
-
-    return network
-
-
-def flips_of(config: Config) -> list[tuple[str, ...]]:
-    """Axes of the flipped copies that are predicted beside the image itself, each set once."""
-    if config.predict.flip_axes == "all":
-        return [axes for n in (1, 2, 3) for axes in itertools.combinations("zyx", n)]
-    given = [tuple(a for a in "zyx" if a in axes) for axes in config.predict.flip_axes]
-    return [axes for axes in dict.fromkeys(given) if axes]

@@ -1,7 +1,8 @@
-"""Sliding windows: where they stand, how they are blended.
+"""Place sliding windows, blend them, and run a network over those of one block.
 
 Windows stand on one grid anchored at the first voxel of the *volume*, not of a block, and are added
-up in the grid's C order. So a voxel's probability does not depend on the block it was computed in.
+up in the grid's C order. So the probability of a voxel does not depend on the block in which it was
+computed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index
+from synpol.polarity import Channels
 
 if TYPE_CHECKING:
     import torch
@@ -24,20 +26,20 @@ Blending = Literal["bump", "gaussian", "constant", "crop"]
 
 
 def window_starts(length: int, window: int, step: int) -> list[int]:
-    """First voxels of the windows along an axis.
+    """Return the first voxel of each window along an axis.
 
     Parameters
     ----------
     length, window : int
-        Voxels of the volume and of a window.
+        Number of voxels of the volume and of a window.
     step : int
-        Voxels from one window to the next.
+        Number of voxels from one window to the next.
 
     Returns
     -------
     list of int
-        The last window is moved back to end with the volume; a volume smaller than a window has
-        one window, which is padded.
+        The last window is moved back to end with the volume. A volume that is smaller than a window
+        has one window, which is padded.
 
     Examples
     --------
@@ -56,19 +58,21 @@ def window_starts(length: int, window: int, step: int) -> list[int]:
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """The windows of a volume.
+    """All windows of a volume; everything is in voxels along z, y, x.
 
     Attributes
     ----------
     shape : (int, int, int)
-        Of the volume, voxels z, y, x.
+        Shape of the volume.
     window : (int, int, int)
-        Voxels the network sees at once.
-    step, margin : (int, int, int)
-        Voxels from one window to the next, and voxels at each end of a window whose result does
-        not count. Where a window reaches beyond the volume, the image is reflected.
+        Shape of a window: what the network sees at once.
+    step : (int, int, int)
+        Number of voxels from one window to the next.
+    margin : (int, int, int)
+        Number of voxels at each end of a window whose result does not count. Where a window reaches
+        beyond the volume, the image is reflected.
     blending : {"bump", "gaussian", "constant", "crop"}
-        Weight of a voxel within its window.
+        Kind of the weight of a voxel within its window.
     """
 
     shape: Index
@@ -81,10 +85,11 @@ class WindowGrid:
     def of(
         cls, shape: Sequence[int], window: Sequence[int], overlap: float, blending: Blending
     ) -> WindowGrid:
-        """Lay windows out that overlap by a fraction of their size.
+        """Lay out windows that overlap by a fraction of their size.
 
-        With ``crop`` half of the overlap at each side of a window is not used, so every voxel is
-        decided by one window that sees its surroundings; with the others all that cover it vote.
+        With ``crop``, half of the overlap at each side of a window is not used, so each voxel is
+        decided by one window, which sees what surrounds it. With the others, all windows that cover
+        a voxel vote.
         """
         margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
         if blending == "crop":
@@ -95,13 +100,13 @@ class WindowGrid:
 
     @cached_property
     def starts(self) -> tuple[list[int], list[int], list[int]]:
-        """First voxels of the windows along z, y, x; below zero where one reaches out."""
+        """First voxel of each window along z, y, x; below zero where one reaches out."""
         axes = zip(self.shape, self.window, self.step, self.margin, strict=True)
         z, y, x = ([s - m for s in window_starts(n + 2 * m, w, d)] for n, w, d, m in axes)
         return z, y, x
 
     def of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[Index]:
-        """First voxels of the windows that decide about a block, in C order of the grid."""
+        """Return the first voxel of each window that decides about a block, in C order."""
         return list(itertools.product(*self._of_block(begin, end)))  # type: ignore[arg-type]
 
     def _of_block(self, begin: Sequence[int], end: Sequence[int]) -> list[list[int]]:
@@ -110,15 +115,16 @@ class WindowGrid:
 
     @property
     def count(self) -> int:
-        """Windows of the whole volume."""
+        """Number of windows of the whole volume."""
         return int(np.prod([len(s) for s in self.starts]))
 
     def count_in(self, blocks: BlockGrid, offset: Sequence[int] = (0, 0, 0)) -> int:
-        """Windows that all blocks compute together: those at borders count more than once.
+        """Count the windows of all blocks; those at borders of blocks count more than once.
 
         Parameters
         ----------
         blocks : BlockGrid
+            Blocks of the volume or of a region.
         offset : 3 ints
             First voxel of the blocks in the volume.
         """
@@ -135,7 +141,7 @@ class WindowGrid:
         return total
 
     def weights(self) -> np.ndarray:
-        """Weight of each voxel of a window.
+        """Return the weight of each voxel of a window.
 
         Returns
         -------
@@ -162,21 +168,21 @@ class WindowGrid:
 
 @dataclass(frozen=True)
 class BlockImage:
-    """What the prediction of one block needs to see.
+    """The image of one block and of what its windows see around it.
 
     Attributes
     ----------
     begin, end : (int, int, int)
-        Of the block, voxels of the volume.
+        First voxel of the block in the volume, and one past its last.
     low : (int, int, int)
         First voxel of `image` in the volume; below zero where it was reflected.
     image : (z, y, x) float32
-        Normalised; empty where no window is left.
+        Normalised image; empty where the network gets no window.
     seen, skipped : list of (int, int, int)
-        First voxels of the windows that the network gets, and of those that count as zero: the
-        image is constant there, or the mask is empty.
+        First voxels of the windows that the network gets, and of those that count as zero, because
+        the image is constant there or the mask is empty.
     mask : (z, y, x) bool or None
-        Voxels of the block that are wanted.
+        Mask of the voxels of the block that are wanted.
     """
 
     begin: Index
@@ -195,17 +201,18 @@ def read_block(
     end: Index,
     mask: np.ndarray | None = None,
 ) -> BlockImage:
-    """Read the image of one block with what its windows see around it.
+    """Read the image of one block and of what its windows see around it.
 
     Parameters
     ----------
     grid : WindowGrid
+        Windows of the volume.
     read : callable
         Returns the normalised image of some slices of the volume; float32 (z, y, x).
     begin, end : (int, int, int)
-        Of the block, voxels of the volume.
+        First voxel of the block in the volume, and one past its last.
     mask : (z, y, x) bool array, optional
-        Voxels of the block that are wanted; the others are zero in the result.
+        Mask of the voxels of the block that are wanted; the others are zero in the result.
     """
     starts = grid.of_block(begin, end)
     low = np.min(starts, axis=0)
@@ -226,23 +233,27 @@ def read_block(
     skipped: list[Index] = []
     for start in starts:
         patch = image[_box(np.array(start) - low, grid.window)]
-        here, _ = _meeting(grid, start, begin, end)
+        here, _ = _overlap(grid, start, begin, end)
         wanted = mask is None or mask[here].any()
         (seen if wanted and patch.min() != patch.max() else skipped).append(start)
     return BlockImage(begin, end, index_of(low), image, seen, skipped, mask)
 
 
 class BlockPredictor:
-    """Runs a network over the windows of one block after the other.
+    """Run a network over the windows of one block after the other.
 
     Parameters
     ----------
     network : callable
-        Probabilities (n, 3, z, y, x) of windows (n, 1, z, y, x); float32 tensors on `device`.
+        Turns windows (n, 1, z, y, x) into probabilities (n, 3, z, y, x); float32 tensors on
+        `device`.
     grid : WindowGrid
+        Windows of the volume.
     batch_size : int
-        Windows the network gets at once. Halved for good when memory does not suffice.
+        Number of windows that the network gets at once. Halved for good when memory does not
+        suffice.
     device : torch.device or str
+        Device of the network.
     say : callable
         Gets a line of text when `batch_size` had to be halved.
     """
@@ -262,29 +273,29 @@ class BlockPredictor:
         self.weights = torch.from_numpy(grid.weights()).to(self.device)
 
     def __call__(self, block: BlockImage) -> np.ndarray:
-        """Probabilities of a block.
+        """Predict a block.
 
         Returns
         -------
         (3, z, y, x) uint8
-            0..255 for 0..1.
+            Probabilities, 0..255 for 0..1.
 
         Raises
         ------
         torch.OutOfMemoryError
-            Not even one window at a time fits.
+            Memory does not suffice for a single window.
         """
         import torch
 
         size = [e - b for b, e in zip(block.begin, block.end, strict=True)]
         if not block.seen:
-            return np.zeros((3, *size), np.uint8)
+            return np.zeros((Channels.count, *size), np.uint8)
         with torch.inference_mode():
             image = torch.from_numpy(block.image).to(self.device)
-            total = torch.zeros((3, *size), device=self.device)
+            total = torch.zeros((Channels.count, *size), device=self.device)
             weight = torch.zeros(size, device=self.device)
             for start in block.skipped:
-                here, there = _meeting(self.grid, start, block.begin, block.end)
+                here, there = _overlap(self.grid, start, block.begin, block.end)
                 weight[here] += self.weights[there]
             done = 0
             while done < len(block.seen):
@@ -297,7 +308,7 @@ class BlockPredictor:
                         raise
                     continue
                 for start, probability in zip(batch, found, strict=True):
-                    here, there = _meeting(self.grid, start, block.begin, block.end)
+                    here, there = _overlap(self.grid, start, block.begin, block.end)
                     total[:, *here] += probability[:, *there] * self.weights[there]
                     weight[here] += self.weights[there]
                 done += len(batch)
@@ -305,7 +316,7 @@ class BlockPredictor:
         return result if block.mask is None else result * block.mask
 
     def _halved(self, error: RuntimeError) -> bool:
-        """Whether an error is one that fewer windows at a time may mend."""
+        """Halve the batch, if an error is one that fewer windows at a time may mend."""
         import torch
 
         out = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
@@ -325,10 +336,10 @@ def _box(begin: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray) ->
     return tuple(slice(int(b), int(b) + int(s)) for b, s in zip(begin, size, strict=True))
 
 
-def _meeting(
+def _overlap(
     grid: WindowGrid, start: Index, begin: Index, end: Index
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where the part of a window that counts meets a block: slices of block and of window."""
+    """Return where a window, without its margin, overlaps a block: slices of block and window."""
     axes = list(zip(start, grid.window, grid.margin, begin, end, strict=True))
     inside = [max(s + m, b) for s, _, m, b, _ in axes]
     until = [min(s + w - m, e) for s, w, m, _, e in axes]

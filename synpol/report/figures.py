@@ -1,18 +1,22 @@
-"""Pictures of sections and of curves, drawn with matplotlib without a display."""
+"""Draw sections of a volume and curves of scores, with matplotlib and without a display."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import Channels, side_voxels, synapse_of
+from synpol.training.log import loss_terms
+
+if TYPE_CHECKING:  # its module decodes, which no picture needs
+    from synpol.training.tuning import Setting
 
 #: colours of the sides everywhere: pre magenta, post cyan
 PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
@@ -21,13 +25,13 @@ _SHADOW = [Stroke(linewidth=2, foreground="black"), Normal()]
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one plot, inches."""
+    """Make a figure with one plot; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def grey(section: np.ndarray) -> np.ndarray:
-    """A section as RGB in 0..1, stretched between its 0.5 and 99.5 percentiles."""
+    """Turn a section into an RGB picture in 0..1, with its 0.5 and 99.5 percentiles as limits."""
     low, high = np.percentile(section, [0.5, 99.5])
     scaled = np.clip((section.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return np.repeat(scaled[..., None], 3, axis=-1)
@@ -36,22 +40,29 @@ def grey(section: np.ndarray) -> np.ndarray:
 def with_polarity(
     section: np.ndarray, polarity: np.ndarray, exclusive: bool = False, sides: bool = True
 ) -> np.ndarray:
-    """A section tinted by the probabilities of its sides.
+    """Tint a section with the probabilities of the two sides.
 
     Parameters
     ----------
     section : (y, x) array
+        Grey values of the image.
     polarity : (3, y, x) array
-        0..255.
-    exclusive, sides : bool
-        Which channels hold what.
+        Probabilities on the scale 0..255.
+    exclusive : bool
+        Whether the channels are background, pre, post instead of pre, post, union.
+    sides : bool
+        Whether to show pre and post; otherwise the union is shown.
+
+    Returns
+    -------
+    (y, x, 3) float array
+        RGB in 0..1.
     """
     image = grey(section)
-    first = 1 if exclusive else 0
-    tints = [(PRE, polarity[first]), (POST, polarity[first + 1])]
+    channels = Channels.of(exclusive)
+    tints = [(PRE, channels.pre(polarity)), (POST, channels.post(polarity))]
     if not sides:
-        both = polarity[1:].astype(np.float32).sum(axis=0).clip(0, 255)
-        tints = [(UNION, both if exclusive else polarity[2])]
+        tints = [(UNION, channels.union(polarity.astype(np.float32)).clip(0, 255))]
     for colour, probability in tints:
         alpha = 0.75 * probability[..., None].astype(np.float32) / 255
         image = image * (1 - alpha) + colour * alpha
@@ -59,12 +70,27 @@ def with_polarity(
 
 
 def with_instances(section: np.ndarray, labels: np.ndarray, sides: bool = True) -> np.ndarray:
-    """A section with filled and outlined instances: pre magenta, post cyan."""
+    """Draw instances over a section, filled and outlined.
+
+    Parameters
+    ----------
+    section : (y, x) array
+        Grey values of the image.
+    labels : (y, x) array of unsigned integers
+        Labels of the instances.
+    sides : bool
+        Whether the labels are 2n-1 and 2n, drawn in magenta (pre) and cyan (post); otherwise all
+        instances are yellow.
+
+    Returns
+    -------
+    (y, x, 3) float array
+        RGB in 0..1.
+    """
     image = grey(section)
     groups = [(UNION, labels != 0)]
     if sides:
-        is_pre = polarity_to_seg(labels)[1]
-        groups = [(PRE, is_pre), (POST, (labels != 0) & ~is_pre)]
+        groups = list(zip((PRE, POST), side_voxels(labels), strict=True))
     for colour, mask in groups:
         image[mask] = 0.6 * image[mask] + 0.4 * colour
     image[outline(labels)] = 1.0
@@ -72,7 +98,7 @@ def with_instances(section: np.ndarray, labels: np.ndarray, sides: bool = True) 
 
 
 def outline(labels: np.ndarray) -> np.ndarray:
-    """Voxels of an instance whose right or lower neighbour is another one."""
+    """Return the voxels of instances whose right or lower neighbour has another label, as bool."""
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:-1] |= labels[:-1] != labels[1:]
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -82,13 +108,15 @@ def outline(labels: np.ndarray) -> np.ndarray:
 def panel(
     columns: Sequence[tuple[str, np.ndarray]], numbers: Mapping[int, np.ndarray] | None = None
 ) -> Figure:
-    """Pictures in two columns.
+    """Arrange pictures in two columns.
 
     Parameters
     ----------
     columns : sequence of (title, RGB image)
-    numbers : mapping of column to label array, optional
-        Writes the number n of each synapse at its place.
+        Pictures, row by row.
+    numbers : mapping of int to label array, optional
+        Labels (2n-1 / 2n) of some pictures, by their positions in `columns`. The number n of each
+        synapse is written beside it.
     """
     height, width = columns[0][1].shape[:2]
     rows, size = -(-len(columns) // 2), 5.5
@@ -102,7 +130,7 @@ def panel(
         axes[k].axis("off")
         labels = (numbers or {}).get(k)
         if labels is not None:
-            synapse, _ = polarity_to_seg(labels)
+            synapse = synapse_of(labels)
             for number in np.unique(synapse[synapse > 0]):
                 y, x = np.argwhere(synapse == number).mean(axis=0)
                 axes[k].text(
@@ -112,14 +140,14 @@ def panel(
 
 
 def data_uri(figure: Figure, dpi: int = 110) -> str:
-    """The figure as text for the ``src`` of an HTML image."""
+    """Encode a figure as text for the ``src`` of an HTML image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return _png_in_text(buffer.getvalue())
 
 
 def png_uri(image: np.ndarray) -> str:
-    """An RGB image in 0..1 as text for the ``src`` of an HTML image."""
+    """Encode an RGB image in 0..1 as text for the ``src`` of an HTML image."""
     import imageio.v3 as iio
 
     content = iio.imwrite(
@@ -133,11 +161,17 @@ def _png_in_text(content: bytes) -> str:
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and how often the side is right, over iterations, smoothed over about 1 % of them."""
+    """Draw the loss with its terms, and the share of voxels with the right side.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows of ``log.csv``. The curves are running means over 1 % of the rows.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     iteration = np.array([float(r["iteration"]) for r in rows])
-    for name in ("loss", "bce", "dice", "side_contrast"):
+    for name in ("loss", *loss_terms(rows[0])):
         values = np.array([float(r.get(name) or "nan") for r in rows])
         if np.isfinite(values).any():
             left.plot(iteration, smooth(values), label=name)
@@ -152,7 +186,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean that passes over missing values."""
+    """Return the running mean over 1 % of the values; missing values (NaN) are left out."""
     width = max(1, len(values) // 100)
     known = np.isfinite(values)
     kernel = np.ones(width)
@@ -162,7 +196,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def score_curves(scores: Mapping[str, Any]) -> Figure:
-    """F1 over IoU, a line for each kind of score."""
+    """Draw F1 over IoU, a line for each kind of score in the content of ``scores.json``."""
     figure, axes = new_figure(5, 3.2)
     iou = sorted(scores["iou"], key=float)
     for name in scores["iou"][iou[0]]:
@@ -177,50 +211,79 @@ def score_curves(scores: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def threshold_curves(settings: Sequence[Setting], iou: float) -> Figure:
+    """Draw F1 over the threshold, a line for each box of the dilation and minimum size.
+
+    Where there is only one such line, precision and recall are drawn too.
+
+    Parameters
+    ----------
+    settings : sequence of Setting
+        Settings that were tried, with their scores.
+    iou : float
+        IoU of the scores.
+    """
+    figure, axes = new_figure(6, 4)
+    lines = sorted({(s.dilate_sz, s.thres_small) for s in settings})
+    for dilate_sz, thres_small in lines:
+        line = [s for s in settings if (s.dilate_sz, s.thres_small) == (dilate_sz, thres_small)]
+        thres = [s.thres for s in line]
+        label = f"F1, dilate_sz {dilate_sz}, thres_small {thres_small}"
+        axes.plot(thres, [s.f1 for s in line], "o-", label=label)
+        if len(lines) == 1:
+            axes.plot(thres, [s.precision for s in line], "--", label="precision")
+            axes.plot(thres, [s.recall for s in line], ":", label="recall")
+    axes.set(xlabel="thres", ylabel=f"validation, IoU {iou:g}", ylim=(0, 1))
+    axes.legend(fontsize="small")
+    return figure
+
+
 def cutoff_curves(score: np.ndarray, correct: np.ndarray, truth: int) -> Figure:
-    """Precision, recall and F1 if synapses below a score were left out, over that score.
+    """Draw precision, recall and F1 over a cutoff: synapses with a lower score are left out.
 
     Parameters
     ----------
     score : (n,) float array
-        0..1.
+        Scores of the predicted synapses, 0..1.
     correct : (n,) bool array
+        Whether each predicted synapse is right.
     truth : int
-        True synapses.
+        Number of true synapses.
     """
     figure, axes = new_figure(5, 3.2)
     order = np.argsort(-score, kind="stable")
-    found = np.cumsum(correct[order])
-    left = np.arange(1, len(order) + 1)
+    matched = np.cumsum(correct[order])
+    kept = np.arange(1, len(order) + 1)
     for name, values in (
-        ("precision", found / left),
-        ("recall", found / max(truth, 1)),
-        ("F1", 2 * found / (left + truth)),
+        ("precision", matched / kept),
+        ("recall", matched / max(truth, 1)),
+        ("F1", 2 * matched / (kept + truth)),
     ):
         axes.step(score[order], values, where="post", label=name)
-    axes.set(xlabel="score of the least sure that is kept", ylabel="", ylim=(0, 1.02))
+    axes.set(xlabel="lowest score that is kept", ylabel="", ylim=(0, 1.02))
     axes.legend(fontsize=8)
     return figure
 
 
 def calibration(score: np.ndarray, correct: np.ndarray) -> Figure:
-    """Share of correct synapses over their score, in bins of equal count.
+    """Draw the share of correct synapses over their score, in bins of equal count.
 
     Parameters
     ----------
     score : (n,) float array
-        0..1.
+        Scores of the predicted synapses, 0..1.
     correct : (n,) bool array
+        Whether each predicted synapse is right.
     """
     from scipy.stats import binomtest
 
     figure, axes = new_figure(5, 3.2)
     order = np.argsort(score, kind="stable")
     for part in np.array_split(order, max(1, min(10, len(order) // 10))):
-        found = int(correct[part].sum())
-        share, where = found / len(part), score[part].mean()
-        low, high = binomtest(found, len(part)).proportion_ci(0.95, "wilson")
-        axes.errorbar(where, share, [[share - low], [high - share]], fmt="o", color="tab:blue")
+        right, count = int(correct[part].sum()), len(part)
+        share, mean = right / count, score[part].mean()
+        low, high = binomtest(right, count).proportion_ci(0.95, "wilson")
+        axes.errorbar(mean, share, [[share - low], [high - share]], fmt="o", color="tab:blue")
     axes.set(xlabel="score", ylabel="share that is correct", ylim=(0, 1.05))
     return figure
 
@@ -228,14 +291,14 @@ def calibration(score: np.ndarray, correct: np.ndarray) -> Figure:
 def augmentation_gallery(
     rows: Mapping[str, tuple[np.ndarray, np.ndarray]], plain: np.ndarray
 ) -> Figure:
-    """Augmented patches, a row each with the three sections around the one that changed most.
+    """Draw a row for each augmented patch: the section that changed most, between its neighbours.
 
     Parameters
     ----------
     rows : mapping of name to (image, labels)
-        (z, y, x) arrays; odd labels are pre sides.
+        Augmented patches, (z, y, x) arrays; labels are 2n-1 on pre and 2n on post sides.
     plain : (z, y, x) array
-        The image before; all rows share its grey scale.
+        Image of the patch before the augmentation; all rows have its grey scale.
     """
     low, high = np.percentile(plain, [0.5, 99.5])
     figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
@@ -246,8 +309,7 @@ def augmentation_gallery(
         for plot, section in zip(line, range(middle - 1, middle + 2), strict=True):
             at = int(np.clip(section, 0, len(image) - 1))
             plot.imshow(image[at], cmap="gray", vmin=low, vmax=high)
-            for side, colour in ((labels[at] % 2 == 1, PRE), (labels[at] % 2 == 0, POST)):
-                mask = side & (labels[at] > 0)
+            for mask, colour in zip(side_voxels(labels[at]), (PRE, POST), strict=True):
                 if mask.any():
                     plot.contour(mask, [0.5], colors=[colour], linewidths=0.8)
             plot.set(xticks=[], yticks=[])

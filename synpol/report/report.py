@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file that a person wants to look at."""
+"""Write the report of a result: one self-contained HTML file with pictures, scores and curves."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ import pyarrow.parquet as pq
 
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.files import join
+from synpol.files import join, whole_file
 from synpol.images.image import Image, open_image, shifted
+from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
 from synpol.synapses.table import confidence
+from synpol.training.log import read_log
 
 #: largest side of a picture of a section, voxels
 CROP = 640
-#: with fewer synapses than this nothing can be said about their scores
-FEW = 20
+#: fewest scored synapses for the curves over their scores
+FEWEST_SCORED = 20
 
 
 def write_report(
@@ -43,21 +45,26 @@ def write_report(
     Parameters
     ----------
     config : Config
+        Configuration of the result.
     output : path
-        Container with polarity and instances.
+        Container with ``polarity`` and ``instances``.
     scores : mapping
         Content of ``scores.json``.
     path : Path
-        Of the HTML file.
+        HTML file to write.
     correct : mapping of int to bool, optional
-        Predicted synapses that were scored: whether each is right at IoU 0.5.
+        Whether each predicted synapse is right at IoU 0.5, by its number; synapses that were not
+        scored are absent.
     missed : mapping of int to int, optional
-        True synapses that were not found at IoU 0.5, and their voxels.
+        Number of voxels of each true synapse that was not found at IoU 0.5, by its number.
     link_of : callable, optional
-        Address of a place (z, y, x; nm) in the scene.
-    """
-    from synpol.training.log import read_log
+        Function that returns the address of a position (z, y, x; nm) in the scene.
 
+    Raises
+    ------
+    InputError
+        An image or a file of ``evaluate.compare`` cannot be read.
+    """
     template = jinja2.Environment(autoescape=True).from_string(
         files("synpol.report").joinpath("report.html").read_text()
     )
@@ -68,7 +75,7 @@ def write_report(
     }
     path_of_table = Path(join(output, "synapses.parquet"))
     table = pq.read_table(path_of_table) if path_of_table.is_file() else None
-    shown = _gallery(config, output, table, correct or {}, missed or {}, link_of)
+    pictures = _gallery(config, output, table, correct or {}, missed or {}, link_of)
     log = list(read_log(Path(config.run_dir) / "log.csv"))
     page = template.render(
         title=output,
@@ -82,8 +89,8 @@ def write_report(
         score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
         if table is not None and "0.5" in scores["iou"]
         else [],
-        gallery=shown,
-        hidden=0 if MISSED in shown else len(missed or {}),
+        gallery=pictures,
+        hidden=0 if MISSED in pictures else len(missed or {}),
         linked=link_of is not None,
         score_names=names,
         compared=compared,
@@ -98,22 +105,23 @@ def write_report(
             "min_size": config.evaluate.min_size,
         },
     )
-    path.write_text(page)
+    with whole_file(path) as temporary:
+        temporary.write_text(page)
 
 
 def _score_figures(table: pa.Table, correct: Mapping[int, bool], truth: int) -> list[str]:
-    """What the score in the table is worth; nothing where there is too little to tell."""
+    """Draw how well the scores tell right from wrong synapses, unless too few were scored."""
     numbers = table["synapse_id"].to_pylist()
     scored = [
         (value, correct[number])
         for number, value in zip(numbers, confidence(table).tolist(), strict=True)
         if number in correct and not np.isnan(value)
     ]
-    if len(scored) < FEW:
+    if len(scored) < FEWEST_SCORED:
         return []
-    score, good = np.array(scored).T
-    drawn = (figures.calibration(score, good > 0), figures.cutoff_curves(score, good > 0, truth))
-    return [figures.data_uri(figure) for figure in drawn]
+    score, right = np.array(scored).T
+    curves = (figures.calibration(score, right > 0), figures.cutoff_curves(score, right > 0, truth))
+    return [figures.data_uri(figure) for figure in curves]
 
 
 def _gallery(
@@ -124,48 +132,51 @@ def _gallery(
     missed: Mapping[int, int],
     link_of: Callable[[Sequence[float]], str] | None,
 ) -> dict[str, list[dict[str, str | None]]]:
-    """Pictures of single synapses, by kind."""
+    """Draw single synapses; returns title, picture and link of each, by kind."""
     if table is None or config.evaluate.truth is None:
         return {}
     instances = open_image(join(output, "instances"), channels=0)
     raw = open_image(config.need("predict.raw"), channels=0)
     truth = open_image(config.evaluate.truth, channels=0)
-    before = raw.place_of(instances, "the image")
-    true_before = truth.place_of(instances, "the truth")
+    begin_in_raw = raw.place_of(instances, "the image")
+    begin_in_truth = truth.place_of(instances, "the truth")
     sides = config.decode.sides
-    lost = dict(list(missed.items())[: gallery.COUNT])
-    places = gallery.places_of(truth, lost, true_before, instances.shape_vx, sides)
-    labels = [(instances, (0, 0, 0)), (truth, true_before)]
+    largest = dict(list(missed.items())[: gallery.COUNT])
+    positions = gallery.centroids(truth, largest, begin_in_truth, instances.shape_vx, sides)
+    source = raw, begin_in_raw
+    labels = [(instances, (0, 0, 0)), (truth, begin_in_truth)]
     return {
         kind: [
             {
                 "title": synapse.title,
-                "image": gallery.picture(instances, synapse.place, (raw, before), labels, sides),
-                "link": link_of(synapse.place) if link_of else None,
+                "image": gallery.picture(instances, synapse.position, source, labels, sides),
+                "link": link_of(synapse.position) if link_of else None,
             }
             for synapse in synapses
         ]
-        for kind, synapses in gallery.choose(table, correct, places).items()
+        for kind, synapses in gallery.choose(table, correct, positions).items()
     }
 
 
 def _compared(path: str, score: str) -> dict[str, Any]:
+    """Read the ``scores.json`` of another result, which has to hold the same kind of score."""
     try:
-        found = json.loads(Path(path).read_text())
+        scores = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"evaluate.compare: {path} cannot be read: {error}") from None
     try:
-        for kinds in found["iou"].values():
+        for kinds in scores["iou"].values():
             float(kinds[score]["f1"])
     except (KeyError, TypeError, AttributeError):
         raise InputError(
             f"evaluate.compare: {path} does not hold scores of {score!r} as this result has; the "
             "scores.json of a run with the same kind of labels is expected"
         ) from None
-    return dict(found)
+    return dict(scores)
 
 
 def _timings(path: Path) -> list[tuple[str, str]]:
+    """Read the commands of ``timings.csv`` and their seconds."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -173,18 +184,18 @@ def _timings(path: Path) -> list[tuple[str, str]]:
 
 
 def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
-    """Three sections with many synapses, far from each other."""
+    """Draw three sections with many synapses, far from each other; returns titles and pictures."""
     raw = open_image(config.need("predict.raw"), channels=0)
     instances = open_image(join(output, "instances"), channels=0)
-    polarity = open_image(join(output, "polarity"), channels=3)
-    before = raw.place_of(instances, "the image")
+    polarity = open_image(join(output, "polarity"), channels=Channels.count)
+    begin_in_raw = raw.place_of(instances, "the image")
     truth = open_image(config.evaluate.truth, channels=0) if config.evaluate.truth else None
-    true_before = (0, 0, 0) if truth is None else truth.place_of(instances, "the truth")
-    chosen = []
-    for z, where in busiest_sections(truth or instances, 3, true_before, instances.shape_vx):
-        section = _section(raw, z, where, before)
-        labels = np.asarray(instances.array[z, *where])
-        probability = np.asarray(polarity.array[:, z, *where])
+    begin_in_truth = (0, 0, 0) if truth is None else truth.place_of(instances, "the truth")
+    pictures = []
+    for z, crop in busiest_sections(truth or instances, 3, begin_in_truth, instances.shape_vx):
+        section = _section(raw, z, crop, begin_in_raw)
+        labels = np.asarray(instances.array[z, *crop])
+        probability = np.asarray(polarity.array[:, z, *crop])
         if probability.dtype.kind == "f":
             probability = probability * 255
         columns = [
@@ -196,16 +207,16 @@ def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
             ("instances", figures.with_instances(section, labels, sides)),
         ]
         if truth is not None:
-            real = _section(truth, z, where, true_before).astype(np.uint64)
-            columns.append(("truth", figures.with_instances(section, real, sides)))
+            true_labels = _section(truth, z, crop, begin_in_truth).astype(np.uint64)
+            columns.append(("truth", figures.with_instances(section, true_labels, sides)))
         figure = figures.panel(columns, {2: labels} if sides else None)
-        chosen.append({"title": f"section {z}", "image": figures.data_uri(figure)})
-    return chosen
+        pictures.append({"title": f"section {z}", "image": figures.data_uri(figure)})
+    return pictures
 
 
-def _section(image: Image, z: int, where: tuple[slice, slice], begin: Sequence[int]) -> np.ndarray:
-    """Part of a section, (y, x), at a place that is told from voxel `begin` on."""
-    return np.asarray(image.array[shifted((slice(z, z + 1), *where), begin)])[0]
+def _section(image: Image, z: int, crop: tuple[slice, slice], begin: Sequence[int]) -> np.ndarray:
+    """Read part of a section, (y, x); `z` and `crop` count from voxel `begin` of the image."""
+    return np.asarray(image.array[shifted((slice(z, z + 1), *crop), begin)])[0]
 
 
 def busiest_sections(
@@ -214,35 +225,35 @@ def busiest_sections(
     begin: Sequence[int] = (0, 0, 0),
     shape: Sequence[int] | None = None,
 ) -> list[tuple[int, tuple[slice, slice]]]:
-    """Sections with much foreground, spread over the volume, and where to look at them.
+    """Find sections with much foreground, spread over the volume, and the part of each to show.
 
     Parameters
     ----------
     labels : Image
+        Label volume.
     count : int
-        Of sections.
+        Number of sections.
     begin, shape : 3 ints
-        The part of the labels that is looked at, voxels; places are told from there. By default
-        all of it.
+        First voxel and shape of the part of the volume to search; by default the whole volume.
 
     Returns
     -------
     list of (z, (slice in y, slice in x))
-        Ascending in z.
+        Sections in ascending order; voxels count from `begin`.
     """
     depth, height, width = shape or labels.shape_vx
-    found = []
+    chosen = []
     for part in np.array_split(np.arange(depth), min(count, depth)):
-        looked_at = part[:: max(1, len(part) // 16)]
+        sampled = part[:: max(1, len(part) // 16)]
         y, x = (slice(0, min(n, 4 * CROP)) for n in (height, width))
-        sections = [_section(labels, int(z), (y, x), begin) for z in looked_at]
+        sections = [_section(labels, int(z), (y, x), begin) for z in sampled]
         fullest = int(np.argmax([np.count_nonzero(section) for section in sections]))
-        z = int(looked_at[fullest])
-        there = np.argwhere(sections[fullest] != 0)
-        centre = np.median(there, axis=0).astype(int) if len(there) else np.array([0, 0])
-        where = []
+        z = int(sampled[fullest])
+        foreground = np.argwhere(sections[fullest] != 0)
+        centre = np.median(foreground, axis=0).astype(int) if len(foreground) else np.array([0, 0])
+        crop = []
         for middle, size in zip(centre, (height, width), strict=True):
             first = int(np.clip(middle - CROP // 2, 0, max(0, size - CROP)))
-            where.append(slice(first, min(size, first + CROP)))
-        found.append((z, (where[0], where[1])))
-    return found
+            crop.append(slice(first, min(size, first + CROP)))
+        chosen.append((z, (crop[0], crop[1])))
+    return chosen

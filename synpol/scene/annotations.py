@@ -1,10 +1,10 @@
-"""Synapses as lines that neuroglancer loads piece by piece, at any number of them.
+"""Write synapses as lines that neuroglancer loads piece by piece, for any number of synapses.
 
-The format is neuroglancer's `precomputed annotations`: an index by place with a level for every
-zoom, one by id, and, where the neurons are known, one by neuron; all in sharded files, which
-tensorstore writes. (neuroglancer's own writer is meant for few: one file a line, and one cell in
-space, of which a viewer has to load everything.) What is put on which level follows the format's
-specification: of the lines that are left, in random order, as many as no cell has too many of.
+The format is neuroglancer's precomputed annotations. It has an index by position with several
+levels of cells (`synpol.scene.spatial_index`), an index by id, and an index by neuron if the
+neurons are known. All indices are sharded files, written with tensorstore. (The writer in
+neuroglancer's Python package is meant for few annotations: it writes one file for each line and a
+single cell, so that a viewer loads all lines at once.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,19 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
-from synpol.scene.spatial_index import spatial_levels
-from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, opened
+from synpol.files import whole_folder
+from synpol.scene.spatial_index import SpatialLevel, spatial_levels
+from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, open_table
 from synpol.synapses.table import confidence
 
-#: raised when a change of code changes what is written
+#: version of the content, to be raised when a change of code changes it
 VERSION = 1
-#: lines that a viewer loads at once for one cell of the index by place
+#: most lines of one cell, which a viewer loads at once
 LIMIT = 2000
-#: what a file, and an entry of a file's own index, hold about
-FILE_BYTES, MINISHARD_KEYS = 2**24, 256
+#: approximate bytes of a shard file
+FILE_BYTES = 2**24
+#: approximate number of keys in a minishard, an entry of a shard file's own index
+MINISHARD_KEYS = 256
 
 _RECORD = np.dtype(
     [
@@ -58,46 +60,46 @@ def write_annotations(
     high: Sequence[float] | np.ndarray,
     partners: str | os.PathLike[str] | None = None,
 ) -> int:
-    """Write the synapses of a table as precomputed annotations, whole or not at all.
+    """Write the synapses of a table as precomputed annotations; an error leaves no partial folder.
 
-    A line leads from the pre side's centroid to that of the post side; where there is one side
-    only, or none is known, it has no length. What is there and of the same table stays.
+    The line of a synapse connects the centroid of its pre side with the centroid of its post side.
+    The line of a synapse with one side, or without known sides, has no length.
 
     Parameters
     ----------
     folder : Path
-        To be made or replaced.
+        Folder to write. An existing folder is kept if it was made from the same tables, and
+        replaced otherwise.
     table : path
-        Of the synapse table.
+        Synapse table.
     low, high : 3 numbers
-        First and last corner of the volume, nm; z, y, x.
+        Lower and upper corner of the volume, z, y, x; nm.
     partners : path, optional
-        Of the table of `synpol.connectivity.partners_of`: lines can then be found by the neurons
-        on their two sides.
+        Table of `synpol.connectivity.partners_of`. A viewer can then find lines by the neurons on
+        their two sides.
 
     Returns
     -------
     int
-        Lines written.
+        Number of lines.
 
     Raises
     ------
     InputError
-        There is no such table, or it is of other synapses.
+        A table does not exist, or the partners belong to another synapse table.
 
     Notes
     -----
-    Takes about half a kilobyte of memory a synapse.
+    The function needs about 500 bytes of memory for each synapse.
     """
     digest = _digest(table, partners, low, high)
-    there = folder / "info"
-    if there.is_file() and json.loads(there.read_text()).get("synpol_hash") == digest:
-        return int(json.loads(there.read_text())["synpol_count"])
+    info_path = folder / "info"
+    if info_path.is_file():
+        written = json.loads(info_path.read_text())
+        if written.get("synpol_hash") == digest:
+            return int(written["synpol_count"])
     ids, records = _lines(table)
     corners = np.array([low[::-1], high[::-1]], float)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     info: dict[str, Any] = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
@@ -110,43 +112,32 @@ def write_annotations(
         "synpol_hash": digest,
         "synpol_count": len(ids),
     }
-    with tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar:
+    with (
+        whole_folder(folder) as temporary,
+        tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar,
+    ):
         related = _related(partners, table, ids)
-        size = records.nbytes
-        sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), size)
+        sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), records.nbytes)
         store = _Store(temporary / "by_id", sharding)
         store.write(_by_id(ids, records, list(related.values()), bar))
         info["by_id"] = {"key": "by_id", "sharding": sharding}
         for name, neurons in related.items():
-            about = _write_related(temporary / f"by_{name}", neurons, ids, records)
-            info["relationships"].append({"id": name, "key": f"by_{name}", "sharding": about})
-        for number, level in enumerate(
-            spatial_levels(records["line"], corners[0], corners[1], LIMIT)
-        ):
-            bits = sum(int(g - 1).bit_length() for g in level.grid)
-            cells, size = len(np.unique(level.cell)), len(level.line) * _RECORD.itemsize
-            sharding = _sharding_of(bits, cells, size, data="gzip")
-            store = _Store(temporary / f"level_{number}", sharding)
-            store.write(_grouped(level.cell, level.line, ids, records))
-            bar.update(len(np.unique(level.line)))
+            sharding = _write_related(temporary / f"by_{name}", neurons, ids, records)
+            info["relationships"].append({"id": name, "key": f"by_{name}", "sharding": sharding})
+        levels = spatial_levels(records["line"], corners[0], corners[1], LIMIT)
+        for number, level in enumerate(levels):
+            key = f"level_{number}"
             info["spatial"].append(
-                {
-                    "key": f"level_{number}",
-                    "sharding": sharding,
-                    "grid_shape": [int(g) for g in level.grid],
-                    "chunk_size": [float(s) for s in level.size],
-                    "limit": LIMIT,
-                }
+                {"key": key, **_write_level(temporary / key, level, ids, records)}
             )
-    (temporary / "info").write_text(json.dumps(info))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+            bar.update(len(np.unique(level.line)))
+        (temporary / "info").write_text(json.dumps(info))
     return len(ids)
 
 
 def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
-    """Scores that few lines are below or above; for colours."""
-    file = opened(table)
+    """Return the 2nd and 98th percentile of the scores of a table, as limits for colours."""
+    file = open_table(table)
     names = [n for n in file.schema_arrow.names if n in ("pre_score", "post_score", "union_score")]
     score = confidence(file.read(names))
     if not len(score):
@@ -161,15 +152,16 @@ def _digest(
     low: Sequence[float] | np.ndarray,
     high: Sequence[float] | np.ndarray,
 ) -> str:
-    opened(table)
-    about = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
-    about.append(None if partners is None else digest_of(partners).decode())
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    """Return a hash of everything that the annotations depend on."""
+    open_table(table)
+    inputs = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
+    inputs.append(None if partners is None else digest_of(partners).decode())
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and records of all synapses."""
-    file = opened(table)
+    """Read the ids and the records (`_RECORD`) of all synapses."""
+    file = open_table(table)
     parts = ["union"] if "union_x" in file.schema_arrow.names else ["pre", "post"]
     names = [f"{p}_{a}" for p in parts for a in "xyz"]
     names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
@@ -178,34 +170,34 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     if absent:
         raise InputError(f"{table} has no column {absent[0]}, which a synapse table has")
     ids = np.zeros(file.metadata.num_rows, np.uint64)
-    records, at = np.zeros(len(ids), _RECORD), 0
+    records, begin = np.zeros(len(ids), _RECORD), 0
     for batch in file.iter_batches(ROWS, columns=names):
         rows = pa.Table.from_batches([batch])
-        here = slice(at, at + rows.num_rows)
+        here = slice(begin, begin + rows.num_rows)
         ends = [np.stack([rows[f"{p}_{a}"].to_numpy() for a in "xyz"], axis=1) for p in parts]
-        first, last = ends[0], ends[-1]  # null is NaN
+        first, last = ends[0], ends[-1]  # NaN for a missing side
         records["line"][here, :3] = np.where(np.isnan(first), last, first)
         records["line"][here, 3:] = np.where(np.isnan(last), first, last)
         records["score"][here] = confidence(rows)
         for name in ("contact_area", "pre_voxels", "post_voxels"):
             records[name][here] = rows[name].to_numpy()
         ids[here] = rows["synapse_id"].to_numpy()
-        at = here.stop
+        begin = here.stop
     return ids, records
 
 
 def _related(
     partners: str | os.PathLike[str] | None, table: str | os.PathLike[str], ids: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The neuron on each side of every synapse, 0 for none; empty where they are not known."""
+    """Read the neuron on each side of every synapse, 0 for none; without `partners` no side."""
     if partners is None:
         return {}
-    about = opened(partners).schema_arrow.metadata or {}
+    metadata = open_table(partners).schema_arrow.metadata or {}
     rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
-    if about.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
+    if metadata.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run "
-            "pipelines/connect.py again, or remove it"
+            "pipelines/connect.py of synpol's repository again, or remove it"
         )
     return {side: rows[f"{side}_id"].to_numpy() for side in ("pre", "post")}
 
@@ -213,17 +205,25 @@ def _related(
 def _sharding_of(
     bits: int, keys: int, size: int, *, hashed: bool = False, data: str = "raw"
 ) -> dict[str, Any]:
-    """How values are spread over files.
+    """Choose how the values of an index are distributed over files.
 
     Parameters
     ----------
     bits : int
-        Of a key.
-    keys, size : int
-        How many there are, and the bytes of all their values.
+        Number of bits of the largest key.
+    keys : int
+        Number of keys.
+    size : int
+        Bytes of all values together.
     hashed : bool
-        Whether keys are not near each other where their values are.
+        Whether the keys are hashed. Without a hash, neighbouring keys lie in the same file.
     data : {"raw", "gzip"}
+        Encoding of the values.
+
+    Returns
+    -------
+    dict
+        Sharding specification of neuroglancer's precomputed format.
     """
     shard = min(bits, max(0, size // FILE_BYTES).bit_length())
     minishard = min(bits - shard, (max(0, keys // MINISHARD_KEYS) >> shard).bit_length())
@@ -239,7 +239,7 @@ def _sharding_of(
 
 
 class _Store:
-    """Sharded files of values by key; a file at a time is in memory."""
+    """Write values by key into sharded files; one file at a time is in memory."""
 
     def __init__(self, folder: Path, sharding: dict[str, Any]) -> None:
         import tensorstore
@@ -250,14 +250,14 @@ class _Store:
             "driver": "neuroglancer_uint64_sharded",
             "metadata": sharding,
             "base": base,
-            "context": {"file_io_sync": False},  # the whole folder is renamed at last
+            "context": {"file_io_sync": False},  # the whole folder is renamed at the end
         }
         self._store = tensorstore.KvStore.open(spec).result()
         is_hashed = sharding["hash"] != "identity"
         self._shift = 64 if is_hashed else sharding["preshift_bits"] + sharding["minishard_bits"]
 
     def write(self, items: Iterable[tuple[int, bytes]]) -> None:
-        """Write values; keys ascend."""
+        """Write pairs of key and value in ascending order of the keys."""
         shard, transaction = -1, None
         for key, value in items:
             if key >> self._shift != shard:
@@ -273,7 +273,7 @@ class _Store:
 def _by_id(
     ids: np.ndarray, records: np.ndarray, related: list[np.ndarray], bar: Any
 ) -> Iterator[tuple[int, bytes]]:
-    """Each line alone, with the neurons that it belongs to."""
+    """Yield id and encoded record of each line, with the neurons on its two sides."""
     size = _RECORD.itemsize
     content = records.tobytes()
     for row, number in enumerate(ids.tolist()):
@@ -290,7 +290,7 @@ def _by_id(
 def _grouped(
     key: np.ndarray, line: np.ndarray, ids: np.ndarray, records: np.ndarray
 ) -> Iterator[tuple[int, bytes]]:
-    """The lines of each key together; keys ascend."""
+    """Yield each key with the encoded records of its lines, in ascending order of the keys."""
     keys, begins = np.unique(key, return_index=True)
     ends = np.append(begins[1:], len(key)).astype(int)[: len(keys)]
     for number, begin, end in zip(keys.tolist(), begins.tolist(), ends.tolist(), strict=True):
@@ -302,11 +302,27 @@ def _grouped(
 def _write_related(
     folder: Path, neurons: np.ndarray, ids: np.ndarray, records: np.ndarray
 ) -> dict[str, Any]:
-    """The index by neuron; returns how it is sharded."""
+    """Write the index by the neurons of one side, and return its sharding."""
     rows = np.flatnonzero(neurons)
     rows = rows[np.argsort(neurons[rows], kind="stable")]
     count, size = len(np.unique(neurons[rows])), len(rows) * _RECORD.itemsize
     sharding = _sharding_of(64, count, size, hashed=True)
     _Store(folder, sharding).write(_grouped(neurons[rows], rows, ids, records))
-    folder.mkdir(exist_ok=True)  # where there is no neuron at all
+    folder.mkdir(exist_ok=True)  # without any neuron, nothing was written
     return sharding
+
+
+def _write_level(
+    folder: Path, level: SpatialLevel, ids: np.ndarray, records: np.ndarray
+) -> dict[str, Any]:
+    """Write one level of the index by position, and return its description."""
+    bits = sum(int(g - 1).bit_length() for g in level.grid)
+    cells, size = len(np.unique(level.cell)), len(level.line) * _RECORD.itemsize
+    sharding = _sharding_of(bits, cells, size, data="gzip")
+    _Store(folder, sharding).write(_grouped(level.cell, level.line, ids, records))
+    return {
+        "sharding": sharding,
+        "grid_shape": [int(g) for g in level.grid],
+        "chunk_size": [float(s) for s in level.size],
+        "limit": LIMIT,
+    }

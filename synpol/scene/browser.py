@@ -1,4 +1,4 @@
-"""A browser without a window, to take pictures of scenes."""
+"""Start a browser without a window, to take pictures of scenes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: WebGL2 in software, and not a single request to another machine
+#: flags for WebGL2 in software and no requests to other machines
 _FLAGS = (
     "--headless=new",
     "--use-gl=angle",
@@ -34,19 +34,24 @@ _FLAGS = (
 
 @contextlib.contextmanager
 def browser(size: tuple[int, int] = (1200, 900), flags: Sequence[str] = ()) -> Iterator[Chrome]:
-    """Chromium without a window, which reaches this machine alone.
+    """Start Chromium without a window and close it at the end; it reaches only this machine.
 
     Parameters
     ----------
     size : (int, int)
-        Of the window, pixels.
+        Width and height of the page, pixels.
     flags : sequence of str
-        More flags of Chromium.
+        More command-line flags of Chromium.
+
+    Yields
+    ------
+    selenium.webdriver.Chrome
+        Running browser.
 
     Raises
     ------
     InputError
-        It, its driver or selenium is not installed.
+        Chromium, its driver or selenium is not installed.
     """
     program = next(filter(None, map(shutil.which, _BROWSERS)), None)
     driver = shutil.which("chromedriver")

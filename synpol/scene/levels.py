@@ -14,11 +14,11 @@ from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
-from synpol.errors import InputError
 from synpol.files import join
+from synpol.images.claim import Answer, answer_of, begun, claim_array, is_ours
 from synpol.images.downsampling import label_of_cells, level_factors, mean_of_cells
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import COMPLETE, HASH, Image, levels_of, open_image, opened_array
+from synpol.images.image import Image, levels_of, open_image, opened_array
 from synpol.images.writing import complete, create_level, image_group, list_levels
 
 #: side of the blocks that a level is made in, voxels, unless chunks are larger
@@ -150,11 +150,9 @@ def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
     """Whether levels were made by somebody else, or by us of this image."""
     for name in names:
         array = opened_array(join(path, name))
-        if array is not None and HASH not in array.attrs:
+        if array is not None and not is_ours(array):
             return True
-        if array is None or fresh:
-            return False
-        if array.attrs[HASH] != digest or not array.attrs.get(COMPLETE):
+        if answer_of(array, digest, fresh) is not Answer.FINISHED:
             return False
     return True
 
@@ -162,24 +160,23 @@ def _stay(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool:
 def _level(
     image: Image, name: str, factors: Index, digest: str, records: Path, fresh: bool
 ) -> Image:
-    """The array of a level: as an interrupted run left it, or a new one."""
-    path = join(image.path.rpartition("/")[0], name)
-    found = image_group(image).get(name)
-    if found is not None and found.attrs.get(HASH) == digest and not fresh:
-        return open_image(path, mode="r+")
-    if found is not None and HASH not in found.attrs:
-        raise InputError(
-            f"{path} exists and was not written by synpol, but {image.path} does not list it as a "
-            "coarser level; remove one or list the other"
-        )
-    shutil.rmtree(records, ignore_errors=True)  # of an array that is not there any more
+    """Open the array of a level: as an interrupted run left it, or a new one."""
+    claim = claim_array(
+        join(image.path.rpartition("/")[0], name),
+        digest,
+        fresh=fresh,
+        advice=f"remove it, or list it as a coarser level of {image.path}",
+    )
     lead, chunks = image.array.chunks[:-3], index_of(image.array.chunks[-3:])
     block = [c * max(1, BLOCK // c) for c in chunks]
-    return create_level(
-        image,
-        name,
-        factors,
-        chunk_shape=(*lead, *chunks),
-        shard_shape=(*image.array.shape[:-3], *block),
-        attributes={HASH: digest, COMPLETE: False},
+    return claim.image_to_write(
+        lambda _: create_level(
+            image,
+            name,
+            factors,
+            chunk_shape=(*lead, *chunks),
+            shard_shape=(*image.array.shape[:-3], *block),
+            attributes=begun(digest),
+        ),
+        forget=[records],
     )

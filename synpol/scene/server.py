@@ -1,4 +1,4 @@
-"""Shows a scene: one server for neuroglancer, the files, and links from a report."""
+"""Serve a scene: neuroglancer, the files that it reads, and links from a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroglancer.static_file_server import CorsStaticFileHandler
 
 from synpol.errors import InputError
 
-#: of the browser that has opened the scene: it may be sent to places in it
+#: cookie of a browser that has opened the scene; only such a browser may follow links into it
 COOKIE = "synpol_scene"
 
 
@@ -29,33 +29,34 @@ def scene_server(
     port: int,
     host: str = "127.0.0.1",
 ) -> Iterator[tuple[neuroglancer.Viewer, str]]:
-    """Serve a scene until the block ends.
+    """Serve a scene until the ``with`` block ends.
 
-    A secret that is new each time is part of every address, so that others who are logged in to
-    this machine cannot read along. A report's links (`synpol.scene.links`) have no secret: they
-    lead those browsers to the scene that have opened it before.
+    Each address holds a new random secret, so other users of this machine cannot open the scene.
+    The links in a report (`synpol.scene.links`) hold no secret. They work only in a browser that
+    has opened the scene before.
 
     Parameters
     ----------
     folders : mapping
         Folders to serve, by name.
     state_of : callable
-        Makes the scene of the addresses of the folders.
+        Function that makes the state of the scene from the addresses of the folders, by name.
     port : int
-        0: any that is free.
+        Port to listen on; 0 for any free port.
     host : str
         Address to listen on.
 
     Yields
     ------
     neuroglancer.Viewer
+        Viewer with the state of the scene.
     str
-        Address at which the scene is opened.
+        Address that opens the scene.
 
     Raises
     ------
     InputError
-        The port is taken.
+        The port is in use.
     """
     token = secrets.token_hex(16)
     neuroglancer.set_server_bind_address(host, port)
@@ -83,7 +84,7 @@ def scene_server(
 
 
 class _Files(CorsStaticFileHandler):
-    """Files as they are now, which a browser does not keep: they may be written anew."""
+    """Serve files that a browser does not cache, because they may change."""
 
     def compute_etag(self) -> None:
         return None
@@ -93,7 +94,7 @@ class _Files(CorsStaticFileHandler):
 
 
 class _Open(tornado.web.RequestHandler):
-    """The scene; lets the browser in that asks for it."""
+    """Open the scene, and give the browser the cookie for links from a report."""
 
     def initialize(self, viewer: neuroglancer.Viewer) -> None:
         self.viewer = viewer
@@ -104,41 +105,55 @@ class _Open(tornado.web.RequestHandler):
 
 
 class _GoTo(_Open):
-    """``/at?z=..&y=..&x=..`` (nm): the scene at that place."""
+    """Move the scene to the position of ``/at?z=..&y=..&x=..`` (nm)."""
 
     def get(self) -> None:
         if not secrets.compare_digest(self.get_cookie(COOKIE, ""), self.viewer.token):
             raise tornado.web.HTTPError(403, "open the scene in this browser first")
         try:
-            place = [float(self.get_query_argument(axis)) for axis in "xyz"]
+            position = [float(self.get_query_argument(axis)) for axis in "xyz"]
         except ValueError:
-            place = [math.nan]
-        if not all(map(math.isfinite, place)):
+            position = [math.nan]
+        if not all(map(math.isfinite, position)):
             raise tornado.web.HTTPError(400, "numbers x, y, z (nm) are expected")
         with self.viewer.txn() as state:
             nm = [1e9 * scale for scale in state.dimensions.scales]
-            state.position = [p / n for p, n in zip(place, nm, strict=True)]
+            state.position = [p / n for p, n in zip(position, nm, strict=True)]
         self.redirect(self.viewer.get_viewer_url())
 
 
 def screenshot(
     viewer: neuroglancer.Viewer, size: tuple[int, int] = (1200, 900), seconds: float = 300
 ) -> bytes:
-    """A PNG of the scene as the browser that shows it has drawn it, every chunk loaded.
+    """Take a picture of the scene in the browser that shows it, when all chunks are loaded.
+
+    Parameters
+    ----------
+    viewer : neuroglancer.Viewer
+        Viewer of `scene_server`.
+    size : (int, int)
+        Width and height, pixels.
+    seconds : float
+        Longest time to wait.
+
+    Returns
+    -------
+    bytes
+        PNG file.
 
     Raises
     ------
     RuntimeError
-        It was not ready in time.
+        The picture was not ready in time.
     """
-    found: list[bytes] = []
+    images: list[bytes] = []
     ready = threading.Event()
 
     def take() -> None:
-        found.append(viewer.screenshot(size=list(size)).screenshot.image)
+        images.append(viewer.screenshot(size=list(size)).screenshot.image)
         ready.set()
 
     threading.Thread(target=take, daemon=True).start()
     if not ready.wait(seconds):
         raise RuntimeError(f"the browser has not drawn the scene within {seconds:g} s")
-    return found[0]
+    return images[0]

@@ -1,4 +1,9 @@
-"""Which lines a viewer loads where: levels of ever smaller cells, each line on one of them."""
+"""Distribute lines over a spatial index: levels of smaller and smaller cells.
+
+A viewer that shows a part of the volume loads the cells in this part, level by level, until it has
+enough lines for the zoom. Each line lies on one level. As the format's specification recommends,
+the lines are taken in random order, as many for each level as its fullest cell may hold.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: the deepest level takes all that is left: this one, or where a line met more cells in the mean
-MOST_LEVELS, MOST_CELLS = 24, 8
+#: most levels; the last level takes all lines that are left
+MOST_LEVELS = 24
+#: most cells that a line crosses on average; no level has smaller cells
+MOST_CELLS = 8
 
 
 @dataclass(frozen=True)
 class SpatialLevel:
-    """One level of the index by place.
+    """One level of the spatial index.
 
     Attributes
     ----------
     grid : (3,) int64
-        Cells along x, y, z.
+        Number of cells along x, y, z.
     size : (3,) float64
-        Of a cell, nm.
+        Size of a cell along x, y, z; nm.
     cell, line : (k,) uint64 and int64
-        Cells (compressed Morton code) and the lines that are shown there, by cell and within one
-        in random order.
+        Compressed Morton code of a cell, and row of a line that crosses this cell. The pairs are
+        sorted by cell; the lines of a cell are in random order.
     """
 
     grid: np.ndarray
@@ -35,16 +42,21 @@ class SpatialLevel:
 def spatial_levels(
     lines: np.ndarray, low: np.ndarray, high: np.ndarray, limit: int
 ) -> Iterator[SpatialLevel]:
-    """Spread lines over levels of ever smaller cells, each line on one level.
+    """Distribute lines over levels of smaller and smaller cells, each line on one level.
 
     Parameters
     ----------
     lines : (n, 6) array
-        Both ends, x, y, z each.
+        Both ends of each line: x, y, z, x, y, z; nm.
     low, high : (3,) arrays
-        Corners of the volume.
+        Lower and upper corner of the volume, x, y, z; nm.
     limit : int
-        Lines of a cell at most, but on the last level.
+        Most lines of a cell; the last level may have more.
+
+    Yields
+    ------
+    SpatialLevel
+        Levels from the largest to the smallest cells.
     """
     count = len(lines)
     rank = np.random.default_rng(0).permutation(count)
@@ -58,15 +70,15 @@ def spatial_levels(
         order = np.lexsort((rank[line], cell))
         cell, line = cell[order], line[order]
         begins = np.unique(cell, return_index=True)[1]
-        place = np.arange(len(cell)) - np.repeat(begins, np.diff(begins, append=len(cell)))
-        shown = int(rank[line[place >= limit]].min(initial=count))
+        in_cell = np.arange(len(cell)) - np.repeat(begins, np.diff(begins, append=len(cell)))
+        end = int(rank[line[in_cell >= limit]].min(initial=count))  # first rank for later levels
         finer = np.where(size > size.max() / 2**0.5, 2 * grid, grid)
-        sides = (last[left] - first[left]) / ((high - low) / finer) + 1
-        if number + 1 == MOST_LEVELS or sides.prod(axis=1).sum() > MOST_CELLS * len(left):
-            shown = count
-        here = rank[line] < shown
+        extent = (last[left] - first[left]) / ((high - low) / finer) + 1
+        if number + 1 == MOST_LEVELS or extent.prod(axis=1).sum() > MOST_CELLS * len(left):
+            end = count
+        here = rank[line] < end
         yield SpatialLevel(grid, size, cell[here], line[here])
-        left, grid = left[rank[left] >= shown], finer
+        left, grid = left[rank[left] >= end], finer
         if not len(left):
             return
 
@@ -74,38 +86,39 @@ def spatial_levels(
 def _cells_of(
     first: np.ndarray, last: np.ndarray, low: np.ndarray, size: np.ndarray, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All cells that the box of each line meets: their codes, and the lines' rows."""
+    """Return the code of each cell that the bounding box of a line overlaps, and the line's row."""
     begin, end = (
         np.clip(np.floor((p - low) / size), 0, grid - 1).astype(np.int64) for p in (first, last)
     )
-    sides = end - begin + 1
-    each = sides.prod(axis=1)
-    line = np.repeat(np.arange(len(begin)), each)
-    step = np.arange(len(line)) - np.repeat(np.cumsum(each) - each, each)
-    place = np.empty((len(line), 3), np.int64)
+    extent = end - begin + 1
+    cells = extent.prod(axis=1)
+    line = np.repeat(np.arange(len(begin)), cells)
+    step = np.arange(len(line)) - np.repeat(np.cumsum(cells) - cells, cells)
+    offset = np.empty((len(line), 3), np.int64)
     for axis in range(3):
-        step, place[:, axis] = np.divmod(step, sides[line, axis])
-    return morton(begin[line] + place, grid), line
+        step, offset[:, axis] = np.divmod(step, extent[line, axis])
+    return morton(begin[line] + offset, grid), line
 
 
-def morton(place: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Compressed Morton codes: bits of x, y, z in turn, as far as the grid has any.
+def morton(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Compute compressed Morton codes: the bits of x, y and z in turn, as many as each axis needs.
 
     Parameters
     ----------
-    place : (n, 3) int64
-        Indices of cells.
+    index : (n, 3) int64
+        Indices of cells along x, y, z.
     grid : (3,) int64
-        Cells along each axis.
+        Number of cells along each axis.
 
     Returns
     -------
     (n,) uint64
+        Code of each cell.
     """
-    code, at = np.zeros(len(place), np.uint64), 0
+    code, shift = np.zeros(len(index), np.uint64), 0
     for bit in range(int(max(grid)).bit_length()):
         for axis in range(3):
             if (int(grid[axis]) - 1) >> bit:
-                code |= ((place[:, axis] >> bit) & 1).astype(np.uint64) << np.uint64(at)
-                at += 1
+                code |= ((index[:, axis] >> bit) & 1).astype(np.uint64) << np.uint64(shift)
+                shift += 1
     return code

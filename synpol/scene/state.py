@@ -1,7 +1,8 @@
-"""The neuroglancer scene of a result.
+"""Make the neuroglancer scene of a result.
 
-Image, prediction, instances, truth and neurons are layers that neuroglancer reads from the files
-themselves, level by level and chunk by chunk; synapses are lines of precomputed annotations.
+Image, prediction, instances, truth and neurons are layers. Neuroglancer reads them from the files
+of the result, in the resolution and the chunks that it needs. Synapses are lines of precomputed
+annotations (`synpol.scene.annotations`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from synpol.files import is_url, join
 from synpol.images.image import Image, listed_multiscales, open_image
 from synpol.images.precomputed import SCHEME
 from synpol.images.world import ome_transform
+from synpol.polarity import Channels
 from synpol.report.figures import POST, PRE, UNION
 
 #: folder of the precomputed annotations in a result
 ANNOTATIONS = "synapses.annotations"
-#: world that the scene begins with at most, nm along the shorter side of a panel
+#: largest extent of the first view, nm along the shorter side of a panel
 FIRST_VIEW = 5000.0
 
 
 def colour(rgb: np.ndarray) -> str:
-    """A colour in a shader."""
+    """Write an RGB colour as a vector of the shader language."""
     return "vec3(" + ", ".join(f"{c:g}" for c in rgb) + ")"
 
 
@@ -35,19 +37,19 @@ IMAGE_SHADER = """#uicontrol invlerp grey(range=[{low:g}, {high:g}])
 void main() {{ emitGrayscale(grey()); }}
 """
 
-#: for one channel, where each has chunks of its own and a shader cannot see them together
+#: shader of one channel, for arrays whose channels lie in different chunks
 CHANNEL_SHADER = """#uicontrol float strength slider(min=0, max=1, default=0.7)
 void main() {{ emitRGBA(vec4({rgb}, toNormalized(getDataValue()) * strength)); }}
 """
 
-#: one shader for the three channels; strength follows the probability
+#: shader of all channels together; a higher probability gives a stronger colour
 PREDICTION_SHADER = """#uicontrol bool pre checkbox(default={sides})
 #uicontrol bool post checkbox(default={sides})
 #uicontrol bool whole checkbox(default={whole})
 #uicontrol float strength slider(min=0, max=1, default=0.7)
 void main() {{
-  float a = pre ? toNormalized(getDataValue({first})) : 0.0;
-  float b = post ? toNormalized(getDataValue({second})) : 0.0;
+  float a = pre ? {first} : 0.0;
+  float b = post ? {second} : 0.0;
   float c = whole ? {union} : 0.0;
   float most = max(max(a, b), c);
   vec3 mixed = (a * {pre} + b * {post} + c * {both}) / max(a + b + c, 1e-3);
@@ -55,7 +57,7 @@ void main() {{
 }}
 """
 
-#: from red, where the score is low, over yellow to green
+#: shader of the synapses' lines: red for low scores, then yellow, then green
 LINE_SHADER = """#uicontrol float low_score slider(min=0, max=1, default={low:.2f})
 #uicontrol float high_score slider(min=0, max=1, default={high:.2f})
 #uicontrol float hide_below slider(min=0, max=1, default=0)
@@ -72,13 +74,16 @@ void main() {{
 
 @dataclass(frozen=True)
 class Layers:
-    """The images of a scene.
+    """Images of a scene.
 
     Attributes
     ----------
-    raw : Image
-    polarity, instances, truth, neurons : Image or None
-        Where there is one.
+    raw, instances : Image
+        EM image and label volume of the result.
+    polarity : Image or None
+        Prediction; None if the instances were decoded from an array elsewhere.
+    truth, neurons : Image or None
+        True labels and segmentation, if the configuration names them.
     """
 
     raw: Image
@@ -89,21 +94,21 @@ class Layers:
 
     @classmethod
     def of(cls, config: Config) -> Layers:
-        """Open everything that a config names.
+        """Open all images that a configuration names.
 
         Raises
         ------
         InputError
-            There is no image or no result yet.
+            An image or the result does not exist.
         """
         output = config.need("predict.output")
 
         def image(path: str | None) -> Image | None:
             return None if path is None else open_image(path, channels=0)
 
-        polarity = None  # where it was made elsewhere
+        polarity = None
         if is_url(output) or Path(output, "polarity").exists():
-            polarity = open_image(join(output, "polarity"), channels=3)
+            polarity = open_image(join(output, "polarity"), channels=Channels.count)
         return cls(
             open_image(config.need("predict.raw"), channels=0),
             polarity,
@@ -113,7 +118,7 @@ class Layers:
         )
 
     def images(self) -> dict[str, tuple[Image, bool]]:
-        """Every image that is there by its name, and whether it is one of labels."""
+        """Return the images that exist by their names, each with whether it holds labels."""
         named = {
             "image": (self.raw, False),
             "prediction": (self.polarity, False),
@@ -130,16 +135,18 @@ def scene_of(
     address_of: Mapping[str, str],
     scores: Sequence[float] = (0.5, 1.0),
 ) -> neuroglancer.ViewerState:
-    """The state of neuroglancer that shows a result.
+    """Make the state of neuroglancer that shows a result.
 
     Parameters
     ----------
     layers : Layers
+        Images to show.
     config : Config
-    address_of : mapping
-        URL of each of `layers.images` and of ``synapses``.
+        Configuration of the result.
+    address_of : mapping of str to str
+        URL of each image in `layers.images`, and of the annotations as ``synapses``.
     scores : (float, float)
-        Scores that get the first and the last colour.
+        Scores with the first and the last colour of the lines.
     """
     state = neuroglancer.ViewerState()
     raw = layers.raw
@@ -147,8 +154,7 @@ def scene_of(
     state.dimensions = neuroglancer.CoordinateSpace(
         names=["x", "y", "z"], units="nm", scales=[x, y, z]
     )
-    where = layers.instances
-    first, last = np.array(where.offset_nm), np.array(where.end_nm)
+    first, last = np.array(layers.instances.offset_nm), np.array(layers.instances.end_nm)
     middle = (first + last) / 2 / raw.voxel_size_nm
     state.position = np.floor(middle[::-1]) + 0.5
     extent = min((last - first)[1:].min(), FIRST_VIEW)
@@ -156,9 +162,9 @@ def scene_of(
     state.projection_scale = 2 * extent / x
     state.layout = "xy-3d"
     for name, (image, labels) in layers.images().items():
-        for shown, layer in _layers_of(name, image, labels, address_of[name], config).items():
+        for title, layer in _layers_of(name, image, labels, address_of[name], config).items():
             visible = name not in ("truth", "neurons")
-            state.layers.append(neuroglancer.ManagedLayer(name=shown, layer=layer, visible=visible))
+            state.layers.append(neuroglancer.ManagedLayer(name=title, layer=layer, visible=visible))
     if "synapses" in address_of:
         low, high = scores
         shader = LINE_SHADER.format(low=low, high=high, pre=colour(PRE), post=colour(POST))
@@ -167,7 +173,7 @@ def scene_of(
         )
         if layers.neurons is not None:
             annotations.linked_segmentation_layer = dict.fromkeys(("pre", "post"), "neurons")
-            annotations.filter_by_segmentation = ["pre", "post"]  # of selected neurons, if any
+            annotations.filter_by_segmentation = ["pre", "post"]  # lines of selected neurons only
         state.layers["synapses"] = annotations
     state.selected_layer.layer = "synapses"
     return state
@@ -176,69 +182,77 @@ def scene_of(
 def _layers_of(
     name: str, image: Image, labels: bool, address: str, config: Config
 ) -> dict[str, neuroglancer.Layer]:
-    """The layers of an image by their names: one, or one for each channel of a prediction."""
+    """Make the layers of an image by their names.
+
+    An image has one layer. A prediction whose channels lie in different chunks has one layer for
+    each channel, because a shader sees only the channels of one chunk.
+    """
     if labels:
         layer = neuroglancer.SegmentationLayer(source=_source(image, address), selected_alpha=0.25)
         return {name: layer}
-    found: dict[str, tuple[neuroglancer.LayerDataSource, str, int | None]]
-    if image.array.ndim == 3:
-        found = {name: (_source(image, address), _image_shader(image), None)}
-    elif image.array.chunks[0] == image.array.shape[0]:  # a shader sees the channels of a chunk
-        found = {name: (_source(image, address), _prediction_shader(config), None)}
-    else:
-        found = {
-            f"{name}: {title}": (
-                _source(image, address, "c'"),
-                CHANNEL_SHADER.format(rgb=colour(rgb)),
-                number,
-            )
-            for number, (title, rgb) in _channels(config).items()
-        }
+    if image.array.ndim == 3 or image.array.chunks[0] == image.array.shape[0]:
+        shader = _image_shader(image) if image.array.ndim == 3 else _prediction_shader(config)
+        source = _source(image, address)
+        return {name: neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)}
     layers = {}
-    for shown, (source, shader, channel) in found.items():
-        layers[shown] = neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)
-        if channel is not None:
-            layers[shown].local_position = [channel]
+    for number, (channel, rgb) in _channels(config).items():
+        layer = neuroglancer.ImageLayer(
+            source=_source(image, address, "c'"),
+            shader=CHANNEL_SHADER.format(rgb=colour(rgb)),
+            opacity=1.0,
+        )
+        layer.local_position = [number]
+        layers[f"{name}: {channel}"] = layer
     return layers
 
 
 def _channels(config: Config) -> dict[int, tuple[str, np.ndarray]]:
-    """What is shown of a prediction: channels by their number."""
-    if config.exclusive:
-        return {1: ("pre", PRE), 2: ("post", POST)}
-    if not config.decode.sides:
-        return {2: ("union", UNION)}
-    return {0: ("pre", PRE), 1: ("post", POST)}
+    """Return name and colour of each channel of a prediction to show, by the channel's number."""
+    channels = Channels.of(config.exclusive)
+    colours = {"pre": PRE, "post": POST}
+    if not config.decode.sides and not config.exclusive:
+        colours = {"union": UNION}
+    return {channels.index(name): (name, rgb) for name, rgb in colours.items()}
 
 
 def _source(image: Image, address: str, channel: str = "c^") -> neuroglancer.LayerDataSource:
-    """An image as neuroglancer's source; ``c^`` are channels that a shader sees together."""
+    """Make neuroglancer's data source of an image.
+
+    Parameters
+    ----------
+    image : Image
+    address : str
+        URL of the image.
+    channel : str
+        Name of the channel axis: ``c^`` if a shader sees all channels, ``c'`` if the layer shows
+        one channel.
+    """
     if image.path.startswith(SCHEME):
         return neuroglancer.LayerDataSource(url=f"{address}|neuroglancer-precomputed:")
     scheme = f"zarr{image.array.metadata.zarr_format}"
     names, scales, units = ["z", "y", "x"], list(image.voxel_size_nm), ["nm"] * 3
-    place = np.array(image.offset_nm)
+    offset = np.array(image.offset_nm)
     multiscales = listed_multiscales(image)
-    if multiscales is None:  # neuroglancer takes a voxel for 1 without a unit
+    if multiscales is None:  # neuroglancer assumes voxels of size 1 without a unit
         linear = np.array(image.voxel_size_nm) * 1e-9
-    else:  # it reads these, and takes the place for that of the first voxel's centre
+    else:  # neuroglancer applies the image's own scale, and its translation to the voxel's centre
         linear = np.ones(3)
         scale, translation = ome_transform(multiscales)
         corner = np.array(translation or [0.0] * 3) - np.array(scale) / 2
-        place = place - corner * np.array(image.voxel_size_nm) / np.array(scale)
-    places = place / np.array(image.voxel_size_nm)
+        offset = offset - corner * np.array(image.voxel_size_nm) / np.array(scale)
+    offset_vx = offset / np.array(image.voxel_size_nm)
     if image.array.ndim == 4:
         names, scales, units = [channel, *names], [1.0, *scales], ["", *units]
-        linear, places = np.append(1.0, linear), np.append(0.0, places)
+        linear, offset_vx = np.append(1.0, linear), np.append(0.0, offset_vx)
     space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
     transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
-    if multiscales is None or np.abs(places).max() > 1e-6:
-        transform.matrix = np.concatenate([np.diag(linear), places[:, None]], axis=1)
+    if multiscales is None or np.abs(offset_vx).max() > 1e-6:
+        transform.matrix = np.concatenate([np.diag(linear), offset_vx[:, None]], axis=1)
     return neuroglancer.LayerDataSource(url=f"{address}|{scheme}:", transform=transform)
 
 
 def _image_shader(image: Image) -> str:
-    """Grey values between the 0.5 and the 99.5 percentile of the middle of the image."""
+    """Make the shader of an image; its limits are percentiles of the middle of the image."""
     sizes = zip(image.array.shape, (8, 512, 512), strict=True)
     part = tuple(slice(max(0, (n - m) // 2), (n + m) // 2) for n, m in sizes)
     low, high = np.percentile(np.asarray(image.array[part]), [0.5, 99.5])
@@ -247,15 +261,16 @@ def _image_shader(image: Image) -> str:
 
 
 def _prediction_shader(config: Config) -> str:
-    first = 1 if config.exclusive else 0
-    sides = config.decode.sides
-    either = "min(toNormalized(getDataValue(1)) + toNormalized(getDataValue(2)), 1.0)"
+    """Make the shader of a prediction for the channels of its network."""
+    channels, sides = Channels.of(config.exclusive), config.decode.sides
+    value = {n: f"toNormalized(getDataValue({channels.index(n)}))" for n in channels.names}
+    pre, post = value["pre"], value["post"]
     return PREDICTION_SHADER.format(
         sides=str(sides).lower(),
         whole=str(not sides).lower(),
-        first=first,
-        second=first + 1,
-        union=either if config.exclusive else "toNormalized(getDataValue(2))",
+        first=pre,
+        second=post,
+        union=value.get("union", f"min({pre} + {post}, 1.0)"),
         pre=colour(PRE),
         post=colour(POST),
         both=colour(UNION),

@@ -1,12 +1,10 @@
-"""The synapse table in the forms that other programs read."""
+"""Write the synapse table in the formats that other programs read."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,34 +16,37 @@ import pyarrow.parquet as pq
 from funlib.geometry import Roi
 
 from synpol.errors import InputError
+from synpol.files import whole_file, whole_folder
 from synpol.images.image import Image
 from synpol.synapses.table import confidence
 
 if TYPE_CHECKING:
     from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
 
-#: rows that are in memory at once
+#: rows in memory at once
 ROWS = 50_000
-#: rows of a file where a table is several
+#: most rows in one file of a table that is split into several files
 PART_ROWS = 1_000_000
 _PART = re.compile(r"part-\d+\.parquet")
-#: of the synapse table, in the metadata of tables that are made of it
+#: metadata key of tables derived from a synapse table: the hash of the synapse table
 TABLE_HASH = b"synpol_table"
-#: position of a node; the other columns of the table are its attributes
+#: name of the node attribute that holds the position
 POSITION = "position"
 
 
-def opened(table: str | os.PathLike[str]) -> pq.ParquetFile:
-    """The file of a synapse table.
+def open_table(table: str | os.PathLike[str]) -> pq.ParquetFile:
+    """Open the Parquet file of a synapse table.
 
     Raises
     ------
     InputError
-        There is none, or it is no synapse table.
+        The file does not exist, or it is not a synapse table.
     """
     if not Path(table).is_file():
         raise InputError(
-            f"there is no synapse table {table}; pipelines/predict_blockwise.py makes it"
+            f"there is no synapse table {table}; decode the volume first "
+            "(synpol.decode_blockwise with synapses=PATH, or pipelines/predict_blockwise.py of "
+            "synpol's repository)"
         )
     try:
         file = pq.ParquetFile(table)
@@ -57,35 +58,23 @@ def opened(table: str | os.PathLike[str]) -> pq.ParquetFile:
 
 
 def digest_of(path: str | os.PathLike[str]) -> bytes:
-    """Hash of a file's content, for the metadata of what is made of it."""
+    """Return the hash of a file's content, for the metadata of tables derived from it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
 def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
-    """The table in parts of at most `ROWS` rows; raises as `opened`."""
-    for batch in opened(table).iter_batches(ROWS):
+    """Read the table in parts of at most `ROWS` rows; the errors are those of `open_table`."""
+    for batch in open_table(table).iter_batches(ROWS):
         yield pa.Table.from_batches([batch])
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name for what becomes `path` when it is finished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_csv(table: str | os.PathLike[str], path: Path) -> int:
-    """All columns as comma-separated values; returns the rows."""
+    """Write all columns as comma-separated values, and return the number of rows."""
     count = 0
     with (
-        _whole(path) as temporary,
-        pyarrow.csv.CSVWriter(temporary, opened(table).schema_arrow) as writer,
+        whole_file(path) as temporary,
+        pyarrow.csv.CSVWriter(temporary, open_table(table).schema_arrow) as writer,
     ):
         for part in parts_of(table):
             writer.write_table(part)
@@ -94,67 +83,71 @@ def write_csv(table: str | os.PathLike[str], path: Path) -> int:
 
 
 def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_ROWS) -> int:
-    """A folder of Parquet files by ascending ids, which readers take for one table.
+    """Write the table as a folder of Parquet files, which readers open as one table.
 
     Parameters
     ----------
     table : path
+        Synapse table.
     folder : path
-        To be made; one that holds nothing but such files is replaced.
+        Folder to write. An existing folder is replaced if it holds only files of this kind.
     rows : int
-        Of a file at most.
+        Most rows in one file. The files continue each other in ascending order of the ids.
 
     Returns
     -------
     int
-        Files written.
+        Number of files.
 
     Raises
     ------
     InputError
-        As `opened`, or the folder holds something else.
+        The folder holds other files; or an error of `open_table` or `whole_folder`.
     """
     import pyarrow.dataset as ds
 
-    file = opened(table)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    for place in (folder, temporary):
-        if place.is_symlink() or place.is_file():
-            raise InputError(f"{place} is no folder; a folder to write is expected")
-        if place.exists() and any(not _PART.fullmatch(p.name) for p in place.iterdir()):
-            raise InputError(f"{place} holds other files than parts of a table; give another name")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if file.metadata.num_rows == 0:  # the dataset would have no file, and so no columns
-        pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
-    ds.write_dataset(
-        file.iter_batches(min(ROWS, rows)),
-        temporary,
-        schema=file.schema_arrow,
-        format="parquet",
-        basename_template="part-{i}.parquet",
-        max_rows_per_file=rows,
-        max_rows_per_group=min(ROWS, rows),
-        preserve_order=True,
-        existing_data_behavior="overwrite_or_ignore",
-    )
-    names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
-    for number, path in enumerate(names):  # their order is that of their names
-        path.rename(temporary / f"part-{number:05}.parquet")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    file = open_table(table)
+    with whole_folder(folder) as temporary:
+        if folder.exists() and any(not _PART.fullmatch(p.name) for p in folder.iterdir()):
+            raise InputError(f"{folder} holds other files than parts of a table; give another name")
+        if file.metadata.num_rows == 0:  # the dataset would have no file and therefore no columns
+            pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
+        ds.write_dataset(
+            file.iter_batches(min(ROWS, rows)),
+            temporary,
+            schema=file.schema_arrow,
+            format="parquet",
+            basename_template="part-{i}.parquet",
+            max_rows_per_file=rows,
+            max_rows_per_group=min(ROWS, rows),
+            preserve_order=True,
+            existing_data_behavior="overwrite_or_ignore",
+        )
+        names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
+        for number, path in enumerate(names):  # readers sort the files by their names
+            path.rename(temporary / f"part-{number:05}.parquet")
     return len(names)
 
 
-def cave_rows(part: pa.Table, grid: Image) -> pa.Table:
-    """Rows with the columns of CAVE's synapse tables; synapses with a single side have none.
+def cave_rows(part: pa.Table, instances: Image) -> pa.Table:
+    """Convert rows to the columns of CAVE's synapse tables; synapses with one side are left out.
 
-    ``pre_pt_position``, ``post_pt_position`` and ``ctr_pt_position`` (half-way between both) are
-    x, y, z in voxels of the ``voxel_resolution`` that the metadata say, counted from the world's
-    origin; ``size`` is in voxels.
+    Parameters
+    ----------
+    part : pyarrow.Table
+        Rows of the synapse table.
+    instances : Image
+        Image whose voxel size is the unit of the positions.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``pre_pt_position``, ``post_pt_position`` and ``ctr_pt_position`` (the middle between both)
+        are x, y, z in voxels, counted from the origin of the world; the metadata key
+        ``voxel_resolution`` holds the voxel size in nm. ``size`` is in voxels.
     """
     part = _with_both_sides(part)
-    resolution = np.array(grid.voxel_size_nm, float)
+    resolution = np.array(instances.voxel_size_nm, float)
     ends = [_columns(part, [f"{side}_{a}" for a in "zyx"]) for side in ("pre", "post")]
     columns: dict[str, pa.Array] = {"id": part["synapse_id"].cast(pa.int64())}
     points = zip(("pre", "post", "ctr"), (*ends, (ends[0] + ends[1]) / 2), strict=True)
@@ -165,14 +158,15 @@ def cave_rows(part: pa.Table, grid: Image) -> pa.Table:
     columns["size"] = pa.array(
         _columns(part, ["pre_voxels", "post_voxels"]).sum(1).astype(np.int64)
     )
-    said = ", ".join(f"{size:g}" for size in resolution[::-1])
-    return pa.table(columns).replace_schema_metadata({"voxel_resolution": f"[{said}]"})
+    sizes = ", ".join(f"{size:g}" for size in resolution[::-1])
+    return pa.table(columns).replace_schema_metadata({"voxel_resolution": f"[{sizes}]"})
 
 
-def synful_rows(part: pa.Table, grid: Image) -> pa.Table:
-    """Rows with the columns of synful's tables (nm); synapses with a single side have none.
+def synful_rows(part: pa.Table, instances: Image) -> pa.Table:
+    """Convert rows to the columns of synful's tables (nm); synapses with one side are left out.
 
-    ``scores`` is the smaller mean probability of the two sides.
+    The column ``scores`` is the smaller mean probability of the two sides. The parameters are
+    those of `cave_rows`.
     """
     part = _with_both_sides(part)
     names = [f"{side}_{a}" for side in ("pre", "post") for a in "xyz"]
@@ -184,18 +178,37 @@ def synful_rows(part: pa.Table, grid: Image) -> pa.Table:
 def write_parquet_form(
     table: str | os.PathLike[str],
     path: Path,
-    form: Callable[[pa.Table, Image], pa.Table],
-    grid: Image,
+    rows_of: Callable[[pa.Table, Image], pa.Table],
+    instances: Image,
 ) -> tuple[int, int]:
-    """Write what `cave_rows` or `synful_rows` makes; returns the rows, and those left out."""
-    schema = form(opened(table).schema_arrow.empty_table(), grid).schema
+    """Write a table in the columns of another program to a Parquet file.
+
+    Parameters
+    ----------
+    table : path
+        Synapse table.
+    path : path
+        File to write.
+    rows_of : callable
+        `cave_rows` or `synful_rows`.
+    instances : Image
+        Image that the table describes.
+
+    Returns
+    -------
+    int
+        Number of rows.
+    int
+        Number of synapses that were left out.
+    """
+    schema = rows_of(open_table(table).schema_arrow.empty_table(), instances).schema
     count = left_out = 0
     with (
-        _whole(path) as temporary,
+        whole_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         for part in parts_of(table):
-            rows = form(part, grid)
+            rows = rows_of(part, instances)
             writer.write_table(rows)
             count += rows.num_rows
             left_out += part.num_rows - rows.num_rows
@@ -217,23 +230,25 @@ def open_graph(
     sqlite: Path | None = None,
     postgres: str | None = None,
 ) -> SQLiteGraphDataBase | PgSQLGraphDatabase:
-    """An empty graph database of funlib.persistence with the columns of the table.
+    """Create an empty graph database of funlib.persistence with the columns of the table.
 
     Parameters
     ----------
     table : path
+        Synapse table.
     roi : Roi
-        What the volume covers, nm.
+        Extent of the volume, nm.
     sqlite : path, optional
-        File to write; one that is there is replaced.
+        File of an SQLite database to write; a graph of synpol in this file is replaced.
     postgres : str, optional
-        ``HOST/DATABASE`` or ``HOST:PORT/DATABASE``; user and password are taken from the
-        environment as PostgreSQL's own programs do (``PGUSER``, ``PGPASSWORD``, ``~/.pgpass``).
+        Database of a PostgreSQL server, ``HOST/DATABASE`` or ``HOST:PORT/DATABASE``. User and
+        password come from the environment, as for PostgreSQL's own programs (``PGUSER``,
+        ``PGPASSWORD``, ``~/.pgpass``).
 
     Raises
     ------
     InputError
-        There is no such server, or it refuses.
+        The server does not answer or refuses, or the database holds something else.
     """
     from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
     from funlib.persistence.types import Vec
@@ -241,7 +256,7 @@ def open_graph(
     kinds = {"bool": int, "int64": int, "uint64": int, "double": float}
     fields = [f for f in pq.read_schema(table) if f.name not in ("synapse_id", *"zyx")]
     attributes = {POSITION: Vec(float, 3)} | {f.name: kinds[str(f.type)] for f in fields}
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "position_attribute": POSITION,
         "mode": "w",
         "total_roi": roi,
@@ -249,10 +264,10 @@ def open_graph(
     }
     if sqlite is not None:
         sqlite.parent.mkdir(parents=True, exist_ok=True)
-        about_it = sqlite.parent / f"{sqlite.stem}-meta.json"  # where funlib.persistence puts it
-        if sqlite.exists() or about_it.exists():
+        metadata = sqlite.parent / f"{sqlite.stem}-meta.json"  # a file of funlib.persistence
+        if sqlite.exists() or metadata.exists():
             _refuse_foreign(SQLiteGraphDataBase, str(sqlite), {"db_file": sqlite})
-        return SQLiteGraphDataBase(sqlite, **about)
+        return SQLiteGraphDataBase(sqlite, **description)
     import psycopg2
 
     address, slash, name = str(postgres).partition("/")
@@ -262,73 +277,82 @@ def open_graph(
             f"{postgres!r} is no PostgreSQL database; HOST/DATABASE or HOST:PORT/DATABASE is "
             "expected, the database a plain name"
         )
-    where: dict[str, Any] = {
+    connection: dict[str, Any] = {
         "db_name": name,
         "db_host": host,
         "db_port": int(port) if port else None,
         "db_user": os.environ.get("PGUSER"),
     }
     try:
-        _refuse_foreign(PgSQLGraphDatabase, str(postgres), where)
-        return PgSQLGraphDatabase(**where, **about)
+        _refuse_foreign(PgSQLGraphDatabase, str(postgres), connection)
+        return PgSQLGraphDatabase(**connection, **description)
     except psycopg2.Error as error:
         raise InputError(f"PostgreSQL at {address} refuses: {str(error).strip()}") from None
 
 
-def _refuse_foreign(kind: Any, name: str, where: dict[str, Any]) -> None:
-    """Refuse a database that holds another graph: writing removes what is there.
+def _refuse_foreign(kind: Any, name: str, connection: dict[str, Any]) -> None:
+    """Refuse a database that holds another graph, which writing would remove.
 
     Raises
     ------
     InputError
+        The database holds something that is not a table of synapses.
     """
     try:
-        there = kind(**where, position_attribute=POSITION, mode="r")
-    except RuntimeError:  # it knows of no graph there
-        if "db_file" in where or _has_tables(where):
+        graph = kind(**connection, position_attribute=POSITION, mode="r")
+    except RuntimeError:  # funlib.persistence finds no graph in the database
+        if "db_file" in connection or _has_tables(connection):
             raise InputError(
                 f"{name} exists and holds no synapses of synpol's; remove it or give another name"
             ) from None
         return
-    except (AssertionError, KeyError, ValueError):  # a graph with other positions, or what looks so
+    except (AssertionError, KeyError, ValueError):  # another kind of graph
         attributes: Any = {}
     else:
-        attributes = there.node_attrs
-        there.close() if hasattr(there, "close") else there.connection.close()
+        attributes = graph.node_attrs
+        graph.close() if hasattr(graph, "close") else graph.connection.close()
     if "touches_border" not in attributes:
         raise InputError(f"{name} holds another graph; give another database")
 
 
-def _has_tables(where: dict[str, Any]) -> bool:
-    """Whether a PostgreSQL database has tables that writing a graph would remove."""
+def _has_tables(connection: dict[str, Any]) -> bool:
+    """Return whether a PostgreSQL database has tables that writing a graph would remove."""
     import psycopg2
 
-    connection = psycopg2.connect(
-        host=where["db_host"],
-        database=where["db_name"],
-        user=where["db_user"],
-        port=where["db_port"],
+    database = psycopg2.connect(
+        host=connection["db_host"],
+        database=connection["db_name"],
+        user=connection["db_user"],
+        port=connection["db_port"],
     )
     try:
-        with connection.cursor() as cursor:
+        with database.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM information_schema.tables "
                 "WHERE table_name IN ('nodes', 'edges', 'metadata')"
             )
             return bool(cursor.fetchone()[0])
     finally:
-        connection.close()
+        database.close()
 
 
 def fill_graph(
     table: str | os.PathLike[str], graph: SQLiteGraphDataBase | PgSQLGraphDatabase
 ) -> int:
-    """Write the synapses as nodes: id, position (centroid; z, y, x in nm), and the other columns.
+    """Write the synapses of a table as nodes of a graph database.
+
+    Parameters
+    ----------
+    table : path
+        Synapse table.
+    graph : graph database
+        Database that `open_graph` created. A node gets the synapse's id, its centroid (z, y, x in
+        nm) as the position, and the other columns as attributes.
 
     Returns
     -------
     int
-        Nodes.
+        Number of nodes.
     """
     count = 0
     with graph.bulk_write_mode():

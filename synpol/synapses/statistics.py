@@ -11,8 +11,10 @@ from typing import Self
 
 import numpy as np
 
-#: columns of `Stats.sums`: voxels, sums of their z, y, x indices, sums of the three channels
-SUMS = ("voxels", "z", "y", "x", "channel_0", "channel_1", "channel_2")
+from synpol.polarity import Channels
+
+#: columns of `Stats.sums`: number of voxels, sums of their z, y, x indices, sums of the channels
+SUMS = ("voxels", "z", "y", "x", *(f"channel_{n}" for n in range(Channels.count)))
 
 
 class Columns:
@@ -59,8 +61,23 @@ class Stats(Columns):
             np.zeros((count, len(SUMS)), np.int64),
             np.full((count, 3), np.iinfo(np.int64).max),
             np.full((count, 3), -1, np.int64),
-            np.full((count, 3), -1, np.int64),
+            np.full((count, Channels.count), -1, np.int64),
         )
+
+    @property
+    def voxels(self) -> np.ndarray:
+        """Number of voxels of each set, (n,) int64."""
+        return self.sums[:, 0]
+
+    @property
+    def index_sums(self) -> np.ndarray:
+        """Sums of the voxels' indices along z, y, x, (n, 3) int64."""
+        return self.sums[:, 1:4]
+
+    @property
+    def channel_sums(self) -> np.ndarray:
+        """Sums of the voxels' values in each channel, (n, 3) int64."""
+        return self.sums[:, 4:]
 
     def grouped(self, into: np.ndarray, count: int) -> Stats:
         """Add up rows: row i goes into row ``into[i]`` of the `count` rows of the result."""

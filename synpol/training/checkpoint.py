@@ -1,20 +1,23 @@
-"""Checkpoints: written whole or not at all, and refused where they do not belong."""
+"""Checkpoints of a training run: how they are written, and when a run may go on from one."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from synpol.config import Config
+from synpol.errors import InputError
+from synpol.files import whole_file
 
-#: raised when the request graph draws other patches from the same seed than it did
+#: to be raised when the request graph draws other patches from the same seed than before
 REQUEST_GRAPH = 3
-#: keys of `train` that may differ when a run resumes: they do not change what is learned
-_FREE = {
+#: keys that older checkpoints do not have; an empty one is left out of the identity of a run
+_LATER_KEYS = (("augment", "extra"), ("loss", "terms"))
+#: keys of `train` that may change when a run resumes, because they do not change what is learned
+_FREE_KEYS = {
     "num_workers",
     "cache_size",
     "checkpoint_every",
@@ -25,32 +28,77 @@ _FREE = {
 
 
 def training_identity(config: Config) -> dict[str, Any]:
-    """The part of a config that decides what is learned."""
+    """Return the part of a config that decides what is learned."""
     whole = config.model_dump(mode="json")
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
     identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    for section, key in _LATER_KEYS:
+        if not identity[section][key]:
+            del identity[section][key]
     identity["request_graph"] = REQUEST_GRAPH
-    identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE}
+    identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE_KEYS}
     return identity
 
 
+def check_same_run(
+    path: Path, stored: Mapping[str, Any], config: Config, data_state: Sequence[dict[str, Any]]
+) -> None:
+    """Refuse to resume from the checkpoint of another run.
+
+    Parameters
+    ----------
+    path : Path
+        File of the checkpoint, for the message.
+    stored : mapping
+        Content of the checkpoint.
+    config : Config
+    data_state : sequence of dict
+        Identity of the training data.
+
+    Raises
+    ------
+    InputError
+        The checkpoint was trained on other data, or with other settings that decide what is
+        learned.
+    """
+    if stored.get("data_state", []) != list(data_state):
+        raise InputError(
+            f"{path} was trained on other data: what data.train names has been made anew or "
+            "changed since. Give another run_dir, or remove that folder to start anew"
+        )
+    for section, ours in training_identity(config).items():
+        theirs = stored["config"].get(section)
+        if ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            key = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+            section, ours, theirs = f"{section}.{key}", ours.get(key), theirs.get(key)
+        raise InputError(
+            f"{path} was trained with {section} = {theirs}, the config now has {ours}; give "
+            "another run_dir, or remove that folder to start anew"
+        )
+
+
 def checkpoint_path(run_dir: str, iteration: int) -> Path:
+    """Return the path of the checkpoint of an iteration."""
     return Path(run_dir) / "checkpoints" / f"{iteration:07d}.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 3) -> None:
-    """Write a checkpoint under a temporary name and rename it; keep the first and the last few."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a checkpoint whole or not at all, and remove older ones.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; its folder is made where there is none.
+    state : mapping
+        Content of the checkpoint.
+    keep : int
+        Number of newest checkpoints to keep; the first one of the run stays too.
+    """
+    with whole_file(path, sync=True) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(state), file)
     older = sorted(path.parent.glob("[0-9]*.pt"))[1:-keep]
     for old in older:
         old.unlink()

@@ -1,53 +1,62 @@
-"""What a training run tells: log.csv, validation.csv and TensorBoard."""
+"""What a training run logs: ``log.csv`` and TensorBoard."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 
-from synpol.config import Config
-from synpol.training.validation import Validated
+from synpol.polarity import Channels
 
-COLUMNS = (
-    "iteration",
-    "loss",
-    "bce",
-    "dice",
-    "side_contrast",
-    "non_overlap",
-    "side_right",
-    "acceptance",
-    "lr",
-    "waited",
-    "seconds",
-)
+if TYPE_CHECKING:  # reading a log needs no torch, which takes seconds to import
+    import torch
+
+    from synpol.training.validation import Validated
+
+#: columns of ``log.csv`` before and after those of the loss terms
+_FIRST = ("iteration", "loss")
+_LAST = ("side_right", "acceptance", "lr", "waited", "seconds")
+
+
+def loss_terms(columns: Iterable[str]) -> list[str]:
+    """Return which columns of a log hold terms of the loss."""
+    return [name for name in columns if name not in (*_FIRST, *_LAST)]
 
 
 class TrainingLog:
     """``log.csv``, a row an iteration, and TensorBoard beside it in ``tensorboard/``.
 
-    Of several processes the first writes; loss and sides are those of the whole batch.
+    Of several processes the first one writes; the measures are those of the whole batch.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    terms : iterable of str
+        Names of the loss terms, each a column.
+    iteration : int
+        Iteration at which the run goes on. Later rows of an earlier log are dropped.
     """
 
-    def __init__(self, config: Config, iteration: int) -> None:
+    def __init__(self, folder: Path, terms: Iterable[str], iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = Path(config.run_dir)
-        self.path = folder / "log.csv"
-        kept = [row for row in read_log(self.path) if int(row["iteration"]) <= iteration]
-        self._file = open(self.path, "w", newline="")  # noqa: SIM115 closed in __exit__
-        self._rows = csv.DictWriter(self._file, COLUMNS)
+        path = folder / "log.csv"
+        kept = [row for row in read_log(path) if int(row["iteration"]) <= iteration]
+        older = loss_terms(kept[0]) if kept else []
+        columns = dict.fromkeys([*_FIRST, *terms, *older, *_LAST])
+        self._file = open(path, "w", newline="")  # noqa: SIM115 closed in __exit__
+        self._rows = csv.DictWriter(self._file, list(columns))
         self._rows.writeheader()
         self._rows.writerows(kept)
         self._board = SummaryWriter(folder / "tensorboard", purge_step=iteration + 1)
 
-    def write(self, iteration: int, measures: dict[str, float]) -> None:
+    def write(self, iteration: int, measures: Mapping[str, float]) -> None:
+        """Add the row of an iteration; every tenth iteration makes the curves of TensorBoard."""
         row = {k: f"{v:.6g}" for k, v in measures.items()}
         self._rows.writerow({"iteration": iteration, **row})
         if iteration % 10 == 0:
@@ -56,24 +65,28 @@ class TrainingLog:
                 self._board.add_scalar(name, value, iteration)
 
     def validated(self, row: Validated) -> None:
-        """Show a validation in TensorBoard; ``validation.csv`` has it already."""
+        """Add a validation to TensorBoard; ``validation.csv`` holds it already."""
         for name in ("f1", "precision", "recall"):
             self._board.add_scalar(f"validation/{name}", getattr(row, name), row.iteration)
 
     def images(
-        self, iteration: int, batch: dict[str, np.ndarray], logits: torch.Tensor, exclusive: bool
+        self,
+        iteration: int,
+        batch: Mapping[str, np.ndarray],
+        logits: torch.Tensor,
+        channels: Channels,
     ) -> None:
-        """Middle section of the first patch: image, what was asked for, what came."""
+        """Add the middle section of the first patch: image, target and prediction."""
+        from synpol.model.activation import probability_of
+
         middle = batch["raw"].shape[2] // 2
         raw = batch["raw"][0, 0, middle]
         target = batch["target"][0]
-        if exclusive:
-            shown = logits[0, :, middle].softmax(0)
-            wanted = np.stack([target == c for c in range(3)]).astype(np.float32)
-        else:
-            shown, wanted = logits[0, :, middle].sigmoid(), target
+        if channels.exclusive:
+            target = np.stack([target == c for c in range(channels.count)]).astype(np.float32)
+        shown = probability_of(logits[0, :, middle], channels, axis=0)
         self._board.add_image("raw", np.clip(raw, 0, 1), iteration, dataformats="HW")
-        self._board.add_image("target", wanted[:, middle], iteration)
+        self._board.add_image("target", target[:, middle], iteration)
         self._board.add_image("prediction", shown.float().cpu().numpy(), iteration)
 
     def __enter__(self) -> Self:
@@ -90,7 +103,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a ``log.csv``; nothing when there is none, and no half-written last row."""
+    """Read the rows of a ``log.csv``; none if there is no file, and no half-written last row."""
     if path.exists():
         with open(path, newline="") as file:
             yield from [r for r in csv.DictReader(file) if r.get("loss") and None not in r]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from synpol.config import Config
 from synpol.decoding.reference import Foreground, threshold_of
-from synpol.evaluation.scores import Evaluation, Labels, truth_instances
+from synpol.evaluation.scores import Evaluation, truth_instances
+from synpol.polarity import LabelKind
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Setting:
     recall: float
 
 
-def sweep(polarity: np.ndarray, truth: np.ndarray, config: Config, labels: Labels) -> list[Setting]:
+def sweep(
+    polarity: np.ndarray, truth: np.ndarray, config: Config, labels: LabelKind
+) -> list[Setting]:
     """Score every setting of ``config.tune``.
 
     Parameters
@@ -88,22 +90,3 @@ def choices(config: Config) -> tuple[list[int], list[int]]:
 def best(settings: Sequence[Setting]) -> Setting:
     """The setting with the highest F1; the first of equals."""
     return max(settings, key=lambda s: s.f1)
-
-
-def plot(settings: Sequence[Setting], path: Path, iou: float) -> None:
-    """F1 over the threshold, a line for each box and minimum size; precision and recall of one."""
-    from synpol.report.figures import new_figure
-
-    figure, axes = new_figure(6, 4)
-    lines = sorted({(s.dilate_sz, s.thres_small) for s in settings})
-    for line in lines:
-        here = [s for s in settings if (s.dilate_sz, s.thres_small) == line]
-        thres = [s.thres for s in here]
-        label = "F1, dilate_sz {}, thres_small {}".format(*line)
-        axes.plot(thres, [s.f1 for s in here], "o-", label=label)
-        if len(lines) == 1:
-            axes.plot(thres, [s.precision for s in here], "--", label="precision")
-            axes.plot(thres, [s.recall for s in here], ":", label="recall")
-    axes.set(xlabel="thres", ylabel=f"validation, IoU {iou:g}", ylim=(0, 1))
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=100)

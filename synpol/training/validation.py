@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -20,11 +20,11 @@ from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
 from synpol.evaluation.matching import Matching
 from synpol.evaluation.overlaps import evaluate_blockwise
-from synpol.evaluation.scores import Labels
-from synpol.files import join, write_whole
+from synpol.files import join, whole_file
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
 from synpol.model.trained import best_checkpoint, load_checkpoint
+from synpol.polarity import LabelKind
 from synpol.prediction.job import predict_blockwise
 from synpol.training.checkpoint import checkpoint_path
 from synpol.training.volumes import OpenVolume, open_volume
@@ -48,7 +48,7 @@ class ValidationVolume:
 
     config: Config
     volume: OpenVolume
-    labels: Labels
+    labels: LabelKind
     output: str
 
     @classmethod
@@ -170,7 +170,7 @@ class Validation:
                 return
             original = checkpoint_path(self.config.run_dir, self.best.iteration)
             if original.exists():
-                write_whole(kept, original.read_bytes())
+                _copy_whole(original, kept)
                 return
             _log.warning(
                 "%s is not there any more, which validation found best; validation begins anew",
@@ -203,7 +203,7 @@ class Validation:
         self.rows.append(row)
         self._write()
         if row is self.best:  # after the row, so that `_mend_best` can make up for a kill between
-            write_whole(best_checkpoint(self.config.run_dir), checkpoint.read_bytes())
+            _copy_whole(checkpoint, best_checkpoint(self.config.run_dir))
         return row, self.best
 
     def _score(self) -> Matching:
@@ -250,11 +250,15 @@ class Validation:
         return len(self.rows) - 1 - first >= patience
 
     def _write(self) -> None:
-        text = io.StringIO(newline="")
-        rows = csv.DictWriter(text, [f.name for f in fields(Validated)])
-        rows.writeheader()
-        rows.writerows(asdict(row) for row in self.rows)
-        write_whole(self.path, text.getvalue().encode())
+        with whole_file(self.path) as temporary, open(temporary, "w", newline="") as file:
+            rows = csv.DictWriter(file, [f.name for f in fields(Validated)])
+            rows.writeheader()
+            rows.writerows(asdict(row) for row in self.rows)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def validates_at(train: Train, iteration: int) -> bool:

@@ -11,7 +11,8 @@ from funlib.persistence import Array
 
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
-from synpol.images.image import Image, check_complete, open_image
+from synpol.images.claim import check_complete
+from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.polarity import check_polarity_labels
 

@@ -1,4 +1,4 @@
-"""The part of an image that is predicted."""
+"""Say which region of an image is predicted, in voxels."""
 
 from __future__ import annotations
 
@@ -15,32 +15,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The part of an image that is predicted.
+class VoxelRoi:
+    """A region of an image, in voxels of this image.
 
     Attributes
     ----------
-    begin : (int, int, int)
-        First voxel.
+    offset : (int, int, int)
+        First voxel of the region.
     shape : (int, int, int)
-        Voxels.
+        Number of voxels along z, y, x.
     """
 
-    begin: Index
+    offset: Index
     shape: Index
 
     @classmethod
-    def of(cls, source: Image, roi: Roi | None) -> Part:
-        """What ``predict.roi`` says, in voxels.
+    def of(cls, source: Image, roi: Roi | None) -> VoxelRoi:
+        """Turn a region in world units into voxels; None is the whole image.
+
+        Parameters
+        ----------
+        source : Image
+            Image that the region is cut out of.
+        roi : synpol.config.Roi or None
+            Region in the unit of the image.
 
         Raises
         ------
         InputError
-            It does not lie on whole voxels inside the image.
+            The region does not lie on whole voxels inside the image.
         """
         if roi is None:
             return cls((0, 0, 0), index_of(source.shape_vx))
-        begin, shape = [], []
+        first, shape = [], []
         for axis, v in enumerate(source.voxel_size):
             offset, extent = roi.offset[axis] - source.offset[axis], roi.shape[axis]
             if offset % v or extent % v:
@@ -49,27 +56,28 @@ class Part:
                     f"{roi.offset[axis]} and shape {extent} {source.unit}, but voxels of {v} "
                     f"that begin at {source.offset[axis]}"
                 )
-            begin.append(offset // v)
+            first.append(offset // v)
             shape.append(extent // v)
-            if begin[-1] < 0 or begin[-1] + shape[-1] > source.shape_vx[axis]:
-                first, last = source.offset[axis], source.offset[axis]
-                last += source.shape_vx[axis] * v
+            if first[-1] < 0 or first[-1] + shape[-1] > source.shape_vx[axis]:
+                begin = source.offset[axis]
+                end = begin + source.shape_vx[axis] * v
                 raise InputError(
                     f"predict.roi reaches beyond {source.path} along {'zyx'[axis]}: "
                     f"{roi.offset[axis]}..{roi.offset[axis] + extent} {source.unit}, but the image "
-                    f"is {first}..{last}"
+                    f"is {begin}..{end}"
                 )
-        return cls(index_of(begin), index_of(shape))
+        return cls(index_of(first), index_of(shape))
 
-    def check_meets(self, mask: Image, source: Image) -> None:
-        """Refuse a mask that lies wholly beside this part of an image.
+    def check_overlap(self, mask: Image, source: Image) -> None:
+        """Refuse a mask that lies wholly beside this region of an image.
 
         Raises
         ------
         InputError
+            The mask and the region have no voxel in common.
         """
         for axis, v in enumerate(source.voxel_size):
-            first = source.offset[axis] + self.begin[axis] * v
+            first = source.offset[axis] + self.offset[axis] * v
             last = first + self.shape[axis] * v
             begin = mask.offset[axis]
             end = begin + mask.shape_vx[axis] * mask.voxel_size[axis]

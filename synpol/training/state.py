@@ -1,0 +1,199 @@
+"""What a training run has learned so far: built, advanced by a batch, saved and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from synpol.config import Config
+from synpol.model import build_loss, build_model
+from synpol.model.device import autocast, choose_dtype
+from synpol.model.losses import side_right
+from synpol.model.trained import latest_checkpoint, load_checkpoint
+from synpol.polarity import Channels
+from synpol.training.checkpoint import (
+    check_same_run,
+    checkpoint_path,
+    save_checkpoint,
+    training_identity,
+)
+from synpol.training.optimizer import build_optimizer, learning_rate_factor
+from synpol.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Result of one iteration.
+
+    Attributes
+    ----------
+    terms : dict of str to float
+        The loss, under ``loss``, and its terms, on this process's part of the batch.
+    right, known : int
+        Voxels that got the right side, and voxels of known side.
+    lr : float
+        Learning rate of the iteration.
+    logits : (batch, 3, z, y, x) tensor
+        Output of the network.
+    """
+
+    terms: dict[str, float]
+    right: int
+    known: int
+    lr: float
+    logits: torch.Tensor
+
+
+class TrainingState:
+    """Network, loss, optimizer, learning rate and averaged weights of a run.
+
+    The state is that of the newest checkpoint in ``run_dir``; without one, training begins.
+
+    Parameters
+    ----------
+    config : Config
+        Checked config of the run.
+    data_state : sequence of dict
+        Identity of the training data, so that a run does not resume on other data.
+    processes : Processes
+        Processes that train together.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of iterations that are done.
+    channels : Channels
+        Channels of the network.
+    device : torch.device
+        Device of this process.
+
+    Raises
+    ------
+    InputError
+        The run in ``run_dir`` was started with other settings or on other data.
+    """
+
+    def __init__(
+        self, config: Config, data_state: Sequence[dict[str, Any]], processes: Processes
+    ) -> None:
+        self.config = config
+        self.data_state = list(data_state)
+        self.iteration = 0
+        self._processes = processes
+        self.device = processes.device
+        self.channels = Channels.of(config.exclusive)
+        self._dtype = choose_dtype(config.train.precision, self.device)
+        torch.manual_seed(config.seed)
+        model = build_model(config.model).to(self.device)
+        model = model.to(memory_format=torch.channels_last_3d)
+        if processes.size > 1:  # batch norm, where there is any, is of the whole batch
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self._model = model
+        self._loss = build_loss(config.loss, self.channels).to(self.device)
+        self._optimizer = build_optimizer(model, config.train)
+        # it keeps small gradients of float16 above zero, and does nothing for the other types
+        half = self._dtype == torch.float16
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, learning_rate_factor(config.train)
+        )
+        self._average: AveragedModel | None = None
+        if config.train.ema:
+            average = get_ema_multi_avg_fn(config.train.ema)
+            self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self._saved_iteration: int | None = None
+        self._resume()
+        self._network = processes.together(model)
+
+    def _resume(self) -> None:
+        """Take over the newest checkpoint, where there is one."""
+        newest = latest_checkpoint(self.config.run_dir)
+        if newest is None:
+            return
+        stored = load_checkpoint(newest)
+        check_same_run(newest, stored, self.config, self.data_state)
+        self._model.load_state_dict(stored["model"])
+        self._optimizer.load_state_dict(stored["optimizer"])
+        self._schedule.load_state_dict(stored["schedule"])
+        self._scaler.load_state_dict(stored.get("scaler", {}))
+        if self._average is not None:
+            self._average.module.load_state_dict(stored["ema"])
+            self._average.n_averaged.fill_(stored["averaged"])
+        self.iteration = self._saved_iteration = stored["iteration"]
+
+    def save(self) -> None:
+        """Write a checkpoint of this iteration, unless there is one; only one process does."""
+        if not self._processes.is_first or self._saved_iteration == self.iteration:
+            return
+        self._saved_iteration = self.iteration
+        average = self._average
+        save_checkpoint(
+            checkpoint_path(self.config.run_dir, self.iteration),
+            {
+                "iteration": self.iteration,
+                "config": training_identity(self.config),
+                "data_state": self.data_state,
+                "model": self._model.state_dict(),
+                "ema": average.module.state_dict() if average is not None else None,
+                "averaged": int(average.n_averaged) if average is not None else 0,
+                "optimizer": self._optimizer.state_dict(),
+                "schedule": self._schedule.state_dict(),
+                "scaler": self._scaler.state_dict(),
+            },
+        )
+
+    def learn(self, batch: Mapping[str, np.ndarray]) -> Learned:
+        """Do one iteration.
+
+        Parameters
+        ----------
+        batch : mapping of str to array
+            Holds raw ``(batch, 1, z, y, x)``, target and weights.
+
+        Raises
+        ------
+        RuntimeError
+            The loss or its gradient is not finite.
+        """
+        raw, target, weights = (
+            torch.from_numpy(np.ascontiguousarray(batch[k])).to(self.device)
+            for k in ("raw", "target", "weights")
+        )
+        self._model.train()
+        with autocast(self.device, self._dtype):
+            logits = self._network(raw.contiguous(memory_format=torch.channels_last_3d))
+        total, terms = self._loss(logits, target, weights)
+        self._check_finite("loss", total)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(total).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._model.parameters(), self.config.train.gradient_clipping
+        )
+        if not self._scaler.is_enabled():  # it skips a step whose gradient is not finite
+            self._check_finite("gradient", norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        lr = float(self._schedule.get_last_lr()[0])
+        self._schedule.step()
+        self.iteration += 1
+        if self._average is not None:
+            if self.iteration <= self.config.train.ema_warmup:
+                self._average.n_averaged.zero_()
+            self._average.update_parameters(self._model)
+        values = {name: term.item() for name, term in {"loss": total, **terms}.items()}
+        shown = logits.detach()
+        right, known = side_right(shown, target, self.channels)
+        return Learned(values, right, known, lr, shown)
+
+    def _check_finite(self, name: str, value: torch.Tensor) -> None:
+        if not torch.isfinite(value):
+            raise RuntimeError(
+                f"the {name} is {value.item()} at iteration {self.iteration}; the checkpoint "
+                "before it is kept. Lower train.lr, or use train.precision=float32"
+            )
