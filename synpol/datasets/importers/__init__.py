@@ -204,12 +204,16 @@ def open_stack(source: str, key: str | None, choice: Choice | None = None) -> St
     """
     kind = format_of(source)
     stack = kind(source if is_url(source) else Path(source), key)  # type: ignore[arg-type]
-    stack.choose(choice or Choice())
-    if stack.dtype.kind not in "buif":
-        raise InputError(
-            f"{source} holds values of the type {stack.dtype}; whole numbers or floats are "
-            "expected: convert it first"
-        )
+    try:
+        stack.choose(choice or Choice())
+        if stack.dtype.kind not in "buif":
+            raise InputError(
+                f"{source} holds values of the type {stack.dtype}; whole numbers or floats are "
+                "expected: convert it first"
+            )
+    except InputError:
+        stack.close()
+        raise
     return stack
 
 

@@ -164,7 +164,10 @@ class Layout:
     def read(self, array: ArrayLike, begin: int, end: int) -> np.ndarray:
         """Read sections begin .. end - 1 of the turned array."""
         regions = {"z": slice(begin, end)}
-        where = tuple(i if isinstance(i, int) else regions.get(i, slice(None)) for i in self.index)
+        where = tuple(
+            i if isinstance(i, int) else regions.get(i, slice(0, n))
+            for i, n in zip(self.index, array.shape, strict=True)
+        )
         block = np.asarray(array[where])
         left = [i for i in self.index if isinstance(i, str)]
         if "z" not in left:

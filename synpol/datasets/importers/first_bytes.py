@@ -99,6 +99,10 @@ def describe_file(path: Path) -> str:
         if found[place : place + len(mark)] == mark:
             return f"it is {name}; {advice}"
     if compression_of(path):
+        if unpacked_first_bytes(path) == found:
+            return (
+                f"it is compressed with {compression_of(path)}, and cut or damaged; copy it again"
+            )
         return f"it is compressed with {compression_of(path)}; {_UNPACK}"
     if not any(found):
         return "its first bytes are zero, as of a copy that did not arrive; copy it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,13 @@ class Hdf5Stack(ArrayStack):
             raise InputError(
                 f"{path} cannot be read as HDF5: {error}; if it was copied, copy it again"
             ) from None
-        with reading(path, "HDF5"):
+        with reading(path, "HDF5"), ExitStack() as on_error:
+            on_error.callback(self.file.close)
             self.data = find_dataset(self.file, path, key)
             self.what = f"{path}:{(self.data.name or '').strip('/')}"
             check_storage(self.data, path, self.what)
             self._arrange(path)
+            on_error.pop_all()
 
     def _arrange(self, path: Path) -> None:
         """Find array and axes, for which some programs have ways of their own."""

@@ -50,7 +50,7 @@ def axis_names(data: h5py.Dataset, what: str) -> list[str] | None:
             ) from None
     for key in _AXES:
         names = _texts(data.attrs[key]) if key in data.attrs else []
-        if len(names) == 1 and len(names[0]) == data.ndim:
+        if len(names) == 1 and (len(names[0]) == data.ndim or set(names[0]) <= set("tczyx")):
             names = list(names[0])
         if any(names) and not all(n.startswith(("dim_", "phony_dim")) or not n for n in names):
             said[key] = names

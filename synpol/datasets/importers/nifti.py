@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from synpol.datasets.importers.directions import calibration_of, world_axes
 from synpol.datasets.importers.first_bytes import compression_of, unpacked_first_bytes
 from synpol.datasets.importers.plain import PlainArray
 from synpol.errors import InputError
+
+#: marks of the first and the second version, with the values in the same file and beside it
+_MARKS = ((b"n+1\0", b"ni1\0"), (b"n+2\0", b"ni2\0"))
 
 
 @register
@@ -30,17 +33,21 @@ class NiftiStack(ArrayStack):
 
         self.what = str(path)
         with reading(path, "NIfTI"):
-            loaders = (nibabel.Nifti1Image, nibabel.Nifti1Pair, nibabel.Nifti2Image)
-            kind = next(k for k in loaders if _is_of(k, path))
-            image = kind.from_filename(path)
-            self.header = image.header
-            data: Any = image.dataobj
-            self.slope, self.intercept = float(data.slope), float(data.inter)
-            self.affine = np.asarray(image.affine, float)
+            found = unpacked_first_bytes(path)
+            is_first, is_pair = found[344:348] in _MARKS[0], b"ni" in (found[344:346], found[4:6])
+            kind = nibabel.Nifti1Header if is_first else nibabel.Nifti2Header
+            self.header = kind.from_fileobj(io.BytesIO(found), check=False)
+            self.slope, self.intercept = (
+                default if value is None else float(value)
+                for value, default in zip(self.header.get_slope_inter(), (1.0, 0.0), strict=True)
+            )
+            self.affine = np.asarray(self.header.get_best_affine(), float)
             self.is_placed = bool(self.header["qform_code"] or self.header["sform_code"])
-            values = Path(str(data.file_like))
-            shape, dtype = data.shape[::-1], data.dtype
-            self.array = PlainArray(values, data.offset, shape, dtype, compression_of(values))
+            values = _values_beside(path) if is_pair else path
+            begin = int(self.header["vox_offset"])
+            shape = tuple(int(n) for n in self.header.get_data_shape())[::-1]
+            dtype = np.dtype(self.header.get_data_dtype())
+            self.array = PlainArray(values, begin, shape, dtype, compression_of(values))
         names = list("xyz")
         axes = world_axes(self.affine[:3, :3].T) if self.is_placed else None
         if axes is not None:
@@ -50,7 +57,7 @@ class NiftiStack(ArrayStack):
     @classmethod
     def opens(cls, path: Path) -> bool:
         found = unpacked_first_bytes(path) if path.is_file() else b""
-        return found[344:348] in (b"n+1\0", b"ni1\0") or found[4:8] in (b"n+2\0", b"ni2\0")
+        return found[344:348] in _MARKS[0] or found[4:8] in _MARKS[1]
 
     @property
     def _is_scaled(self) -> bool:
@@ -85,6 +92,12 @@ class NiftiStack(ArrayStack):
         return values
 
 
-def _is_of(kind: type, path: Path) -> bool:
-    found, _ = kind.path_maybe_image(path)  # type: ignore[attr-defined]
-    return bool(found)
+def _values_beside(path: Path) -> Path:
+    """Return the file with the values of a header (.hdr) that stands alone."""
+    name = path.name.replace(".hdr", ".img")
+    found = next(
+        (p for p in (path.with_name(name), path.with_name(f"{name}.gz")) if p.is_file()), None
+    )
+    if found is None or found == path:
+        raise InputError(f"{path} is the header of {name}, which is missing; copy it too")
+    return found

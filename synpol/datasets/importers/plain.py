@@ -77,7 +77,7 @@ class PlainArray:
         if isinstance(first, int):
             return self._read(offset + first * stride, shape[1:], rest)
         begin, end, _ = first.indices(shape[0])
-        is_whole = all(w == slice(None) for w in rest)
+        is_whole = all(w == slice(0, n) for w, n in zip(rest, shape[1:], strict=True))
         if len(shape) > 3 and not is_whole:
             parts = [self._read(offset + i * stride, shape[1:], rest) for i in range(begin, end)]
             return np.stack(parts)

@@ -13,7 +13,7 @@ from synpol.datasets.importers.axes import ArrayLike, Choice
 from synpol.datasets.importers.calibration import Calibration
 from synpol.datasets.importers.first_bytes import first_bytes
 from synpol.datasets.importers.plain import PlainArray
-from synpol.datasets.importers.tiff_metadata import calibration_of, check_whole
+from synpol.datasets.importers.tiff_metadata import calibration_of, check_whole, damage_refused
 from synpol.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class TiffStack(ArrayStack):
 
         self.path = path
         self.what = str(path)
-        with reading(path, "TIFF"):
+        with reading(path, "TIFF"), damage_refused(path):
             self.file = tifffile.TiffFile(path)
             self.file.filehandle.set_lock(True)  # pages are unpacked by several threads
             check_whole(self.file, path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,35 @@ _INCH, _CENTIMETER = 25.4e6, 1e7
 _UNITS = {2: _INCH, 3: _CENTIMETER}
 #: pixels above this many nm are those of a printer or screen (2540 dots per inch are 10 um)
 _PRINTED = 9_000
+
+
+@contextmanager
+def damage_refused(path: Path) -> Iterator[None]:
+    """Refuse a file about which tifffile logs an error, since it goes on without what it lacks.
+
+    Raises
+    ------
+    InputError
+    """
+    errors: list[str] = []
+    thread = threading.get_ident()
+
+    class Errors(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                errors.append(record.getMessage())
+
+    logger, handler = logging.getLogger("tifffile"), Errors(logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if errors:
+        raise InputError(
+            f"{path} is cut or damaged: {errors[0]}; copy it again, or open it in Fiji and save it "
+            "anew"
+        )
 
 
 def check_whole(file: tifffile.TiffFile, path: Path) -> None:
