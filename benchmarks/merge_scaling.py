@@ -29,7 +29,6 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from figures import tell
@@ -37,7 +36,7 @@ from figures import tell
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, record_path
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import AnyStage
 from synpol.decoding.fragments import (
     KEPT,
     KINDS,
@@ -222,7 +221,7 @@ def run(work: Path, side: int, workers: int) -> float:
     merges, numbers, resolves = stages(work, side)
     started = time.perf_counter()
     with Driver(work, "merge_scaling", workers) as driver:
-        every: list[Stage[Any, Any, Any]] = [*merges, numbers, *resolves]
+        every: list[AnyStage] = [*merges, numbers, *resolves]
         for stage in every:
             driver.run(stage)
     seconds = time.perf_counter() - started

@@ -39,6 +39,7 @@ from funlib.geometry import Coordinate, Roi
 from synpol.connectivity import connections, graph_of
 from synpol.images.image import Image, open_image
 from synpol.images.writing import create_image
+from synpol.polarity import Channels
 from synpol.synapses.exports import TABLE_HASH, digest_of
 from synpol.synapses.statistics import Rows, Stats
 from synpol.synapses.table import synapse_rows, write_synapses
@@ -63,12 +64,12 @@ QUERY = 10
 
 
 def side_of(count: int) -> int:
-    """Of the cube, nm."""
+    """Return the side of the cube that holds the synapses, nm."""
     return round(count ** (1 / 3)) * 1000
 
 
-def grid_of(count: int) -> Image:
-    """Where voxels lie; nothing is read."""
+def instances_of(count: int) -> Image:
+    """Make an image with a shape and a voxel size, but without voxels."""
     shape = (side_of(count) // VOXEL,) * 3
 
     class Nothing:
@@ -82,23 +83,24 @@ def grid_of(count: int) -> Image:
 def parts_of(count: int) -> Iterator[pa.Table]:
     """The table layer by layer, as the decoder makes it."""
     rng = np.random.default_rng(0)
-    side, grid = side_of(count) // VOXEL, grid_of(count)
+    side, instances = side_of(count) // VOXEL, instances_of(count)
     first = np.linspace(0, count, LAYERS + 1).astype(int)
     for layer, (begin, end) in enumerate(itertools.pairwise(first)):
         n = end - begin
-        place = rng.integers(0, side - 40, (n, 3))
-        place[:, 0] = layer * side // LAYERS + rng.integers(0, side // LAYERS, n)
+        centre = rng.integers(0, side - 40, (n, 3))
+        centre[:, 0] = layer * side // LAYERS + rng.integers(0, side // LAYERS, n)
         step = rng.normal(0, 8, (n, 3)).astype(int)
         sides = []
-        for middle in (place, np.clip(place + step, 0, side - 20)):
+        for middle in (centre, np.clip(centre + step, 0, side - 20)):
             voxels = rng.integers(100, 600, n)
             probable = voxels * rng.integers(130, 250, n)
-            sums = [voxels, *(middle * voxels[:, None]).T, probable, probable, probable]
-            peak = np.full((n, 3), 255)
+            sums = [voxels, *(middle * voxels[:, None]).T, *[probable] * Channels.count]
+            peak = np.full((n, Channels.count), 255)
             sides.append(Stats(np.stack(sums, axis=1), middle, middle + 12, peak))
         faces = rng.integers(5, 60, (n, 3))
         rows = Rows(np.arange(n, dtype=np.uint64), faces, sides[0], sides[1])
-        yield synapse_rows(np.arange(begin + 1, end + 1, dtype=np.uint64), rows, grid, 255.0)
+        number = np.arange(begin + 1, end + 1, dtype=np.uint64)
+        yield synapse_rows(number, rows, instances, 255.0)
 
 
 def query(count: int) -> tuple[np.ndarray, np.ndarray]:

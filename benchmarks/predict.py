@@ -139,7 +139,8 @@ def monai_result(
 def prepared(config: Config, folder: Path) -> tuple[PredictJob, str]:
     """A job and a new array for it."""
     job = PredictJob.of(config, str(folder / "raw"), str(folder / "out"), folder / "network.pt")
-    return job, job.prepare(fresh=True).path
+    polarity = job.claim(fresh=True).image_to_write(job.create, forget=[job.folder])
+    return job, polarity.path
 
 
 def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dict[str, float]:

@@ -26,7 +26,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter
 import synpol
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
-from synpol.polarity import polarity_to_seg
+from synpol.polarity import split_labels, synapse_of
 from synpol.report import figures
 
 #: height and width of the part of a section that is drawn, voxels
@@ -124,7 +124,7 @@ def most_synapses(labels: np.ndarray) -> tuple[int, int, int]:
         for y in range(0, height - CROP[0] + 1, 8):
             for x in range(0, width - CROP[1] + 1, 8):
                 part = labels[z, y : y + CROP[0], x : x + CROP[1]]
-                whole, any_of = len(whole_in(part)), len(np.unique(polarity_to_seg(part)[0]))
+                whole, any_of = len(whole_in(part)), len(np.unique(synapse_of(part)))
                 best = max(best, (whole, -any_of, (z, y, x)))
     return best[2]
 
@@ -132,7 +132,7 @@ def most_synapses(labels: np.ndarray) -> tuple[int, int, int]:
 def whole_in(labels: np.ndarray) -> list[int]:
     """Numbers of the synapses of which a section shows enough of both sides."""
     present, voxels = np.unique(labels[labels > 0], return_counts=True)
-    synapse, sides = np.unique(polarity_to_seg(present[voxels >= SHOWN])[0], return_counts=True)
+    synapse, sides = np.unique(synapse_of(present[voxels >= SHOWN]), return_counts=True)
     return [int(n) for n in synapse[sides == 2]]
 
 
@@ -193,7 +193,7 @@ def draw_instances(
 ) -> None:
     """Draw a section whose synapses have a colour and a number each, the pre side darker."""
     image = 0.45 + 0.55 * figures.grey(section)
-    synapse, is_pre = polarity_to_seg(labels)
+    synapse, is_pre = split_labels(labels)
     for number in np.unique(synapse[synapse > 0]):
         colour = np.array(colours.get(int(number), (0.6, 0.6, 0.6)))
         image[(synapse == number) & is_pre] = colour

@@ -1,12 +1,14 @@
 """Draw every augmentation of a config at its strongest on the first training volume.
 
-Writes augmentations.png into run_dir: a row an augmentation, three neighbouring sections, labels
-outlined. Of some draws the one that changes most is shown. Needs no network.
+It writes augmentations.png into run_dir: a row for each augmentation, with three neighbouring
+sections and the outlines of the labels. Of a number of draws, the row shows the one that changes
+the image most. No network is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,16 +25,15 @@ from synpol.report.figures import augmentation_gallery
 from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
+#: draws of each augmentation, of which one is shown
 DRAWS = 12
 
 
 def drawn(
-    config: Config, volume: OpenVolume, node: gp.Pipeline, context: Sequence[int], count: int
+    volume: OpenVolume, patch: gp.Roi, node: gp.Pipeline, context: Sequence[int], count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw image and labels of the patch with most labels, augmented `count` times."""
-    voxel = gp.Coordinate(volume.raw.voxel_size)
-    size = gp.Coordinate(config.train.patch) * voxel
-    begin = best_place(config, volume) * voxel + gp.Coordinate(volume.raw.offset)
+    """Draw image and labels of a patch `count` times, each time augmented by a node."""
+    margin = gp.Coordinate(context) * gp.Coordinate(volume.raw.voxel_size)
     graph = (
         (
             gp.ArraySource(RAW, as_funlib(volume.raw)),
@@ -41,8 +42,8 @@ def drawn(
         + gp.MergeProvider()
         + gp.Normalize(RAW, volume.intensity.scale)
         + gp.IntensityScaleShift(RAW, 1, volume.intensity.shift)
-        + gp.Pad(RAW, gp.Coordinate(context) * voxel, mode="reflect")
-        + gp.Pad(LABELS, gp.Coordinate(context) * voxel, mode="reflect")
+        + gp.Pad(RAW, margin, mode="reflect")
+        + gp.Pad(LABELS, margin, mode="reflect")
         + node
     )
     patches = []
@@ -50,27 +51,27 @@ def drawn(
         for seed in range(count):
             request = gp.BatchRequest(random_seed=seed)
             for key in (RAW, LABELS):
-                request[key] = gp.ArraySpec(roi=gp.Roi(begin, size))
+                request[key] = gp.ArraySpec(roi=patch)
             batch = graph.request_batch(request)
             patches.append((batch[RAW].data, batch[LABELS].data))
     return patches
 
 
-def best_place(config: Config, volume: OpenVolume) -> gp.Coordinate:
-    """First voxel of the patch, on a coarse grid, that has most labels."""
-    patch = config.train.patch
-    best, where = -1, (0, 0, 0)
-    steps = [
-        range(0, n - p + 1, max(1, p // 2)) for n, p in zip(volume.raw.shape_vx, patch, strict=True)
-    ]
-    for z in steps[0]:
-        slab = np.asarray(volume.truth.array[z : z + patch[0]]) > 0
-        for y in steps[1]:
-            for x in steps[2]:
-                count = int(slab[:, y : y + patch[1], x : x + patch[2]].sum())
-                if count > best:
-                    best, where = count, (z, y, x)
-    return gp.Coordinate(where)
+def fullest_patch(volume: OpenVolume, shape: Sequence[int]) -> gp.Roi:
+    """Find the patch with most labels, among patches of a shape (voxels) that overlap by half."""
+    corners = itertools.product(
+        *(
+            range(0, n - p + 1, max(1, p // 2))
+            for n, p in zip(volume.raw.shape_vx, shape, strict=True)
+        )
+    )
+
+    def labelled(corner: tuple[int, ...]) -> int:
+        where = tuple(slice(c, c + p) for c, p in zip(corner, shape, strict=True))
+        return int(np.count_nonzero(np.asarray(volume.truth.array[where])))
+
+    fullest = gp.Roi(max(corners, key=labelled), shape)
+    return fullest * gp.Coordinate(volume.raw.voxel_size) + gp.Coordinate(volume.raw.offset)
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -80,10 +81,11 @@ def main(config: Config, given: argparse.Namespace) -> None:
     check_together([volume], config.train.patch)
     augmented = list(picture_rows(config.augment, RAW))
     check_writable(config.run_dir)
-    [(plain, labels)] = drawn(config, volume, Nothing(), (0, 0, 0), 1)
+    patch = fullest_patch(volume, config.train.patch)
+    [(plain, labels)] = drawn(volume, patch, Nothing(), (0, 0, 0), 1)
     rows = {"as it is": (plain, labels)}
     for title, node, context in augmented:
-        draws = drawn(config, volume, node, context, DRAWS)
+        draws = drawn(volume, patch, node, context, DRAWS)
         changes = [np.abs(raw - plain).mean() for raw, _ in draws]
         rows[title] = draws[int(np.argmax(changes))]
     path = Path(config.run_dir) / "augmentations.png"

@@ -1,7 +1,7 @@
 """Train a network to mark the pre- and post-synaptic sides of synapses.
 
-Called again it resumes from the newest checkpoint in run_dir. Ctrl-C and SIGTERM save and stop.
-Several GPUs or machines: torchrun --nproc-per-node N pipelines/train.py CONFIG.
+The same command resumes from the newest checkpoint in run_dir. Ctrl-C and SIGTERM save and stop.
+For several GPUs or machines: torchrun --nproc-per-node N pipelines/train.py CONFIG.
 """
 
 from __future__ import annotations
@@ -40,9 +40,19 @@ SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
 
 
 def request_graph(
-    config: Config, volumes: list[OpenVolume], first: int, places: range
+    config: Config, volumes: list[OpenVolume], first: int, indices: range
 ) -> gp.Pipeline:
-    """Build the graph from volumes to batches; edit it to change what the network sees."""
+    """Build the graph from volumes to batches; edit it to change what the network sees.
+
+    Parameters
+    ----------
+    config : Config
+    volumes : list of OpenVolume
+    first : int
+        Index of the first batch, above 0 if a run resumes.
+    indices : range
+        Indices of the patches of a batch that this process prepares.
+    """
     patch, reject = config.train.patch, config.reject_sampling
     positions = np.array([v.positions(patch) for v in volumes], dtype=float)
     rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
@@ -74,13 +84,13 @@ def request_graph(
             config.loss.weight_max,
         )
         + gp.Unsqueeze([RAW])
-        + StackPatches(places)
+        + StackPatches(indices)
         + OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size)
     )
 
 
 def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
-    """What a batch has to hold."""
+    """Build the request for a batch."""
     request = gp.BatchRequest()
     for key in (RAW, TARGET, WEIGHTS):
         request.add(key, gp.Coordinate(config.train.patch) * volume.raw.voxel_size)
@@ -101,7 +111,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
             held.enter_context(DriverLock(config.run_dir, "training"))
         data_state = [identity_of(i) for v in volumes for i in (v.raw, v.truth)]
         trainer = Trainer(config, data_state, processes)
-        trainer.validate()  # a run may have been killed before it was done with that
+        trainer.validate()  # a run may have been killed before it had done so
         done = trainer.finished or train(config, volumes, trainer)
         if processes.is_first:
             last = Path(config.run_dir) / "checkpoints"
@@ -112,14 +122,14 @@ def main(config: Config, given: argparse.Namespace) -> bool:
 
 
 def train(config: Config, volumes: list[OpenVolume], trainer: Trainer) -> bool:
-    """Train to the end, or to Ctrl-C; returns whether it was the end."""
+    """Train to the end, or to Ctrl-C; return whether all iterations are done."""
     processes = trainer.processes
     if processes.is_first:
         record_run(config, config.run_dir, "train")
     share = config.train.batch_size // processes.size
-    places = range(share * processes.rank, share * (processes.rank + 1))
+    indices = range(share * processes.rank, share * (processes.rank + 1))
     request = batch_request(config, volumes[0])
-    graph = request_graph(config, volumes, trainer.iteration, places)
+    graph = request_graph(config, volumes, trainer.iteration, indices)
     with gp.build(graph):
 
         def next_batch() -> dict[str, np.ndarray]:

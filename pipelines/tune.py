@@ -1,8 +1,9 @@
-"""Choose the decoder's threshold on data.validation.
+"""Choose the decoder's threshold on the volume of data.validation.
 
-Predicts the volume, scores every setting of tune.thres (and of tune.dilate_sz and tune.thres_small
-where they are given), and writes the best one as a config overlay, tuned.yaml, into run_dir, with a
-table and a plot beside it. The volume has to fit in memory.
+It predicts the volume and scores every setting of tune.thres (and of tune.dilate_sz and
+tune.thres_small where they are given). Into run_dir it writes the best setting as a config overlay,
+tuned.yaml, with all scores (tune.json) and their curves (tune.png). The volume has to fit into
+memory.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from synpol.training.validation import ValidationVolume
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
-    place = ValidationVolume.of(config)
-    polarity, truth = place.predict(find_checkpoint(config)), place.truth()
-    settings = sweep(np.asarray(polarity.array[:]), truth, config, place.labels)
+    volume = ValidationVolume.of(config)
+    polarity, truth = volume.predict(find_checkpoint(config)), volume.truth()
+    settings = sweep(np.asarray(polarity.array[:]), truth, config, volume.labels)
     chosen = best(settings)
     run_dir = Path(config.run_dir)
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])

@@ -138,10 +138,11 @@ def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) 
 
 def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
     """Write the synapses as lines; by neuron too, where neurons are shown and partners known."""
-    grid = layers.instances
+    instances = layers.instances
     partners = table.with_name("partners.parquet")
     known = layers.neurons is not None and partners.is_file()
-    write_annotations(folder, table, grid.offset_nm, grid.end_nm, partners if known else None)
+    low, high = instances.offset_nm, instances.end_nm
+    write_annotations(folder, table, low, high, partners if known else None)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from synpol.blockwise.driver import runs_in_driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.schedulers import scheduler_of
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.stage import AnyStage
 from synpol.config import Config, Workers
 from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
@@ -46,7 +45,7 @@ class PlannedStage:
 
 
 def planned(
-    stage: Stage[Any, Any, Any],
+    stage: AnyStage,
     settings: Workers,
     num_workers: int,
     seconds: float | None,

@@ -74,10 +74,10 @@ class Flaky(Shuffled):
 class Slow(Shuffled):
     """Another stage, whose blocks take longer."""
 
-    seconds: float
+    delay: float
 
     def compute(self, index, opened, given):
-        time.sleep(self.seconds)
+        time.sleep(self.delay)
         return super().compute(index, opened, given)
 
 
@@ -117,7 +117,7 @@ if __name__ == "__main__":
     if "flaky" in options:
         change_label(Flaky, folder_of_attempts=Path(options.pop("flaky")))
     if "slow" in options:
-        change_label(Slow, seconds=options.pop("slow"))
+        change_label(Slow, delay=options.pop("slow"))
     if "workers" in options:
         options["workers"] = Workers(**options["workers"])
     output = sys.argv[2]

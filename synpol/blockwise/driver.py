@@ -150,9 +150,13 @@ class Driver:
         ------
         InputError
             A block found that the input cannot be used, or a scheduler refused a job.
+        ValueError
+            The stage has no folder.
         RuntimeError
             Blocks are missing after three attempts each; names them and the first error.
         """
+        if stage.folder == Path():
+            raise ValueError(f"the stage {stage.name!r} has no folder for its records")
         done = stage.done()
         todo = int(done.size - done.sum())
         if todo == 0:

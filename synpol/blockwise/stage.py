@@ -14,14 +14,14 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Done, Index, done_mask, write_record
+from synpol.blockwise.records import Done, Index, done_mask, read_record, write_record
 
 if TYPE_CHECKING:  # zarr takes a second to import, and stages without arrays do without it
     import zarr
@@ -38,12 +38,12 @@ class Stage[Opened, Given, Result](ABC):
     Attributes
     ----------
     folder : Path
-        Folder of the records.
+        Folder of the records. `synpol.blockwise.run_stage` gives one to a stage that has none.
     grid : (int, int, int)
         Number of blocks along z, y, x.
     """
 
-    folder: Path
+    folder: Path = Path()
     grid: Index
 
     #: name of the stage, for people
@@ -104,6 +104,21 @@ class Stage[Opened, Given, Result](ABC):
         """Store the result, and the record last; by default the result is the record."""
         write_record(self.folder, index, result)
 
+    def records[Record](self, kind: type[Record]) -> Iterator[Record]:
+        """Read the record of every block, in C order.
+
+        Parameters
+        ----------
+        kind : type
+            The dataclass that was written, or one with some of its fields.
+
+        Raises
+        ------
+        DamagedRecord
+            A record cannot be read; it has been set aside.
+        """
+        return (read_record(self.folder, index, kind) for index in blocks_of(self.grid))
+
     def done(self) -> np.ndarray:
         """Tell which blocks are done; a bool array of the shape of the grid."""
         return done_mask(self.folder, self.grid)
@@ -118,14 +133,26 @@ class Stage[Opened, Given, Result](ABC):
 type AnyStage = Stage[Any, Any, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
 class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
-    """Do one step on the blocks of a volume; the work of a block grows with its voxels."""
+    """Do one step on the blocks of a volume; the work of a block grows with its voxels.
+
+    Attributes
+    ----------
+    blocks : BlockGrid
+        Blocks of the volume; `grid` follows from them.
+    """
 
     blocks: BlockGrid
+    grid: Index = field(init=False)
+
     #: work of one voxel, compared with labelling one
     voxel_cost: ClassVar[float] = 1
     #: estimated time of one voxel (two cores, docs/decoding_measured.md)
     seconds_per_voxel: ClassVar[float] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", self.blocks.grid)
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""The network and how it learns."""
+"""Sections about the network and how it learns."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from synpol.config.section import Fraction, NotNegative, Positive, Section, Trip
 
 
 class Model(Section):
-    """The residual symmetric U-Net."""
+    """The network, a residual symmetric U-Net."""
 
     filters: list[Positive] = Field(
-        default=[18, 36, 48, 64, 80], min_length=2, description="channels per level"
+        default=[18, 36, 48, 64, 80], min_length=2, description="channels of each level"
     )
     norm: Literal["batch", "group", "instance", "none"] = Field(
         default="batch", description="normalisation layer"
     )
     activation: Literal["relu", "leaky_relu", "elu", "prelu"] = Field(
-        default="relu", description="activation"
+        default="relu", description="activation function"
     )
 
 
@@ -28,34 +28,38 @@ _OWN_TERMS = ("bce", "dice", "side_contrast", "non_overlap")
 
 
 class Loss(Section):
-    """The recipe's weighted cross entropy and Dice, and side contrast beside them."""
+    """The weighted sum of loss terms: the recipe's cross entropy and Dice, and side contrast."""
 
-    bce: float = Field(default=1.0, ge=0, description="weight of the (weighted) cross entropy")
-    dice: float = Field(default=1.0, ge=0, description="weight of the Dice term")
+    bce: float = Field(default=1.0, ge=0, description="weight of the cross entropy")
+    dice: float = Field(default=1.0, ge=0, description="weight of Dice")
     side_contrast: float = Field(
         default=1.0, ge=0, description="weight of side contrast; 0 gives the plain recipe"
     )
     non_overlap: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the mean of pre * post * union, which the older recipe has (4.0); "
-        "not exclusive only",
+        description="weight of the mean of pre * post * union, 4.0 in the older recipe; only for "
+        "networks that are not exclusive",
     )
     terms: dict[str, NotNegative] = Field(
         default={},
-        description="weights of further loss terms, by their names in synpol/model/losses.py",
+        description="weights of further loss terms by their names, see synpol/model/losses.py",
     )
     class_weight: tuple[float, float, float] = Field(
         default=(1.0, 10.0, 10.0),
-        description="class weights of WeightedCE (background, pre, post); exclusive only",
+        description="weights of background, pre and post in the cross entropy; only for exclusive "
+        "networks",
     )
     fraction_clip: tuple[float, float] = Field(
         default=(0.05, 0.95),
-        description="the foreground fraction f is clipped to this before the foreground gets the "
-        "weight max(f, 1-f) / min(f, 1-f), per channel; not exclusive only",
+        description="range to which f, the fraction of foreground in a channel of a patch, is "
+        "clipped; the rarer of foreground and background then gets the weight max(f, 1-f) / "
+        "min(f, 1-f); only for networks that are not exclusive",
     )
     weight_max: float = Field(
-        default=20.0, ge=1, description="upper bound of a voxel's weight; not exclusive only"
+        default=20.0,
+        ge=1,
+        description="upper bound of a voxel's weight; only for networks that are not exclusive",
     )
 
     @model_validator(mode="after")
@@ -69,22 +73,24 @@ class Loss(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of every loss term by its name, those of `terms` last."""
+        """Weights of all loss terms by their names, those of `terms` last."""
         own = {name: getattr(self, name) for name in _OWN_TERMS}
         return own | self.terms
 
 
 class RejectSampling(Section):
-    """Patches with little foreground are drawn anew."""
+    """Rejection of patches with too little foreground."""
 
     size_thres: int = Field(
-        default=1000, ge=0, description="foreground voxels that a patch should have; 0 turns it off"
+        default=1000,
+        ge=0,
+        description="foreground voxels that a patch should have; 0: no rejection",
     )
-    p: Fraction = Field(default=0.95, description="probability that a poorer patch is rejected")
+    p: Fraction = Field(default=0.95, description="probability that a patch with fewer is rejected")
     after_augmentation: bool = Field(
         default=False,
-        description="count after deformation and misalignment, as the recipe does; by default "
-        "before, so that no deformation is computed for a patch that is rejected",
+        description="whether voxels are counted after deformation and misalignment, as in the "
+        "recipe; by default before, so that no deformation is computed for a rejected patch",
     )
 
 
@@ -93,84 +99,95 @@ class Augment(Section):
 
     elastic_p: Fraction = Field(default=0, description="probability of an elastic deformation")
     elastic_spacing: Triple = Field(
-        default=(4, 32, 32), description="voxels between its control points, z, y, x"
+        default=(4, 32, 32),
+        description="distances of the control points of the deformation, voxels, z, y, x",
     )
     elastic_sigma: tuple[NotNegative, NotNegative, NotNegative] = Field(
-        default=(0, 2, 2), description="voxels by which control points move, standard deviation"
+        default=(0, 2, 2),
+        description="standard deviation of the shifts of control points, voxels, z, y, x",
     )
     misalign_p: Fraction = Field(default=0, description="probability of a misalignment")
     misalign: Positive = Field(
         default=16, description="largest shift of misaligned sections along y and x, voxels"
     )
     misalign_slip: Fraction = Field(
-        default=0.5, description="share of slips (one section moves); others: all from one on move"
+        default=0.5,
+        description="share of slips, in which one section moves; otherwise all sections from one "
+        "on move",
     )
-    flip: bool = Field(default=True, description="mirror each axis with probability 0.5")
-    rotate90: bool = Field(default=True, description="swap y and x with probability 0.5")
-    gamma_p: Fraction = Field(default=0, description="probability of another gamma")
+    flip: bool = Field(
+        default=True, description="whether each axis is mirrored, with probability 0.5"
+    )
+    rotate90: bool = Field(
+        default=True, description="whether y and x are swapped, with probability 0.5"
+    )
+    gamma_p: Fraction = Field(default=0, description="probability of a random gamma")
     gamma: float = Field(
-        default=1.5, ge=1, description="largest gamma; its inverse is the smallest"
+        default=1.5, ge=1, description="largest gamma; the smallest is its inverse"
     )
     section_contrast: float = Field(
-        default=0.1, ge=0, lt=1, description="largest relative change of contrast, per section"
+        default=0.1, ge=0, lt=1, description="largest relative change of contrast, of each section"
     )
     section_brightness: float = Field(
-        default=0.1, ge=0, lt=1, description="largest shift of brightness (0..1), per section"
+        default=0.1, ge=0, lt=1, description="largest shift of brightness (0..1), of each section"
     )
     noise_p: Fraction = Field(default=0, description="probability of Gaussian noise")
-    noise: float = Field(default=0.1, ge=0, description="its standard deviation (0..1)")
-    blur_p: Fraction = Field(default=0, description="probability that sections are blurred")
-    blur: Positive = Field(default=3, description="blurred sections of a patch at most")
-    blur_length: Positive = Field(default=11, description="voxels over which they are blurred")
-    missing_p: Fraction = Field(default=0, description="probability that sections are missing")
-    missing: Positive = Field(default=3, description="missing sections of a patch at most")
+    noise: float = Field(default=0.1, ge=0, description="standard deviation of the noise (0..1)")
+    blur_p: Fraction = Field(default=0, description="probability of blurred sections")
+    blur: Positive = Field(default=3, description="largest number of blurred sections")
+    blur_length: Positive = Field(default=11, description="length of the blur, voxels")
+    missing_p: Fraction = Field(default=0, description="probability of missing sections")
+    missing: Positive = Field(default=3, description="largest number of missing sections")
     missing_whole: Fraction = Field(
-        default=0.5, description="share of missing sections that are missing as a whole"
+        default=0.5, description="share of missing sections that are missing wholly, not in part"
     )
     extra: dict[str, dict[str, Any]] = Field(
         default={},
-        description="more augmentations, by their names in synpol/gp/augmentations.py, each with "
-        "its options",
+        description="options of further augmentations by their names, see "
+        "synpol/gp/augmentations.py",
     )
 
 
 class Train(Section):
     """The training loop."""
 
-    patch: Triple = Field(default=(18, 256, 256), description="patch in voxels, z, y, x")
+    patch: Triple = Field(default=(18, 256, 256), description="size of a patch, voxels, z, y, x")
     batch_size: Positive = Field(default=4, description="patches per iteration")
-    iterations: Positive = Field(default=150000, description="iterations in all")
+    iterations: Positive = Field(default=150000, description="number of iterations")
     optimizer: Literal["adamw", "sgd"] = Field(
-        default="adamw", description="sgd is the older recipe's"
+        default="adamw", description="optimizer; the older recipe has sgd"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
-    lr: float = Field(default=1e-3, gt=0, description="learning rate at its highest")
-    lr_min: float = Field(default=1e-5, ge=0, description="where its cosine ends")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
+    lr: float = Field(default=1e-3, gt=0, description="highest learning rate")
+    lr_min: float = Field(
+        default=1e-5, ge=0, description="last learning rate, at the end of a cosine"
+    )
     warmup: int = Field(default=0, ge=0, description="iterations of linear warm-up")
     weight_decay: float = Field(
-        default=0.01, ge=0, description="of the optimizer; none on norms and biases"
+        default=0.01, ge=0, description="weight decay of the optimizer; norms and biases have none"
     )
     gradient_clipping: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(
-        default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 turns it off"
+        default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0: no averaging"
     )
     ema_warmup: int = Field(
-        default=500, ge=0, description="iterations before which the average follows the weights"
+        default=500, ge=0, description="number of iterations before averaging begins"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="auto: bfloat16 where the processor has it; float16 is for GPUs only",
+        description="type that convolutions compute in; auto: bfloat16 if the device has it, else "
+        "float32; float16 is for GPUs only",
     )
     num_workers: int = Field(
-        default=2, ge=0, description="processes that prepare batches; 0: in the training process"
+        default=2, ge=0, description="processes that prepare batches; 0: the training process does"
     )
-    cache_size: Positive = Field(default=8, description="batches kept ready")
+    cache_size: Positive = Field(default=8, description="number of batches kept ready")
     checkpoint_every: Positive = Field(default=1000, description="iterations between checkpoints")
     validate_every: int = Field(
         default=0,
         ge=0,
-        description="iterations between validations (data.validation is predicted, decoded and "
-        "scored, and the best checkpoint is kept for prediction); 0: never",
+        description="iterations between validations, which predict, decode and score "
+        "data.validation and keep the best checkpoint for prediction; 0: never",
     )
     patience: int = Field(
         default=0,

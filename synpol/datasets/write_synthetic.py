@@ -11,8 +11,8 @@ import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Done, Index, read_record, write_record
-from synpol.blockwise.stage import Stage, blocks_of
+from synpol.blockwise.records import Done, Index, write_record
+from synpol.blockwise.stage import VoxelStage
 from synpol.config import SyntheticDataset
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
@@ -61,7 +61,7 @@ class MadeLabels:
 
 
 @dataclass(frozen=True)
-class SynthesiseStage(Stage[MadeArrays, None, Region]):
+class SynthesiseStage(VoxelStage[MadeArrays, None, Region]):
     """Make the image and the neurons of every block, and its labels as they come.
 
     Attributes
@@ -75,11 +75,10 @@ class SynthesiseStage(Stage[MadeArrays, None, Region]):
     container: str
     labels: str
     volume: SyntheticVolume
-    blocks: BlockGrid
 
     name = "synthesise"
     version = 3
-    job_cost = 2**24
+    voxel_cost = 4
 
     def open(self) -> MadeArrays:
         return MadeArrays(
@@ -120,39 +119,33 @@ class NumberedArrays:
 
 
 @dataclass(frozen=True)
-class NumberLabelsStage(Stage[NumberedArrays, np.ndarray, np.ndarray]):
+class NumberLabelsStage(VoxelStage[NumberedArrays, np.ndarray, np.ndarray]):
     """Number synapses 1, 2, ... and drop those that the border left without a side.
 
     Attributes
     ----------
-    container, labels : str
-        Paths of the container with ``truth``, and of the array of labels.
-    blocks : BlockGrid
-    made : Path
-        Folder of the first stage's records.
+    made : SynthesiseStage
+        Stage that made the labels.
     min_side_voxels : int
-        Fewest voxels of each side of a synapse that stays; 0 keeps all synapses.
+        Number of voxels that each side of a synapse has at least; 0 keeps all synapses.
     """
 
-    container: str
-    labels: str
-    blocks: BlockGrid
-    made: Path
+    made: SynthesiseStage
     min_side_voxels: int
 
     name = "number labels"
-    job_cost = 2**20
+    voxel_cost = 0.25
 
     def open(self) -> NumberedArrays:
         return NumberedArrays(
             kept=self._kept(),
-            labels=zarr.open_array(self.labels, mode="r"),
-            truth=open_image(join(self.container, "truth"), mode="r+").array,
+            labels=zarr.open_array(self.made.labels, mode="r"),
+            truth=open_image(join(self.made.container, "truth"), mode="r+").array,
         )
 
     def _kept(self) -> np.ndarray:
         """Find the synapses that have both sides in all of the volume."""
-        records = [read_record(self.made, index, MadeLabels) for index in blocks_of(self.grid)]
+        records = list(self.made.records(MadeLabels))
         labels = np.concatenate([record.labels for record in records])
         voxels = np.concatenate([record.voxels for record in records])
         present, into = np.unique(labels, return_inverse=True)
@@ -225,7 +218,6 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
         make = SynthesiseStage(
             folder=folder / "make",
-            grid=blocks.grid,
             container=dataset.output,
             labels=str(labels),
             volume=volume,
@@ -235,11 +227,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         driver.run(
             NumberLabelsStage(
                 folder=folder / "number",
-                grid=blocks.grid,
-                container=dataset.output,
-                labels=str(labels),
                 blocks=blocks,
-                made=make.folder,
+                made=make,
                 min_side_voxels=dataset.min_side_voxels,
             )
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.fragments import (
@@ -98,7 +97,6 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
     """
 
     labelled: Path
-    blocks: BlockGrid
     thres_small: int
     dilate_sz: int
     sides: bool

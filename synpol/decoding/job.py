@@ -22,11 +22,12 @@ from funlib.geometry import Coordinate
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.run import records_of
 from synpol.blockwise.schedulers import scheduler_of
 from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
-from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages, records_of
+from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages
 from synpol.decoding.target import ADVICE, Target, check_output
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole

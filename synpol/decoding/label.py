@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, stored
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.reference import Threshold, components, reach
@@ -142,7 +141,6 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
 
     prediction: str
     voxel_bytes: int
-    blocks: BlockGrid
     threshold: Threshold
     dilate_sz: int
     sides: bool

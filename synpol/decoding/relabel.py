@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synpol.blockwise.grid import BlockGrid, parent
+from synpol.blockwise.grid import parent
 from synpol.blockwise.records import Index, read_record
 from synpol.blockwise.stage import ArrayStage
 from synpol.decoding.dilate import StateNames
@@ -75,7 +75,6 @@ class RelabelStage(ArrayStage[Opened, None]):
 
     instances: str
     voxel_bytes: int
-    blocks: BlockGrid
     labelled: Path
     dilated: Path
     relabelling: Path | None

@@ -58,7 +58,6 @@ class RescaleStage(ArrayStage[Opened, np.ndarray]):
     instances: str
     full: str
     voxel_bytes: int
-    blocks: BlockGrid
     shape: Index
 
     name = "rescale"

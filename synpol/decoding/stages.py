@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.stage import Stage
+from synpol.blockwise.run import records_of
+from synpol.blockwise.stage import AnyStage
 from synpol.decoding.dilate import DilateStage
 from synpol.decoding.label import LabelStage
 from synpol.decoding.merge import MergeStage
@@ -27,7 +27,7 @@ from synpol.images.image import Image
 from synpol.polarity import Channels
 
 #: kinds of the stages, in order; the hash of a result holds their versions in this order
-STAGES: tuple[type[Stage[Any, Any, Any]], ...] = (
+STAGES: tuple[type[AnyStage], ...] = (
     LabelStage,
     DilateStage,
     MergeStage,
@@ -72,7 +72,7 @@ def decoding_stages(
     blocks: BlockGrid,
     target: BlockGrid,
     options: DecodeOptions,
-) -> list[Stage[Any, Any, Any]]:
+) -> list[AnyStage]:
     """Return the stages of a decoding, in order.
 
     Parameters
@@ -94,7 +94,6 @@ def decoding_stages(
     instances = join(output, "instances", "s0")
     label = LabelStage(
         folder=folder / "label",
-        grid=blocks.grid,
         prediction=prediction,
         voxel_bytes=Channels.count * dtype.itemsize,
         blocks=blocks,
@@ -104,7 +103,6 @@ def decoding_stages(
     )
     dilate = DilateStage(
         folder=folder / "dilate",
-        grid=blocks.grid,
         labelled=label.folder,
         blocks=blocks,
         thres_small=options.thres_small,
@@ -121,7 +119,6 @@ def decoding_stages(
     resolves = resolve_stages(folder, merges)
     relabel = RelabelStage(
         folder=folder / "relabel-full" if is_resized else records_of(folder, "relabel", output),
-        grid=blocks.grid,
         instances=join(str(folder), "instances", "s0") if is_resized else instances,
         voxel_bytes=options.dtype.itemsize,
         blocks=blocks,
@@ -132,11 +129,10 @@ def decoding_stages(
         sides=options.sides,
         semantic=options.semantic,
     )
-    stages: list[Stage[Any, Any, Any]] = [label, dilate, *merges, number, *resolves, relabel]
+    stages: list[AnyStage] = [label, dilate, *merges, number, *resolves, relabel]
     if is_resized:
         rescale = RescaleStage(
             folder=records_of(folder, "rescale", output),
-            grid=target.grid,
             instances=instances,
             full=relabel.instances,
             voxel_bytes=options.dtype.itemsize,
@@ -177,8 +173,3 @@ def resolve_stages(folder: Path, merges: list[MergeStage]) -> list[ResolveStage]
         )
         stages.append(stage)
     return stages
-
-
-def records_of(folder: Path, stage: str, output: str) -> Path:
-    """Return the folder of records that belong to one output: others may share the work folder."""
-    return folder / f"{stage}-{hash_of(str(Path(output).resolve()))[:8]}"

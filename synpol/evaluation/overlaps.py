@@ -18,8 +18,8 @@ import zarr
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Index, read_record, work_folder
-from synpol.blockwise.stage import VoxelStage, blocks_of
+from synpol.blockwise.records import Index, work_folder
+from synpol.blockwise.stage import VoxelStage
 from synpol.errors import InputError
 from synpol.evaluation.mask_truth import instances_of_mask, is_mask
 from synpol.evaluation.matching import Overlaps
@@ -84,7 +84,6 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     begin: Index
     multiple: Index
     predicted_only: bool
-    blocks: BlockGrid
 
     name = "compare"
     version = 1
@@ -246,7 +245,6 @@ def overlaps_blockwise(
         folder = work / f"compare-{digest[:16]}"
         stage = CompareStage(
             folder=folder,
-            grid=blocks.grid,
             predicted=predicted.path,
             other=other.path,
             begin=begin,
@@ -255,6 +253,6 @@ def overlaps_blockwise(
             blocks=blocks,
         )
         driver.run(stage)
-        records = [read_record(folder, index, Overlaps) for index in blocks_of(blocks.grid)]
+        records = list(stage.records(Overlaps))
         shutil.rmtree(folder)
     return Overlaps.joined(records)

@@ -1,4 +1,4 @@
-"""Nodes for gunpowder request graphs."""
+"""gunpowder nodes, of which the recipe builds its training batches."""
 
 from synpol.gp.add_polarity_target import AddPolarityTarget
 from synpol.gp.add_sides_known import AddSidesKnown

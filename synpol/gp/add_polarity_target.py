@@ -1,8 +1,8 @@
-"""From labels to what the network should answer, and how much each voxel counts.
+"""Turn the labels of a patch into the target of the network and a weight for every voxel.
 
-The weights are those of the EM-R50 recipe: with f the fraction of foreground in a channel of the
-patch, clipped, the rarer of foreground and background gets the weight max(f, 1-f) / min(f, 1-f)
-and the other 1; a channel without any foreground gets 1 everywhere.
+The weights are those of the EM-R50 recipe. Let f be the clipped fraction of foreground in a channel
+of the patch. The rarer of foreground and background gets the weight max(f, 1-f) / min(f, 1-f), the
+other one 1. A channel without foreground gets 1 everywhere.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ class AddPolarityTarget(gp.BatchFilter):
     labels : gp.ArrayKey
         Labels, ``(z, y, x)``.
     target : gp.ArrayKey
-        Provided: ``(3, z, y, x)`` float32, channels pre, post, union; exclusive: ``(z, y, x)``
-        int64, 0 background, 1 pre, 2 post.
+        Target, provided by this node: ``(3, z, y, x)`` float32, channels pre, post, union; for an
+        exclusive network classes, ``(z, y, x)`` int64, 0 background, 1 pre, 2 post.
     weights : gp.ArrayKey
-        Provided: float32 of the target's shape.
+        Weights, provided by this node: float32 in the shape of the target.
     sides_known : gp.ArrayKey, optional
-        Non-spatial flag of the patch. Where it is 0 the labels mark the union only: that channel
-        is trained as always and the sides get weight zero.
+        Non-spatial flag of the patch. Where it is 0, the labels mark the union only: its channel is
+        trained as usual, and the sides get the weight 0.
     exclusive : bool
+        Whether the network is exclusive.
     fraction_clip : (float, float)
-        Bounds of the foreground fraction.
+        Bounds of the fraction of foreground.
     weight_max : float
         Upper bound of a weight.
     """
@@ -92,17 +93,21 @@ def polarity_target(
     fraction_clip: tuple[float, float] = (0.05, 0.95),
     weight_max: float = 20.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Target and voxel weights of a label patch; see `AddPolarityTarget`.
+    """Return the target and the voxel weights of a label patch.
 
     Parameters
     ----------
     labels : (z, y, x) array of integers
+        Labels: 2n-1 / 2n, or not 0 on synapses where the sides are unknown.
     sides_known, exclusive, fraction_clip, weight_max
         As in `AddPolarityTarget`.
 
     Returns
     -------
-    target, weights : arrays
+    target : array
+        ``(3, z, y, x)`` float32, or ``(z, y, x)`` int64 classes.
+    weights : float32 array
+        Weights in the shape of the target.
     """
     target = seg_to_polarity(labels, exclusive)
     if exclusive:

@@ -1,4 +1,4 @@
-"""A flag that travels with every patch: does its volume know the sides of its synapses?"""
+"""Flag every patch: are the sides of the synapses in its volume known?"""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import numpy as np
 
 
 class AddSidesKnown(gp.BatchFilter):
-    """Provide the flag of one volume; belongs downstream of its ``gp.RandomLocation``.
+    """Provide the flag of one volume; this node belongs after its ``gp.RandomLocation``.
 
     Parameters
     ----------
     sides_known : gp.ArrayKey
-        Provided: a non-spatial array of shape ``(1,)``, 1 where labels are 2n-1 / 2n, 0 where they
-        mark synapses without sides.
+        Flag, provided by this node: a non-spatial uint8 array of shape ``(1,)``, 1 if the labels
+        are 2n-1 / 2n, 0 if they mark synapses without sides.
     known : bool
-        The flag of this volume.
+        Value of the flag for this volume.
     """
 
     def __init__(self, sides_known: gp.ArrayKey, known: bool) -> None:

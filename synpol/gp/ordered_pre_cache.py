@@ -1,10 +1,10 @@
-"""Batches prepared ahead in worker processes, always the same ones in the same order.
+"""Prepare batches ahead in worker processes, always the same ones in the same order.
 
-gunpowder's ``PreCache`` returns whichever batch is ready first and, when the request carries a
-seed, the same batch for ever. Here batch i gets a seed derived from (run seed, i), worker w of n
-prepares the batches i with i mod n = w, and they are handed out in the order of i. So a run does
-not depend on how many workers prepared it, and one that resumes at batch i goes on as if it had
-never stopped.
+gunpowder's ``PreCache`` returns whichever batch is ready first, and for a request with a seed it
+returns the same batch for ever. Here the seed of batch i is derived from the seed of the run and i,
+worker w of n prepares the batches i with i mod n = w, and batches are handed out in the order of i.
+So a run does not depend on the number of workers, and a run that resumes at batch i goes on as if
+it had never stopped.
 """
 
 from __future__ import annotations
@@ -24,44 +24,55 @@ from synpol.errors import InputError
 
 
 def request_batch(graph: gp.Pipeline, request: gp.BatchRequest) -> gp.Batch:
-    """Request a batch; a user's mistake comes out of the graph as it was raised.
+    """Request a batch, and raise a user's mistake as the node raised it.
 
-    gunpowder wraps whatever a node raises into text, once a node on the way down.
+    gunpowder turns whatever a node raises into text, again at every node downstream.
+
+    Parameters
+    ----------
+    graph : gp.Pipeline
+        Graph that was built.
+    request : gp.BatchRequest
 
     Raises
     ------
     InputError
-        Raised by a node, in this process or in one that prepares batches.
+        A node raised it, in this process or in one that prepares batches.
     """
     try:
         return graph.request_batch(request)
     except gp.PipelineRequestError as error:
-        _, found, rest = str(error).rpartition("synpol.errors.InputError: ")
-        if found:
-            raise InputError(rest.partition("\n")[0].strip()) from None
+        _, is_mistake, message = str(error).rpartition("synpol.errors.InputError: ")
+        if is_mistake:
+            raise InputError(message.partition("\n")[0].strip()) from None
         raise
 
 
 def batch_seed(seed: int, index: int) -> int:
-    """Seed of batch `index` of a run, 0 .. 2**32 - 1."""
+    """Return the seed of batch `index` of a run, 0 .. 2**32 - 1."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 class OrderedPreCache(gp.BatchFilter):
     """Hand out batch `first`, `first` + 1, ... of a run, prepared ahead.
 
-    The worker processes are forked on the first request; they never touch CUDA.
+    The worker processes are forked at the first request. They never touch CUDA.
 
     Parameters
     ----------
     seed : int
-        Of the run.
+        Seed of the run.
     first : int
-        Index of the first batch, above 0 when a run resumes.
+        Index of the first batch, above 0 if a run resumes.
     num_workers : int
-        Processes; 0 prepares every batch when it is asked for.
+        Number of worker processes. With 0, this process prepares a batch when it is requested.
     cache_size : int
-        Batches kept ready, over all workers.
+        Number of batches kept ready by all workers together.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds that requests have waited for their batches so far.
     """
 
     def __init__(
@@ -73,7 +84,6 @@ class OrderedPreCache(gp.BatchFilter):
         self.ahead = max(1, cache_size // max(1, num_workers))
         self.workers: list[Any] = []
         self.queues: list[Any] = []
-        #: seconds that requests have waited for their batch
         self.waited = 0.0
 
     def provide(self, request: gp.BatchRequest) -> gp.Batch:
@@ -121,7 +131,7 @@ class OrderedPreCache(gp.BatchFilter):
         import dask
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the training loop ends first, and this with it
+            signal.signal(number, signal.SIG_IGN)  # it ends with the training loop
         dask.config.set(scheduler="synchronous")  # the parent's threads did not survive the fork
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         try:

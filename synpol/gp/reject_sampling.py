@@ -1,9 +1,9 @@
-"""Rejection of patches that show next to nothing, as the EM-R50 recipe asks for.
+"""Reject patches with too little foreground, as the EM-R50 recipe does.
 
-A candidate is judged by its labels alone, before its image is read or anything costly is done to
-it. gunpowder's own ``Reject`` draws the same patch again and again when the request carries a seed;
-here every attempt derives a seed of its own from the request's, so the patch that is accepted
-depends on the request's seed alone and a run can be repeated and resumed.
+A candidate is judged by its labels alone, before its image is read and before anything costly is
+done to it. gunpowder's own ``Reject`` draws the same patch again and again if the request has a
+seed. Here every attempt derives its own seed from that of the request, so the accepted patch
+depends on the request's seed alone, and a run can be repeated and resumed.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ logger = logging.getLogger(__name__)
 
 
 class RejectSampling(gp.BatchFilter):
-    """Draw a patch anew, with probability `p`, while it has too little foreground.
+    """Draw a patch again, with probability `p`, while it has too little foreground.
 
-    Belongs downstream of ``gp.RandomLocation`` (and of ``gp.RandomProvider`` where there are
-    several volumes).
+    This node belongs after ``gp.RandomLocation``, and after ``gp.RandomProvider`` if there are
+    several volumes.
 
     Parameters
     ----------
     labels : gp.ArrayKey
-        Labels, ``(z, y, x)``; every voxel that is not 0 is foreground.
+        Labels, ``(z, y, x)``. Every voxel that is not 0 is foreground.
     size_thres : int
         Foreground voxels that a patch should have; 0 accepts everything.
     p : float
         Probability that a poorer patch is rejected.
     draws : gp.ArrayKey, optional
-        Provided: how many patches were drawn for this one, a non-spatial array of shape ``(1,)``;
-        the acceptance rate is its inverse.
+        Number of patches drawn for this one, provided by this node: a non-spatial int64 array of
+        shape ``(1,)``. Its inverse is the acceptance rate.
     patch : 3 ints, optional
-        Voxels in the middle of the request that are counted; by default all of it. To be given
-        where nodes downstream ask for more than the patch and cut it.
+        Size in voxels of the middle of the request in which foreground is counted; by default the
+        whole request. It is needed if nodes downstream request more than the patch and crop it.
     patience : int
-        Draws in a row below `size_thres` after which it gives up (``p=1``) or warns once.
+        Number of draws in a row below `size_thres` after which the node gives up (if `p` is 1) or
+        warns once.
 
     Raises
     ------
     InputError
-        With ``p=1``, when `patience` draws in a row found no patch with `size_thres` voxels.
+        A parameter is out of its range; or, when a batch is requested, `p` is 1 and `patience`
+        draws in a row found no patch with `size_thres` foreground voxels.
     """
 
     def __init__(
@@ -114,10 +116,10 @@ class RejectSampling(gp.BatchFilter):
         self.largest = max(self.largest, foreground)
         if self.poor_in_a_row != self.patience:
             return
-        found = (
+        message = (
             f"in {self.patience} draws in a row no patch had reject_sampling.size_thres = "
             f"{self.size_thres} foreground voxels; the largest count was {self.largest}"
         )
         if self.p == 1:
-            raise InputError(f"{found}. Lower size_thres, enlarge train.patch, or set p below 1")
-        logger.warning("%s; patches are accepted by chance alone (1 - p = %g)", found, 1 - self.p)
+            raise InputError(f"{message}. Lower size_thres, enlarge train.patch, or set p below 1")
+        logger.warning("%s; patches are accepted by chance alone (1 - p = %g)", message, 1 - self.p)

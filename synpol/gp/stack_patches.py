@@ -1,4 +1,4 @@
-"""Patches stacked to a batch."""
+"""Stack patches to a batch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 class StackPatches(gp.BatchFilter):
     """Stack patches along a new first axis, as ``gunpowder.Stack`` does.
 
-    There a patch's seed depends on what the nodes upstream drew for the patch before it. Here it
-    is made of the batch's seed and the patch's place in the batch alone, so that several processes
-    can each prepare their part of a batch.
+    There the seed of a patch depends on what the nodes upstream drew for the patch before it. Here
+    it depends only on the seed of the batch and on the index of the patch in the batch, so that
+    several processes can each prepare their part of a batch.
 
     Parameters
     ----------
-    places : range
-        Which patches of the batch are wanted.
+    indices : range
+        Indices of the patches to prepare, of those that the whole batch has.
     """
 
-    def __init__(self, places: range) -> None:
-        self.places = places
+    def __init__(self, indices: range) -> None:
+        self.indices = indices
 
     def provide(self, request: gp.BatchRequest) -> gp.Batch:
         patches = []
-        for place in self.places:
-            seed = np.random.SeedSequence([request.random_seed, place]).generate_state(1)
+        for index in self.indices:
+            seed = np.random.SeedSequence([request.random_seed, index]).generate_state(1)
             of_patch = request.copy()
             of_patch._random_seed = int(seed[0])
             patches.append(self.get_upstream_provider().request_batch(of_patch))

@@ -1,4 +1,4 @@
-"""Where the network runs and in which precision."""
+"""Choose the device that a network runs on, and the precision that it computes in."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a config: ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device of a config: ``auto`` is a CUDA device if there is one, else the CPU.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises
     ------
     InputError
-        A device that is not there.
+        The name is none of these, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,40 +50,42 @@ def choose_device(name: str) -> torch.device:
 
 
 def worker_device(name: str, workers: Workers) -> torch.device:
-    """Choose the device of one of several processes on a machine: each takes a free GPU of its own.
+    """Choose the device of one of several processes on a machine: each takes a GPU for itself.
 
     Parameters
     ----------
     name : str
-        Device of the config.
+        Device that the config names.
     workers : Workers
-        Where workers run.
+        Section of the config about workers.
 
     Raises
     ------
     InputError
-        The device is not there, or a cluster was to give this process a GPU and did not.
+        This machine has no such device, or the cluster gave this process no GPU although it
+        was asked for one.
     """
     device = choose_device(name)
     if device.type == "cpu" and workers.gpus:
         raise InputError(
             f"workers.gpus is {workers.gpus}, but torch sees no CUDA device on "
             f"{os.uname().nodename}; ask the cluster for one (workers.queue, workers.options), or "
-            "say workers.gpus=0 to predict on the CPU"
+            "set workers.gpus=0 to predict on the CPU"
         )
     if device.type == "cpu" or device.index is not None:
         return device
     return torch.device("cuda", _free_gpu())
 
 
-#: open lock files of the GPUs that this process has taken, by their index
+#: open lock files of the GPUs that this process holds, by the index of the GPU
 _taken: dict[int, IO[str]] = {}
 
 
 def _free_gpu() -> int:
-    """Index of a GPU that no other synpol process of this user holds; it is held from now on.
+    """Take a GPU that no other synpol process of this user holds, and return its index.
 
-    `CUDA_VISIBLE_DEVICES` decides which there are. Where none is free one is shared.
+    It is held until this process ends. `CUDA_VISIBLE_DEVICES` decides which GPUs there are. If none
+    is free, one is shared.
     """
     folder = Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
@@ -101,12 +108,18 @@ def _free_gpu() -> int:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type that convolutions compute in: by itself bfloat16 where the processor has it.
+    """Choose the type that convolutions compute in: for ``auto`` bfloat16 if the device has it.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16", "float16"}
+    device : torch.device
+        Device that the network runs on.
 
     Raises
     ------
     InputError
-        float16 on a CPU.
+        float16 was asked for on a CPU.
     """
     if precision == "auto":
         if device.type == "cuda":
@@ -125,7 +138,7 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Compute in `dtype` where that is not float32 already."""
+    """Return a context in which the network computes in `dtype`."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)

@@ -5,8 +5,8 @@ After Lee et al., "Superhuman accuracy on the SNEMI3D connectomics challenge", a
 only, because EM sections are thicker than their pixels are wide. The first level convolves in
 plane only, (1, 3, 3), where a section is still several pixels thick.
 
-One difference from the usual wiring: the image goes into a plain convolution. A norm and a ReLU
-before it would throw away every voxel darker than the mean, the membranes and densities.
+One thing differs from the usual wiring: the image goes into a plain convolution. A norm and a ReLU
+before it would remove every voxel darker than the mean, which are the membranes and densities.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _activation(kind: str) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """One convolution to the new width, a residual pair, one more convolution."""
+    """Change the width by a convolution, then add a residual pair, then convolve once more."""
 
     def __init__(
         self, width_in: int, width: int, kernel: tuple[int, int, int], norm: str, activation: str
@@ -76,16 +76,20 @@ class RSUNet(nn.Module):
     Parameters
     ----------
     filters : sequence of int
-        Channels per level; ``len(filters) - 1`` poolings. The default has 2.29 million parameters.
+        Channels of each level, one pooling fewer than levels. The default network has 2.29
+        million parameters.
     out_channels : int
-        Three: pre, post, union; or, exclusive, background, pre, post.
+        Number of output channels; see `synpol.polarity.Channels`.
     norm : {"batch", "group", "instance", "none"}
+        Normalisation layer.
     activation : {"relu", "leaky_relu", "elu", "prelu"}
+        Activation function.
 
     Notes
     -----
-    Input ``(batch, 1, z, y, x)`` float in 0..1, output ``(batch, out_channels, z, y, x)`` logits.
-    y and x have to be multiples of ``2 ** (len(filters) - 1)``.
+    The input is ``(batch, 1, z, y, x)`` float, intensities 0..1; the output is logits,
+    ``(batch, out_channels, z, y, x)``. The sizes in y and x have to be
+    multiples of ``2 ** (len(filters) - 1)``.
     """
 
     def __init__(
@@ -130,8 +134,3 @@ class RSUNet(nn.Module):
             x = self.project[level](self.up(x)) + skips[level]
             x = self.decode[level](x)
         return self.head(x)
-
-
-def in_plane_multiple(filters: Sequence[int]) -> int:
-    """What y and x of a patch have to be a multiple of."""
-    return 2 ** (len(filters) - 1)

@@ -1,4 +1,4 @@
-"""Checkpoints as networks that predict."""
+"""Load the network of a checkpoint for prediction."""
 
 from __future__ import annotations
 
@@ -15,50 +15,49 @@ from synpol.model import RSUNet, build_model
 
 
 def best_checkpoint(run_dir: str) -> Path:
-    """The checkpoint that validation during training found best, where it has found any."""
+    """Return the path of the checkpoint with the best validation score; it may not exist."""
     return Path(run_dir) / "checkpoints" / "best.pt"
 
 
 def latest_checkpoint(run_dir: str) -> Path | None:
-    """The checkpoint of the highest iteration, None when there is none."""
-    found = sorted(Path(run_dir, "checkpoints").glob("[0-9]*.pt"))
-    return found[-1] if found else None
+    """Return the path of the checkpoint of the highest iteration, None if there is none."""
+    checkpoints = sorted(Path(run_dir, "checkpoints").glob("[0-9]*.pt"))
+    return checkpoints[-1] if checkpoints else None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.
+    """Read the content of a checkpoint.
 
     Raises
     ------
     InputError
-        Missing, damaged, or not one of synpol's.
+        The file is missing, damaged, or not a checkpoint of synpol.
     """
     if not path.is_file():
-        raise InputError(
-            f"there is no checkpoint {path}; train first "
-            "(pipelines/train.py of synpol's repository)"
-        )
+        raise InputError(f"there is no checkpoint {path}; train first, or name another one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} is not a readable checkpoint ({error}); remove it") from None
     if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path} was not written by pipelines/train.py of synpol's repository")
+        raise InputError(f"{path} is not a checkpoint that synpol wrote")
     return state
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network ready to predict.
+    """A trained network.
 
     Attributes
     ----------
     model : RSUNet
-        With the averaged weights where the run kept them.
+        Network with its averaged weights, or with its last ones if the run averaged none.
     path : str
+        Path of the checkpoint.
     digest : str
-        SHA-256 of the file: what a prediction depends on.
+        SHA-256 of the checkpoint, which tells whether a prediction is up to date.
     iteration : int
+        Number of iterations that the network was trained for.
     """
 
     model: RSUNet
@@ -68,27 +67,27 @@ class Trained:
 
 
 def find_checkpoint(config: Config) -> Path:
-    """The checkpoint that a config predicts with.
+    """Return the path of the checkpoint that a config predicts with.
 
-    The one that it names; else the best where the run validates; else the latest.
+    It is the one that the config names; else the best one, if the run validates; else the latest.
 
     Raises
     ------
     InputError
-        None is named and the run has none.
+        The config names none, and the run has none.
     """
     if config.predict.checkpoint is not None:
         return Path(config.predict.checkpoint)
     best = best_checkpoint(config.run_dir)
     if config.train.validate_every and best.exists():
         return best
-    found = latest_checkpoint(config.run_dir)
-    if found is None:
+    latest = latest_checkpoint(config.run_dir)
+    if latest is None:
         raise InputError(
-            f"there is no checkpoint in {config.run_dir}/checkpoints; train first "
-            "(pipelines/train.py of synpol's repository), or name one: predict.checkpoint=FILE"
+            f"there is no checkpoint in {config.run_dir}/checkpoints; train first, or name one: "
+            "predict.checkpoint=FILE"
         )
-    return found
+    return latest
 
 
 def load_trained(
@@ -107,7 +106,7 @@ def load_trained(
     model : Model
         Architecture that the config describes.
     exclusive : bool
-        Whether its channels are classes.
+        Whether the channels of the network are classes.
     intensity_range : (float, float) or None
         Intensities that the network sees as 0 and 1.
 

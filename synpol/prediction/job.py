@@ -10,15 +10,16 @@ import numpy as np
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.run import all_records_of, fill_image, records_of
 from synpol.blockwise.schedulers import scheduler_of
 from synpol.config import Config, Predict, Workers
 from synpol.errors import InputError
 from synpol.files import join
-from synpol.images.claim import begun, claim_image
+from synpol.images.claim import Claim, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity, intensity_of
-from synpol.images.writing import check_writable, complete, create_image, inner_chunks
+from synpol.images.writing import check_writable, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.prediction.network import Network
 from synpol.prediction.roi import VoxelRoi
@@ -190,18 +191,12 @@ class PredictJob:
     @property
     def folder(self) -> Path:
         """Folder of the records."""
-        return self.work / f"{self._records}{self.digest[:16]}"
-
-    @property
-    def _records(self) -> str:
-        """Beginning of the names of all folders with records that belong to this output."""
-        return f"predict-{hash_of(str(Path(self.output).resolve()))[:8]}-"
+        return records_of(self.work, PredictStage.name, self.output, self.digest)
 
     def stage(self, polarity: str) -> PredictStage:
         """Return the stage that writes an array, given its path or URL."""
         return PredictStage(
             folder=self.folder,
-            grid=self.blocks.grid,
             raw=self.source.path,
             polarity=polarity,
             mask=self.predict.mask,
@@ -223,23 +218,31 @@ class PredictJob:
         check_writable(self.work)
         what = f"prediction of {self.source.path}"
         with Driver(self.work, what, self.num_workers, self.settings, self.gpus) as driver:
-            polarity = self.prepare(fresh)
-            driver.run(self.stage(polarity.path))
-            complete(polarity)
-        return polarity
+            return fill_image(
+                driver,
+                self.claim(fresh),
+                self.create,
+                lambda polarity: self.stage(polarity.path),
+                forget=all_records_of(self.work, PredictStage.name, self.output),
+            )
 
-    def prepare(self, fresh: bool = False) -> Image:
-        """Open the array to write: the one that is there, if it is of this job, or a new one."""
-        claim = claim_image(
+    def claim(self, fresh: bool = False) -> Claim:
+        """Look at what lies where the array is to be written.
+
+        Raises
+        ------
+        InputError
+            Something that synpol did not write is there.
+        """
+        return claim_image(
             join(self.output, "polarity"),
             self.digest,
             fresh=fresh,
             advice="remove it or give another predict.output",
         )
-        return claim.image_to_write(self._create, self.work.glob(f"{self._records}*"))
 
-    def _create(self, overwrite: bool) -> Image:
-        """Create the array to write."""
+    def create(self, overwrite: bool) -> Image:
+        """Create the array to write, all zeros."""
         blocks, source = self.blocks, self.source
         wanted = self.predict.chunk_shape
         chunks = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.grid import index_of
 from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
 from synpol.config import Workers
@@ -89,7 +89,6 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     polarity: str
     mask: str | None
     voxel_bytes: int
-    blocks: BlockGrid
     roi: VoxelRoi
     windows: WindowGrid
     intensity: Intensity

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""Build the optimizer and its learning rate from the config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from synpol.config import Train
 
 
 def learning_rate_factor(train: Train) -> Callable[[int], float]:
-    """Linear warm-up, then a cosine from `lr` to `lr_min`, as a factor of `lr`."""
+    """Return the learning rate at an iteration, as a factor of `lr`.
+
+    It rises linearly during the warm-up, then falls along a cosine from `lr` to `lr_min`.
+    """
 
     def factor(iteration: int) -> float:
         if iteration < train.warmup:
@@ -25,7 +28,7 @@ def learning_rate_factor(train: Train) -> Callable[[int], float]:
 
 
 def build_optimizer(model: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
-    """The optimizer of a config."""
+    """Build the optimizer of a config, without weight decay on norms and biases."""
     groups = _parameter_groups(model, train.weight_decay)
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)

@@ -1,8 +1,8 @@
 """Processes that train one network together, each on its part of every batch.
 
-``torchrun --nproc-per-node N pipelines/train.py CONFIG`` starts N of them on a machine; its other
-options take in more machines. torch averages the gradients (`DistributedDataParallel`), so what is
-learned is what one process would learn from the whole batch.
+``torchrun --nproc-per-node N pipelines/train.py CONFIG`` starts N of them on one machine; torchrun
+has options for several machines. torch averages the gradients (`DistributedDataParallel`), so the
+processes learn what one process would learn from the whole batch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ class Processes:
     Attributes
     ----------
     device : torch.device
-        Of this process.
-    rank, size : int
-        Its number, from 0 on, and how many there are.
+        Device of this process.
+    rank : int
+        Number of this process, from 0 on.
+    size : int
+        Number of processes.
     waiting : torch.distributed.ProcessGroup or None
-        In which processes may wait long for one that validates.
+        Process group with a long timeout, used while the first process validates.
     """
 
     device: torch.device
@@ -44,11 +46,14 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes what all have learned."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def together(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The network as it is to be called in training; its parameters stay those of `model`."""
+        """Return the network to call in training, which averages gradients over the processes.
+
+        It shares its parameters with `model`.
+        """
         if self.size == 1:
             return model
         return DistributedDataParallel(
@@ -56,7 +61,7 @@ class Processes:
         )
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Add up numbers over all processes."""
+        """Return the sums of numbers over all processes."""
         if self.size == 1:
             return list(values)
         added = torch.tensor(list(values), dtype=torch.float64, device=self.device)
@@ -64,23 +69,27 @@ class Processes:
         return added.tolist()
 
     def any(self, value: bool) -> bool:
-        """Whether it is true for any process."""
+        """Return whether a value is true in any process."""
         return self.sums([float(value)])[0] > 0
 
     def wait(self) -> None:
-        """Wait for all others, however long they take."""
+        """Wait for all other processes, for days if need be."""
         if self.size > 1:
             dist.barrier(self.waiting)
 
 
 @contextlib.contextmanager
 def joined(config: Config) -> Iterator[Processes]:
-    """Join the others where torchrun has started several.
+    """Join the other processes, if torchrun has started several.
+
+    Yields
+    ------
+    Processes
 
     Raises
     ------
     InputError
-        They cannot share a batch, or the device is not there.
+        The processes cannot share a batch or a device, or this machine has no such device.
     """
     device = choose_device(config.device)
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:

@@ -1,7 +1,8 @@
-"""The choice of the decoder's options, on a volume of the training side.
+"""Choose the decoder's options on the validation volume.
 
-The volume is predicted once; every setting decodes the same probabilities, and settings share what
-they have in common: the sides' components of a threshold, the dilated union of a threshold and box.
+The volume is predicted once, and every setting decodes the same probabilities. Settings of one
+threshold share the components of the sides; those of one threshold and one box of the dilation
+share the dilated union.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from synpol.polarity import LabelKind
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the decoder and its score.
+    """A setting of the decoder and its score.
 
     Attributes
     ----------
     thres : float
-    dilate_sz, thres_small : int
-    f1 : float
-        At the IoU of the sweep: polarity-correct, or of whole synapses where sides are unknown.
-    precision, recall : float
+        Threshold of the probabilities, 0..1.
+    dilate_sz : int
+        Side of the box of the dilation in y and x, in voxels.
+    thres_small : int
+        Minimum size of a side, in voxels.
+    f1, precision, recall : float
+        Scores at the IoU of ``tune.iou``: polarity-correct, or of whole synapses where the sides
+        are unknown.
     """
 
     thres: float
@@ -48,21 +53,23 @@ def sweep(
     ----------
     polarity : (3, z, y, x) uint8 array
     truth : (z, y, x) array
-        Labels; a mask is labelled anew for every box, as `truth_instances` does.
+        Labels; `truth_instances` labels a mask anew for every box.
     config : Config
+        Config with the sections ``tune``, ``decode`` and ``evaluate``.
     labels : {"polarity", "union"}
+        What the labels mark: sides of synapses, or synapses without sides.
 
     Returns
     -------
     list of Setting
-        In the order of the config.
+        Settings in the order of the config.
     """
     options, tune = config.decode, config.tune
     name = "polarity_correct" if labels == "polarity" else "synapse"
     boxes, smalls = choices(config)
     instances_of = {box: truth_instances(truth, labels, box) for box in boxes}
     thresholds = [options.thres] if config.exclusive else tune.thres
-    found = []
+    scored = []
     total = len(thresholds) * len(boxes) * len(smalls)
     with tqdm(total=total, desc="tune", unit="setting", leave=False) as bar:
         for thres in thresholds:
@@ -76,17 +83,17 @@ def sweep(
                     evaluation = Evaluation.of(parts, labels, config.evaluate.min_size)
                     match = evaluation.score(tune.iou)[name]
                     scores = match.f1, match.precision, match.recall
-                    found.append(Setting(thres, dilate_sz, small, *scores))
+                    scored.append(Setting(thres, dilate_sz, small, *scores))
                     bar.update()
-    return found
+    return scored
 
 
 def choices(config: Config) -> tuple[list[int], list[int]]:
-    """The boxes of the dilation and the minimum sizes that are tried."""
+    """Return the boxes of the dilation and the minimum sizes to try."""
     tune, options = config.tune, config.decode
     return tune.dilate_sz or [options.dilate_sz], tune.thres_small or [options.thres_small]
 
 
 def best(settings: Sequence[Setting]) -> Setting:
-    """The setting with the highest F1; the first of equals."""
+    """Return the setting with the highest F1; of equal ones the first."""
     return max(settings, key=lambda s: s.f1)

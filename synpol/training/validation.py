@@ -1,4 +1,4 @@
-"""How good a network is on the validation volume, while it trains and when it is tuned."""
+"""Score a network on the validation volume while it trains, and keep the best checkpoint."""
 
 from __future__ import annotations
 
@@ -34,55 +34,60 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidationVolume:
-    """The volume of ``data.validation``, checked.
+    """The volume of ``data.validation``, opened and checked.
 
     Attributes
     ----------
     config : Config
-        Without what says which part of another volume is to be predicted.
-    volume : OpenVolume
+        Config of the run, without ``predict.roi`` and ``predict.mask``, which are about another
+        volume.
+    opened : OpenVolume
+        Image and labels.
     labels : {"polarity", "union"}
+        What the labels mark: sides of synapses, or synapses without sides.
     output : str
         Container of the prediction.
     """
 
     config: Config
-    volume: OpenVolume
+    opened: OpenVolume
     labels: LabelKind
     output: str
 
     @classmethod
     def of(cls, config: Config, folder: str = "validation") -> ValidationVolume:
-        """
+        """Open the validation volume of a config.
+
         Parameters
         ----------
         config : Config
+            Config of the run.
         folder : str
-            Of the prediction, in ``run_dir``.
+            Folder of the prediction in ``run_dir``.
 
         Raises
         ------
         InputError
-            There is none in the config, or it cannot be used.
+            The config has no validation volume, or it cannot be used.
         """
         validation = config.data.validation
         if validation is None:
             raise InputError("data.validation is not set; name a volume that was not trained on")
         whole = config.predict.model_copy(update={"roi": None, "mask": None})
         config = config.model_copy(update={"predict": whole})
-        volume = open_volume(validation, config.data.intensity_range)
-        return cls(config, volume, validation.labels, join(config.run_dir, folder))
+        opened = open_volume(validation, config.data.intensity_range)
+        return cls(config, opened, validation.labels, join(config.run_dir, folder))
 
     def predict(self, checkpoint: Path) -> Image:
-        """Predict all of it."""
-        return predict_blockwise(self.config, self.volume.raw.path, self.output, checkpoint)
+        """Predict the volume with the network of a checkpoint."""
+        return predict_blockwise(self.config, self.opened.raw.path, self.output, checkpoint)
 
     def truth(self) -> np.ndarray:
-        """The labels, (z, y, x)."""
-        return np.asarray(self.volume.truth.array[:])
+        """Read the labels, (z, y, x)."""
+        return np.asarray(self.opened.truth.array[:])
 
     def digest(self) -> str:
-        """Hash of everything but the network that a score of `Validation` depends on."""
+        """Return the hash of everything, except the network, that a validation score depends on."""
         config = self.config
         whole = config.model_dump(
             mode="json",
@@ -94,7 +99,7 @@ class ValidationVolume:
                 "evaluate": {"min_size"},
             },
         )
-        sources = [identity_of(image) for image in (self.volume.raw, self.volume.truth)]
+        sources = [identity_of(image) for image in (self.opened.raw, self.opened.truth)]
         return hash_of([whole, config.window, sources])[:16]
 
 
@@ -105,13 +110,14 @@ class Validated:
     Attributes
     ----------
     iteration : int
+        Iteration of the checkpoint.
     f1, precision, recall : float
-        At the IoU of ``tune.iou``: polarity-correct, or of whole synapses where the sides of the
-        volume are unknown.
+        Scores at the IoU of ``tune.iou``: polarity-correct, or of whole synapses where the sides of
+        the volume are unknown.
     matched, predicted, truth : int
-        Synapses.
+        Numbers of synapses.
     settings : str
-        `ValidationVolume.digest`: rows of other settings cannot be compared.
+        `ValidationVolume.digest`. Rows of different settings cannot be compared.
     """
 
     iteration: int
@@ -125,17 +131,22 @@ class Validated:
 
 
 class Validation:
-    """Validations of a run: when they are due, what they gave, which checkpoint was best.
+    """The validations of a run: when they are due, their scores, and the best checkpoint.
 
     Parameters
     ----------
     config : Config
-        With ``train.validate_every`` above 0.
+        Config of the run, with ``train.validate_every`` above 0.
     iteration : int
-        At which the run goes on: what an earlier one wrote beyond it is forgotten, and so is what
-        was scored with other settings.
+        Iteration at which the run goes on. Rows of later iterations are dropped, and so are rows
+        of other settings.
     device : torch.device, optional
-        That this process trains on; by default the config decides.
+        Device that this process trains on; by default the config decides.
+
+    Attributes
+    ----------
+    rows : list of Validated
+        Validations so far, in the order of their iterations.
 
     Raises
     ------
@@ -146,12 +157,12 @@ class Validation:
     def __init__(
         self, config: Config, iteration: int = 0, device: torch.device | None = None
     ) -> None:
-        # this process has the processor and the GPU already
+        # the training process has the processors and the GPU already, so it predicts by itself
         alone: dict[str, Any] = {"workers": Workers(num_workers=1, num_predict_workers=1)}
         alone |= {} if device is None else {"device": str(device)}
-        # its own folder, since pipelines/tune.py may run beside
-        self.place = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
-        self.settings = self.place.digest()
+        # a folder of its own, because pipelines/tune.py may run at the same time
+        self.volume = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
+        self.settings = self.volume.digest()
         self.config = config
         self.path = Path(config.run_dir) / "validation.csv"
         self.rows = [
@@ -162,86 +173,89 @@ class Validation:
         self._mend_best()
 
     def _mend_best(self) -> None:
-        """Let the best checkpoint be that of the best row, or forget both."""
+        """Make the best checkpoint that of the best row; without a checkpoint, drop all rows."""
         kept = best_checkpoint(self.config.run_dir)
         if self.best is not None:
-            found = load_checkpoint(kept)["iteration"] if kept.exists() else None
-            if found == self.best.iteration:
+            iteration = load_checkpoint(kept)["iteration"] if kept.exists() else None
+            if iteration == self.best.iteration:
                 return
             original = checkpoint_path(self.config.run_dir, self.best.iteration)
             if original.exists():
                 _copy_whole(original, kept)
                 return
             _log.warning(
-                "%s is not there any more, which validation found best; validation begins anew",
+                "%s, the best checkpoint of the validations, is gone; validation begins anew",
                 original,
             )
             self.rows = []
         kept.unlink(missing_ok=True)
 
     def due(self, iteration: int) -> bool:
-        """Whether a validation belongs here that has not been done."""
+        """Return whether a validation is due at an iteration and has not been done."""
         done = {row.iteration for row in self.rows}
         return validates_at(self.config.train, iteration) and iteration not in done
 
     def run(self, iteration: int) -> tuple[Validated, Validated | None]:
         """Score the checkpoint of an iteration and keep it if it is the best so far.
 
-        What is learned afterwards does not depend on whether this was called.
+        A validation changes nothing of what is learned afterwards.
 
         Returns
         -------
-        (Validated, Validated or None)
-            Of this iteration, and the best.
+        row : Validated
+            Scores of this iteration.
+        best : Validated or None
+            Best row so far; see `best`.
         """
         checkpoint = checkpoint_path(self.config.run_dir, iteration)
         with _undisturbed():
-            self.place.predict(checkpoint)
+            self.volume.predict(checkpoint)
             matching = self._score()
         counts = {f.name: getattr(matching, f.name) for f in fields(Validated)[1:-1]}
         row = Validated(iteration, **counts, settings=self.settings)
         self.rows.append(row)
         self._write()
-        if row is self.best:  # after the row, so that `_mend_best` can make up for a kill between
+        if row is self.best:  # after the row: `_mend_best` makes up for a kill in between
             _copy_whole(checkpoint, best_checkpoint(self.config.run_dir))
         return row, self.best
 
     def _score(self) -> Matching:
-        place, decode = self.place, self.config.decode
+        volume, decode = self.volume, self.config.decode
         decode_blockwise(
-            join(place.output, "polarity"),
-            place.output,
+            join(volume.output, "polarity"),
+            volume.output,
             block_shape=decode.block_shape,
             thres=decode.thres,
             thres_small=decode.thres_small,
             dilate_sz=decode.dilate_sz,
             exclusive=self.config.exclusive,
-            sides=place.labels == "polarity",
+            sides=volume.labels == "polarity",
         )
         evaluation = evaluate_blockwise(
-            open_image(join(place.output, "instances"), channels=0),
-            place.volume.truth,
-            place.labels,
+            open_image(join(volume.output, "instances"), channels=0),
+            volume.opened.truth,
+            volume.labels,
             self.config.evaluate.min_size,
             decode.dilate_sz,
             block_shape=decode.block_shape,
-            work_dir=work_folder(place.output, None),
+            work_dir=work_folder(volume.output, None),
         )
         return evaluation.score(self.config.tune.iou)[
-            "polarity_correct" if place.labels == "polarity" else "synapse"
+            "polarity_correct" if volume.labels == "polarity" else "synapse"
         ]
 
     @property
     def best(self) -> Validated | None:
-        """The row with the highest F1, of equals the last; None while nothing was found at all."""
-        found = max(self.rows, key=lambda row: (row.f1, row.iteration), default=None)
-        return found if found is not None and found.f1 > 0 else None
+        """Row with the highest F1, of equal ones the last; None while every F1 is 0."""
+        best = max(self.rows, key=lambda row: (row.f1, row.iteration), default=None)
+        return best if best is not None and best.f1 > 0 else None
 
     @property
     def stops(self) -> bool:
-        """Whether the last ``train.patience`` validations brought nothing better.
+        """Whether the last ``train.patience`` validations were not better than one before.
 
-        Those before the first hit do not count: sides may stay tied for long before they come.
+        Validations with an F1 of 0 do not count, because the sides may stay tied for a long time
+        first.
         """
         patience, best = self.config.train.patience, self.best
         if not patience or best is None:
@@ -262,14 +276,14 @@ def _copy_whole(source: Path, target: Path) -> None:
 
 
 def validates_at(train: Train, iteration: int) -> bool:
-    """Whether a run validates after so many iterations."""
+    """Return whether a run validates after an iteration."""
     if not train.validate_every or not iteration:
         return False
     return iteration % train.validate_every == 0 or iteration == train.iterations
 
 
 def read_validation(path: Path) -> list[Validated]:
-    """Rows of a ``validation.csv``; none when there is no such file."""
+    """Read the rows of a ``validation.csv``; none if there is no such file."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -290,7 +304,7 @@ def read_validation(path: Path) -> list[Validated]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Leave torch's random numbers and threads as they were: the training goes on with them."""
+    """Restore torch's random numbers and number of threads, which training goes on with."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         yield

@@ -1,4 +1,4 @@
-"""The training volumes, opened and checked before anything is trained or written."""
+"""Open the training volumes and check them before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ class OpenVolume:
 
     Attributes
     ----------
-    raw, truth : Image
+    raw : Image
+        Image of the tissue.
+    truth : Image
+        Labels.
     sides_known : bool
-        Whether `truth` is 2n-1 / 2n (else it marks synapses without sides).
+        Whether the labels are 2n-1 / 2n; else they mark synapses without sides.
     intensity : Intensity
+        Mapping of the image's values to 0..1.
     """
 
     raw: Image
@@ -35,7 +39,7 @@ class OpenVolume:
     intensity: Intensity
 
     def positions(self, patch: Sequence[int]) -> int:
-        """In how many places a patch fits."""
+        """Return the number of places where a patch (z, y, x; voxels) fits."""
         fits = [max(0, s - p + 1) for s, p in zip(self.raw.shape_vx, patch, strict=True)]
         return int(np.prod(fits))
 
@@ -43,11 +47,18 @@ class OpenVolume:
 def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | None) -> OpenVolume:
     """Open one volume of the config and check all of it.
 
+    Parameters
+    ----------
+    volume : TrainingVolume
+        Entry of ``data.train``, or ``data.validation``.
+    intensity_range : (float, float) or None
+        Values of the image that the network sees as 0 and 1.
+
     Raises
     ------
     InputError
-        Missing files, image and labels on different voxels, labels that are not whole numbers or
-        whose odd/even scheme cannot be right, a float image outside 0..1.
+        A file is missing, image and labels have different voxels, the labels are not whole numbers
+        or cannot be 2n-1 / 2n, or a float image is outside 0..1.
     """
     raw = open_image(volume.raw, channels=0)
     truth = open_image(volume.truth, channels=0)
@@ -71,20 +82,20 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
 def check_together(
     volumes: Sequence[OpenVolume], patch: Sequence[int], context: Sequence[int] = (0, 0, 0)
 ) -> None:
-    """Refuse volumes of different voxel sizes, and a patch that does not fit a volume.
+    """Refuse volumes of different voxel sizes, and a patch that does not fit into a volume.
 
     Parameters
     ----------
     volumes : sequence of OpenVolume
     patch : 3 ints
-        Voxels.
+        Size of a patch, voxels.
     context : 3 ints
         Voxels beyond each end of a patch that augmentation looks at.
 
     Raises
     ------
     InputError
-        Naming the volume and both sizes.
+        A volume does not fit; the message names it with both sizes.
     """
     first = volumes[0].raw
     for volume in volumes:
@@ -103,14 +114,15 @@ def check_together(
         needed = [p + 2 * c for p, c in zip(patch, context, strict=True)]
         if volume.positions(needed) == 0:
             raise InputError(
-                f"train.patch {tuple(patch)} and what augment.elastic_sigma and augment.misalign "
-                f"look at around it, {tuple(needed)} voxels, is larger than {volume.raw.path} with "
+                f"train.patch {tuple(patch)} and what augmentation looks at around it "
+                f"(augment.elastic_sigma, augment.misalign), {tuple(needed)} voxels, is larger "
+                f"than {volume.raw.path} with "
                 f"{tuple(volume.raw.shape_vx)} voxels (z, y, x); choose less of either"
             )
 
 
 def as_funlib(image: Image) -> Array:
-    """The image as the array that ``gunpowder.ArraySource`` takes."""
+    """Return the image as the array that ``gunpowder.ArraySource`` takes."""
     return Array(
         image.array,
         image.offset,
