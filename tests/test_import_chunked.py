@@ -149,3 +149,47 @@ def test_n5_labels_stay_exact_and_channels_are_chosen(path):
 def test_label_multisets_of_paintera_are_refused(path):
     write_n5(path, RAW, isLabelMultiset=True)
     refused(path, "label multiset of Paintera; export")
+
+
+# ---------------------------------------------------------------- KNOSSOS and WEBKNOSSOS
+
+
+def write_knossos(path, values, size=SIZE):
+    folder = path / "mag1"
+    folder.mkdir(parents=True)
+    lines = ['experiment name "tiny";', "magnification 1;"]
+    for axis, length, step in zip("zyx", values.shape, size, strict=True):
+        lines += [f"boundary {axis} {length};", f"scale {axis} {step};"]
+    (folder / "knossos.conf").write_text("\n".join(lines))
+    padded = np.pad(values, [(0, -n % 128) for n in values.shape])
+    for z, y, x in np.ndindex(*(n // 128 for n in padded.shape)):
+        cube = folder / f"x{x:04d}" / f"y{y:04d}" / f"z{z:04d}"
+        cube.mkdir(parents=True)
+        at = tuple(slice(i * 128, i * 128 + 128) for i in (z, y, x))
+        padded[at].tofile(cube / f"tiny_mag1_x{x:04d}_y{y:04d}_z{z:04d}.raw")
+
+
+def test_knossos_cubes_are_read_and_a_missing_one_refused(path):
+    values = np.random.default_rng(0).integers(0, 256, (130, 140, 260), np.uint8)
+    write_knossos(path, values)
+    same(made_of(path), values, SIZE)
+    cube = "x0001/y0001/z0000/tiny_mag1_x0001_y0001_z0000.raw"
+    (path / "mag1" / cube).unlink()
+    refused(path, f"{cube} is missing.*`fill_missing")
+    values[:128, 128:, 128:256] = 0
+    same(made_of(path, fill_missing=True), values)
+
+
+def test_webknossos_layers_are_read_with_their_axes_and_scale(path):
+    array = path / "color" / "1"
+    zarr.create_array(array, data=RAW.T[None], chunks=(1, 8, 8, 8))
+    mag = {"mag": [1, 1, 1], "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}, "path": "color/1"}
+    layer = {"name": "color", "dataFormat": "zarr3", "mags": [mag]}
+    scale = {"factor": list(SIZE[::-1]), "unit": "nanometer"}
+    about = {"dataLayers": [layer], "scale": scale}
+    (path / "datasource-properties.json").write_text(json.dumps(about))
+    same(made_of(path), RAW, SIZE)
+    about["dataLayers"].append({**layer, "name": "old", "dataFormat": "wkw"})
+    (path / "datasource-properties.json").write_text(json.dumps(about))
+    refused(path, "say which layer .*color, old")
+    refused(path, "stored as wkw; convert it", key="old")

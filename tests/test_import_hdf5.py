@@ -7,8 +7,10 @@ import hdf5plugin
 import numpy as np
 import pytest
 from importing import RAW, made_of, same
+from recipes import run, tiny_config
 
 from synpol.errors import InputError
+from synpol.images.image import open_image
 
 SIZE = (40.0, 8.0, 4.0)
 
@@ -380,3 +382,17 @@ def test_labels_in_floats_become_whole_numbers_or_are_refused(path):
     values = RAW.astype(np.float32)
     values[17, 3, 4] = 0.5
     refused(write(path, values), r"holds 0\.5 in section 17", kind="labels")
+
+
+def test_all_volumes_of_a_cremi_file_are_imported_by_one_entry(tmp_path):
+    path, out = tmp_path / "sample_A.hdf", tmp_path / "cremi"
+    with h5py.File(path, "w") as file:
+        for key, values in (("raw", RAW), ("labels/clefts", RAW.astype(np.uint64))):
+            file[f"volumes/{key}"] = values
+            file[f"volumes/{key}"].attrs["resolution"] = SIZE
+        file["volumes/labels/clefts"].attrs["offset"] = (400.0, 80.0, 12.0)
+        file["annotations/ids"] = np.arange(5)
+    entry = {"source": str(path), "output": str(out), "key": "*"}
+    assert run("prepare", tiny_config(tmp_path, prepare={"imports": [entry]})) == 0
+    same(open_image(out / "raw"), RAW, SIZE, (0, 0, 0))
+    same(open_image(out / "clefts"), RAW.astype(np.uint64), SIZE, (400, 80, 12))

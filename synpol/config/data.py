@@ -55,8 +55,9 @@ class ImportVolume(Section):
     )
     key: str | None = Field(
         default=None,
-        description="name of the volume where a source holds several: dataset of an HDF5 file or "
-        "N5 container, number of an image in a TIFF file, pattern of names in a folder of sections",
+        description="name of the volume where a source holds several: dataset of an HDF5 file (* "
+        "for all) or N5 container, number of an image in a TIFF file, pattern of names in a folder "
+        "of sections, layer of a WEBKNOSSOS data set",
     )
     voxel_size: tuple[float, float, float] | None = Field(
         default=None,

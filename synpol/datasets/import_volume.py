@@ -20,7 +20,7 @@ from funlib.geometry import Coordinate
 from tqdm import tqdm
 
 from synpol.config import ImportVolume
-from synpol.datasets.importers import Stack, open_stack
+from synpol.datasets.importers import Stack, keys_of, open_stack
 from synpol.datasets.importers.axes import Choice
 from synpol.datasets.importers.calibration import Calibration, resolved
 from synpol.errors import InputError
@@ -69,6 +69,36 @@ class _Plan:
     unit: str
     shrink: int
     digest: str
+
+
+def all_volumes(volume: ImportVolume) -> list[ImportVolume]:
+    """List the imports that one entry of a config asks for.
+
+    With ``key: '*'`` every volume of an HDF5 file is imported below `output`, under the last part
+    of its key, such as raw, clefts and neuron_ids of a CREMI file. Those that lie in a group of
+    labels are labels.
+
+    Raises
+    ------
+    InputError
+        Two volumes would get one name.
+    """
+    keys = [] if volume.key != "*" else keys_of(volume.source)
+    if not keys:
+        return [volume]
+    names = [key.rpartition("/")[2] for key in keys]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"{volume.source} has several volumes of one name ({', '.join(keys)}); import each by "
+            "its own `key`"
+        )
+    found = []
+    for key, name in zip(keys, names, strict=True):
+        update: dict[str, Any] = {"key": key, "output": f"{volume.output.rstrip('/')}/{name}"}
+        if "label" in key.lower():
+            update["kind"] = "labels"
+        found.append(volume.model_copy(update=update))
+    return found
 
 
 def import_volume(volume: ImportVolume) -> Image:

@@ -83,6 +83,11 @@ class Stack(ABC):
         """List the files that a source is made of; a change of one has it imported again."""
         return sorted(path.iterdir()) if path.is_dir() else [path]
 
+    @classmethod
+    def keys(cls, path: Path) -> list[str]:
+        """List the volumes of a file that holds several, for the key ``*``."""
+        return []
+
     @abstractmethod
     def slab(self, begin: int, end: int) -> np.ndarray:
         """Read sections begin .. end - 1; (z, y, x), of a prediction (channel, z, y, x)."""
@@ -183,6 +188,11 @@ def format_of(source: str) -> type[Stack]:
         neither = ", nor ".join(kind.files for kind in FORMATS.values())
         raise InputError(f"{source} is neither {neither}: {describe_file(path)}")
     return found
+
+
+def keys_of(source: str) -> list[str]:
+    """List the volumes of a source that holds several; none in other formats."""
+    return [] if is_url(source) else format_of(source).keys(Path(source))
 
 
 def open_stack(source: str, key: str | None, choice: Choice | None = None) -> Stack:

@@ -10,7 +10,7 @@ import numpy as np
 from synpol.datasets.importers import ArrayStack, reading, register
 from synpol.datasets.importers.calibration import Calibration
 from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.hdf5_links import check_storage, find_dataset
+from synpol.datasets.importers.hdf5_links import check_storage, find_dataset, volumes_in
 from synpol.datasets.importers.hdf5_metadata import axis_names, calibration_of
 from synpol.datasets.importers.hdf5_programs import bigdataviewer, imaris, matlab_axes
 from synpol.errors import InputError
@@ -72,6 +72,13 @@ class Hdf5Stack(ArrayStack):
             return False
         found = first_bytes(path, _PLACES[-1] + len(_SIGNATURE))
         return any(found[p : p + len(_SIGNATURE)] == _SIGNATURE for p in _PLACES)
+
+    @classmethod
+    def keys(cls, path: Path) -> list[str]:
+        import h5py
+
+        with reading(path, "HDF5"), h5py.File(path, "r") as file:
+            return volumes_in(file)
 
     def calibration(self) -> Calibration:
         found = calibration_of(self.data, self.layout, self.what)

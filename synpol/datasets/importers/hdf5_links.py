@@ -31,16 +31,13 @@ def find_dataset(file: h5py.File, path: Path, key: str | None) -> h5py.Dataset:
     """
     import h5py
 
-    datasets: dict[str, h5py.Dataset] = {}
-    file.visititems(
-        lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None
-    )
-    known = [name for name in datasets if not name.startswith(_INNER)]
+    datasets = _datasets_in(file)
+    known = list(datasets)
     file.visititems_links(
         lambda name, link: None if isinstance(link, h5py.HardLink) else known.append(name)
     )
     if key is None:
-        volumes = [n for n in known if n in datasets and _is_volume(datasets[n])]
+        volumes = volumes_in(file)
         if len(volumes) == 1:
             return datasets[volumes[0]]
         raise InputError(f"{path} is HDF5: say which dataset (`key:`){nearest('', known)}")
@@ -50,6 +47,21 @@ def find_dataset(file: h5py.File, path: Path, key: str | None) -> h5py.Dataset:
         inside = [name for name in known if name.startswith(f"{key}/")]
         raise InputError(f"{path} has no dataset {key!r}{nearest(key, inside or known)}")
     return item
+
+
+def volumes_in(file: h5py.File) -> list[str]:
+    """List the datasets that can be volumes."""
+    return [name for name, data in _datasets_in(file).items() if _is_volume(data)]
+
+
+def _datasets_in(file: h5py.File) -> dict[str, h5py.Dataset]:
+    import h5py
+
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(
+        lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None
+    )
+    return {name: data for name, data in found.items() if not name.startswith(_INNER)}
 
 
 def _is_volume(data: h5py.Dataset) -> bool:
