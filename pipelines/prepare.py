@@ -10,9 +10,9 @@ import argparse
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.datasets.import_volume import all_volumes, describe_volume, import_volume
-from synpol.datasets.importers import known_formats
 from synpol.datasets.write_synthetic import write_synthetic
 from synpol.errors import InputError
+from synpol.formats import known_formats
 
 
 def main(config: Config, given: argparse.Namespace) -> None:

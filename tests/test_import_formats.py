@@ -14,7 +14,7 @@ import pytest
 from importing import LABELS, RAW, VOXEL_SIZE, convert, made_of, same
 from recipes import ROOT, run, tiny_config
 
-from synpol.datasets import importers
+from synpol import formats
 from synpol.errors import InputError
 from synpol.images.image import open_image
 
@@ -272,10 +272,10 @@ def test_nrrd_values_in_another_folder_are_refused(tmp_path):
 @pytest.fixture
 def npy(monkeypatch):
     """A format that lives outside the package: a NumPy file."""
-    monkeypatch.setitem(importers.FORMATS, "NumPy", None)  # gone after the test
+    monkeypatch.setitem(formats.FORMATS, "NumPy", None)  # gone after the test
 
-    @importers.register
-    class NpyStack(importers.Stack):
+    @formats.register
+    class NpyStack(formats.Stack):
         name = "NumPy"
         files = "NumPy (.npy)"
 
@@ -305,21 +305,21 @@ def test_a_format_from_outside_is_named_in_messages_and_help(npy, tmp_path, outp
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(InputError, match=r"is neither HDF5 .*, nor TIFF .*, nor NumPy \(\.npy\)"):
         convert(tmp_path / "a.txt", output)
-    assert "NumPy (.npy)" in importers.known_formats()
+    assert "NumPy (.npy)" in formats.known_formats()
 
 
 def test_of_two_formats_for_a_file_the_later_one_opens_it(npy, tmp_path, monkeypatch):
-    monkeypatch.setitem(importers.FORMATS, "reversed NumPy", None)
+    monkeypatch.setitem(formats.FORMATS, "reversed NumPy", None)
 
-    @importers.register
-    class Reversed(importers.FORMATS["NumPy"]):
+    @formats.register
+    class Reversed(formats.FORMATS["NumPy"]):
         name = "reversed NumPy"
 
         def slab(self, begin, end):
             return self.data[::-1][begin:end]
 
     np.save(tmp_path / "a.npy", RAW)
-    stack = importers.open_stack(str(tmp_path / "a.npy"), None)
+    stack = formats.open_stack(str(tmp_path / "a.npy"), None)
     assert np.array_equal(stack.slab(0, 1)[0], RAW[-1])
 
 

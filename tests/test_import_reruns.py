@@ -8,7 +8,8 @@ import pytest
 import zarr
 from importing import RAW, convert, write_folder, write_hdf5, write_tiff
 
-from synpol.datasets import import_volume, importers
+from synpol import formats
+from synpol.datasets import import_volume
 from synpol.errors import InputError
 from synpol.images.identity import hash_of
 from synpol.images.image import open_image
@@ -142,7 +143,7 @@ def test_an_import_that_was_finished_by_older_code_is_left_alone(source, output)
 
 def test_an_interrupted_import_goes_on_after_its_last_note(source, output, monkeypatch):
     monkeypatch.setattr(import_volume, "_NOTED_EVERY", 0.0)
-    read, broken = importers.FORMATS["HDF5"].slab, []
+    read, broken = formats.FORMATS["HDF5"].slab, []
 
     def slab(self, begin, end):
         broken.append(begin)
@@ -150,7 +151,7 @@ def test_an_interrupted_import_goes_on_after_its_last_note(source, output, monke
             raise KeyboardInterrupt
         return read(self, begin, end)
 
-    monkeypatch.setattr(importers.FORMATS["HDF5"], "slab", slab)
+    monkeypatch.setattr(formats.FORMATS["HDF5"], "slab", slab)
     with pytest.raises(KeyboardInterrupt):
         convert(source, output)
     image = convert(source, output)

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from synpol.config import EmR50, ImportVolume
 from synpol.datasets.import_volume import describe_volume, import_volume
-from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
 from synpol.files import is_url, whole_file, whole_folder
+from synpol.formats import open_stack
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
 

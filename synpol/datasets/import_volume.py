@@ -20,11 +20,11 @@ from funlib.geometry import Coordinate
 from tqdm import tqdm
 
 from synpol.config import ImportVolume
-from synpol.datasets.importers import Stack, keys_of, open_stack
-from synpol.datasets.importers.axes import Choice
-from synpol.datasets.importers.calibration import Calibration, resolved
 from synpol.errors import InputError
 from synpol.files import is_url
+from synpol.formats import Stack, keys_of, open_stack
+from synpol.formats.axes import Choice
+from synpol.formats.calibration import Calibration, resolved
 from synpol.images.claim import Answer, begun, claim_image
 from synpol.images.identity import hash_of
 from synpol.images.image import Image

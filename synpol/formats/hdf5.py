@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.hdf5_links import check_storage, find_dataset, volumes_in
-from synpol.datasets.importers.hdf5_metadata import axis_names, calibration_of
-from synpol.datasets.importers.hdf5_programs import bigdataviewer, imaris, matlab_axes
 from synpol.errors import InputError
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import first_bytes
+from synpol.formats.hdf5_links import check_storage, find_dataset, volumes_in
+from synpol.formats.hdf5_metadata import axis_names, calibration_of
+from synpol.formats.hdf5_programs import bigdataviewer, imaris, matlab_axes
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: where a signature may begin: after a user block, whose size is a power of two

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.datasets.importers.axes import ArrayLike
-from synpol.datasets.importers.calibration import Calibration, rounded
-from synpol.datasets.importers.first_bytes import first_bytes
 from synpol.errors import InputError
+from synpol.formats.axes import ArrayLike
+from synpol.formats.calibration import Calibration, rounded
+from synpol.formats.first_bytes import first_bytes
 
 if TYPE_CHECKING:
     import h5py

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, register
-from synpol.datasets.importers.axes import Choice
-from synpol.datasets.importers.calibration import Calibration
 from synpol.errors import InputError
+from synpol.formats import ArrayStack, register
+from synpol.formats.axes import Choice
+from synpol.formats.calibration import Calibration
 
 _EDGE = 128
 _NUMBER = r"([\d.]+)"
@@ -65,9 +65,10 @@ class _Cubes:
         self.fill_missing = False
         found = next(iter(sorted(folder.rglob("*x0000_y0000_z0000*"))), None)
         if found is None or found.suffix != ".raw" or found.stat().st_size != _EDGE**3:
+            there = found.name if found else "no first cube"
             raise InputError(
-                f"{folder} holds {found.name if found else 'no first cube'}; raw cubes "
-                f"of {_EDGE} x {_EDGE} x {_EDGE} bytes are expected: export them as .raw, or as TIFF"
+                f"{folder} holds {there}; raw cubes of {_EDGE} x {_EDGE} x {_EDGE} bytes are "
+                "expected: export them as .raw, or as TIFF"
             )
         self._prefix = found.name.partition("x0000_y0000_z0000")[0]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.tiff import MARKS
 from synpol.errors import InputError
+from synpol.formats.first_bytes import first_bytes
+from synpol.formats.tiff import MARKS
 
 #: first bytes of images that sections may be
 KINDS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", **dict.fromkeys(MARKS, "TIFF")}

@@ -1,4 +1,4 @@
-"""Formats that volumes are imported from, each in a module of this folder.
+"""Formats of other programs that volumes are imported from, each in a module of this folder.
 
 A format is a subclass of `Stack` that is given to `register`: it says which files are its own,
 opens them, and describes itself for messages and help. All modules of this folder are imported with
@@ -22,11 +22,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from synpol.datasets.importers.axes import ArrayLike, Choice, Layout
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.first_bytes import describe_file
 from synpol.errors import InputError, nearest
 from synpol.files import is_url
+from synpol.formats.axes import ArrayLike, Choice, Layout
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import describe_file
 
 
 class Stack(ABC):

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from synpol.datasets.importers import Stack, reading, register
-from synpol.datasets.importers.axes import Choice
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.section_names import gap_refusal, kind_of, sections_of
-from synpol.datasets.importers.tiff import TiffStack
 from synpol.errors import InputError
+from synpol.formats import Stack, reading, register
+from synpol.formats.axes import Choice
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import first_bytes
+from synpol.formats.section_names import gap_refusal, kind_of, sections_of
+from synpol.formats.tiff import TiffStack
 
 #: sections that are unpacked at the same time
 _THREADS = 4

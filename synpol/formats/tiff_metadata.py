@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synpol.datasets.importers.calibration import Calibration, nanometers, rounded
 from synpol.errors import InputError
+from synpol.formats.calibration import Calibration, nanometers, rounded
 
 if TYPE_CHECKING:
     import tifffile

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.axes import letters_of
-from synpol.datasets.importers.calibration import Calibration
 from synpol.errors import InputError, nearest
 from synpol.files import is_url
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.axes import letters_of
+from synpol.formats.calibration import Calibration
 
 #: levels of groups that are searched for datasets
 _DEPTH = 5

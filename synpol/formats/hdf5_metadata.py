@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.datasets.importers.axes import Layout, letters_of
-from synpol.datasets.importers.calibration import Calibration, nanometers
 from synpol.errors import InputError
+from synpol.formats.axes import Layout, letters_of
+from synpol.formats.calibration import Calibration, nanometers
 
 if TYPE_CHECKING:
     import h5py

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.axes import Choice
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.directions import calibration_of, world_axes
-from synpol.datasets.importers.first_bytes import compression_of, unpacked_first_bytes
-from synpol.datasets.importers.plain import PlainArray
 from synpol.errors import InputError
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.axes import Choice
+from synpol.formats.calibration import Calibration
+from synpol.formats.directions import calibration_of, world_axes
+from synpol.formats.first_bytes import compression_of, unpacked_first_bytes
+from synpol.formats.plain import PlainArray
 
 #: marks of the first and the second version, with the values in the same file and beside it
 _MARKS = ((b"n+1\0", b"ni1\0"), (b"n+2\0", b"ni2\0"))

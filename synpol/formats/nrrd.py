@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.directions import calibration_of, world_axes
-from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.plain import PlainArray
 from synpol.errors import InputError
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.calibration import Calibration
+from synpol.formats.directions import calibration_of, world_axes
+from synpol.formats.first_bytes import first_bytes
+from synpol.formats.plain import PlainArray
 
 _ENCODINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 _TYPES = {

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.axes import ArrayLike, Choice
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.first_bytes import first_bytes
-from synpol.datasets.importers.plain import PlainArray
-from synpol.datasets.importers.tiff_metadata import calibration_of, check_whole, damage_refused
 from synpol.errors import InputError, nearest
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.axes import ArrayLike, Choice
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import first_bytes
+from synpol.formats.plain import PlainArray
+from synpol.formats.tiff_metadata import calibration_of, check_whole, damage_refused
 
 if TYPE_CHECKING:
     import tifffile

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.calibration import Calibration, rounded
-from synpol.datasets.importers.first_bytes import compression_of, unpacked_first_bytes
-from synpol.datasets.importers.plain import PlainArray
 from synpol.errors import InputError
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.calibration import Calibration, rounded
+from synpol.formats.first_bytes import compression_of, unpacked_first_bytes
+from synpol.formats.plain import PlainArray
 
 _HEADER = 1024
 _MARK_AT = 208

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synpol.datasets.importers.calibration import Calibration, rounded
 from synpol.errors import InputError
+from synpol.formats.calibration import Calibration, rounded
 
 #: what rounding may leave beside the direction of an axis
 _SKEW = 1e-4

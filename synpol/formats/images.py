@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.calibration import Calibration
-from synpol.datasets.importers.first_bytes import first_bytes
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import first_bytes
 from synpol.images.image import open_image
 from synpol.images.precomputed import SCHEME
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from synpol.datasets.importers import ArrayStack, reading, register
-from synpol.datasets.importers.calibration import Calibration
 from synpol.errors import InputError, nearest
+from synpol.formats import ArrayStack, reading, register
+from synpol.formats.calibration import Calibration
 
 _ABOUT = "datasource-properties.json"
 
