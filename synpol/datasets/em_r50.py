@@ -218,7 +218,7 @@ def check_labels(path: Path, key: str) -> None:
     stack = open_stack(str(path), key)
     present: np.ndarray = np.zeros(0, np.uint64)
     for begin in range(0, stack.shape[0], 16):
-        slab = stack.slab(begin, min(begin + 16, stack.shape[0]))
+        slab = stack.read(begin, min(begin + 16, stack.shape[0]))
         present = np.union1d(present, np.unique(slab).astype(np.uint64))
     check_polarity_labels(present, str(path))
 

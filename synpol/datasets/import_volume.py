@@ -22,7 +22,7 @@ from tqdm import tqdm
 from synpol.config import ImportVolume
 from synpol.errors import InputError
 from synpol.files import is_url
-from synpol.formats import Stack, keys_of, open_stack
+from synpol.formats import Stack, keys_of, open_stack, reading
 from synpol.formats.axes import Choice
 from synpol.formats.calibration import Calibration, resolved
 from synpol.images.claim import Answer, begun, claim_image
@@ -173,7 +173,8 @@ def _plan(volume: ImportVolume, stack: Stack) -> _Plan:
             f"downsample is {shrink}, but the sections of {volume.source} have only "
             f"{height} x {width} pixels; give a smaller factor"
         )
-    said = Calibration() if volume.ignore_metadata else stack.calibration()
+    with reading(volume.source, stack.name):
+        said = Calibration() if volume.ignore_metadata else stack.calibration()
     given = volume.model_fields_set
     size, offset, unit = resolved(
         volume.source,
@@ -252,7 +253,7 @@ def _slabs(stack: Stack, plan: _Plan, done: int) -> Iterator[tuple[int, int, np.
 
     def read(number: int) -> Future[np.ndarray]:
         begin, end = ranges[number]
-        return pool.submit(stack.slab, plan.first + begin, plan.first + end)
+        return pool.submit(stack.read, plan.first + begin, plan.first + end)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = read(0) if ranges else None

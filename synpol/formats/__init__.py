@@ -51,6 +51,8 @@ class Stack(ABC):
     dtype : dtype
     read_as : str
         How values or axes differ from what is stored, empty where they do not.
+    source : str
+        Path or URL as it was given.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class Stack(ABC):
     shape: tuple[int, ...]
     dtype: np.dtype
     read_as: str = ""
+    source: str = ""
 
     @abstractmethod
     def __init__(self, path: Path, key: str | None) -> None: ...
@@ -91,6 +94,17 @@ class Stack(ABC):
     @abstractmethod
     def slab(self, begin: int, end: int) -> np.ndarray:
         """Read sections begin .. end - 1; (z, y, x), of a prediction (channel, z, y, x)."""
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Read a slab; whatever the format's library raises becomes an InputError.
+
+        Raises
+        ------
+        InputError
+            The file is damaged.
+        """
+        with reading(self.source, self.name):
+            return self.slab(begin, end)
 
     def close(self) -> None:
         """Close files; nothing is read afterwards."""
@@ -192,7 +206,11 @@ def format_of(source: str) -> type[Stack]:
 
 def keys_of(source: str) -> list[str]:
     """List the volumes of a source that holds several; none in other formats."""
-    return [] if is_url(source) else format_of(source).keys(Path(source))
+    if is_url(source):
+        return []
+    kind = format_of(source)
+    with reading(source, kind.name):
+        return kind.keys(Path(source))
 
 
 def open_stack(source: str, key: str | None, choice: Choice | None = None) -> Stack:
@@ -213,9 +231,12 @@ def open_stack(source: str, key: str | None, choice: Choice | None = None) -> St
         Nothing is there, the format is unknown, or the file cannot be used.
     """
     kind = format_of(source)
-    stack = kind(source if is_url(source) else Path(source), key)  # type: ignore[arg-type]
+    with reading(source, kind.name):
+        stack = kind(source if is_url(source) else Path(source), key)  # type: ignore[arg-type]
+    stack.source = source
     try:
-        stack.choose(choice or Choice())
+        with reading(source, kind.name):
+            stack.choose(choice or Choice())
         if stack.dtype.kind not in "buif":
             raise InputError(
                 f"{source} holds values of the type {stack.dtype}; whole numbers or floats are "
@@ -240,8 +261,13 @@ def reading(what: object, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{what} takes more memory than there is ({error}); if its sections are not that "
+            "large, the file is damaged: copy it again"
+        ) from error
     except Exception as error:
         raise InputError(
             f"{what} cannot be read as {kind}: {error or type(error).__name__}; if the file is "

@@ -5,10 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from synpol.errors import InputError
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.calibration import Calibration
 from synpol.formats.first_bytes import first_bytes
 from synpol.formats.hdf5_links import check_storage, find_dataset, volumes_in
@@ -37,7 +35,7 @@ class Hdf5Stack(ArrayStack):
             raise InputError(
                 f"{path} cannot be read as HDF5: {error}; if it was copied, copy it again"
             ) from None
-        with reading(path, "HDF5"), ExitStack() as on_error:
+        with ExitStack() as on_error:
             on_error.callback(self.file.close)
             self.data = find_dataset(self.file, path, key)
             self.what = f"{path}:{(self.data.name or '').strip('/')}"
@@ -77,7 +75,7 @@ class Hdf5Stack(ArrayStack):
     def keys(cls, path: Path) -> list[str]:
         import h5py
 
-        with reading(path, "HDF5"), h5py.File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             return volumes_in(file)
 
     def calibration(self) -> Calibration:
@@ -86,7 +84,3 @@ class Hdf5Stack(ArrayStack):
 
     def close(self) -> None:
         self.file.close()
-
-    def slab(self, begin: int, end: int) -> np.ndarray:
-        with reading(self.what, "HDF5"):
-            return super().slab(begin, end)

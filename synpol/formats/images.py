@@ -10,9 +10,7 @@ import json
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.calibration import Calibration
 from synpol.formats.first_bytes import first_bytes
 from synpol.images.image import open_image
@@ -60,10 +58,6 @@ class ZarrStack(ArrayStack):
             return Calibration()
         size, offset = self.image.voxel_size_nm, self.image.offset_nm
         return Calibration.of(size, "nm", "its metadata", offset)
-
-    def slab(self, begin: int, end: int) -> np.ndarray:
-        with reading(self.what, self.name):
-            return super().slab(begin, end)
 
 
 @register

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.calibration import Calibration, rounded
 from synpol.formats.first_bytes import compression_of, unpacked_first_bytes
 from synpol.formats.plain import PlainArray
@@ -37,7 +37,7 @@ class MrcStack(ArrayStack):
         import mrcfile  # only this format needs it
 
         self.what = str(path)
-        with reading(path, "MRC"), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of details in headers of other programs
             with mrcfile.open(path, header_only=True, permissive=True) as file:
                 self.header: Any = file.header.copy()

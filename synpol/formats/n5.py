@@ -11,7 +11,7 @@ import numpy as np
 
 from synpol.errors import InputError, nearest
 from synpol.files import is_url
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.axes import letters_of
 from synpol.formats.calibration import Calibration
 
@@ -38,11 +38,10 @@ class N5Stack(ArrayStack):
         if not is_url(place):
             _check_dataset(Path(place))
             where = {"driver": "file", "path": f"{Path(place).resolve()}/"}
-        with reading(place, "N5"):
-            spec = {"driver": "n5", "kvstore": where}
-            stored = tensorstore.open(spec, read=True, open=True).result()
-            attributes = tensorstore.KvStore.open(where).result().read("attributes.json").result()
-            self.attributes: Mapping[str, Any] = json.loads(attributes.value)
+        spec = {"driver": "n5", "kvstore": where}
+        stored = tensorstore.open(spec, read=True, open=True).result()
+        attributes = tensorstore.KvStore.open(where).result().read("attributes.json").result()
+        self.attributes: Mapping[str, Any] = json.loads(attributes.value)
         if self.attributes.get("isLabelMultiset"):
             raise InputError(
                 f"{place} is a label multiset of Paintera; export it as plain labels "
@@ -66,11 +65,10 @@ class N5Stack(ArrayStack):
         return sorted(p for p in path.rglob("*") if p.is_file())
 
     def calibration(self) -> Calibration:
-        with reading(self.what, "N5"):
-            found = Calibration()
-            for part in (self._pixel_resolution(), self._transform(), self._resolution()):
-                found = found.joined(part, self.what)
-            return found
+        found = Calibration()
+        for part in (self._pixel_resolution(), self._transform(), self._resolution()):
+            found = found.joined(part, self.what)
+        return found
 
     def _pixel_resolution(self) -> Calibration:
         about = self.attributes.get("pixelResolution")
@@ -109,10 +107,6 @@ class N5Stack(ArrayStack):
             return Calibration()
         size = self.layout.spatial([float(v) for v in size][::-1])
         return Calibration.of(size, unit, "its attribute resolution", corner)
-
-    def slab(self, begin: int, end: int) -> np.ndarray:
-        with reading(self.what, "N5"):
-            return super().slab(begin, end)
 
 
 class _Transposed:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.axes import Choice
 from synpol.formats.calibration import Calibration
 from synpol.formats.directions import calibration_of, world_axes
@@ -32,22 +32,23 @@ class NiftiStack(ArrayStack):
         import nibabel  # only this format needs it
 
         self.what = str(path)
-        with reading(path, "NIfTI"):
-            found = unpacked_first_bytes(path)
-            is_first, is_pair = found[344:348] in _MARKS[0], b"ni" in (found[344:346], found[4:6])
-            kind = nibabel.Nifti1Header if is_first else nibabel.Nifti2Header
-            self.header = kind.from_fileobj(io.BytesIO(found), check=False)
-            self.slope, self.intercept = (
-                default if value is None else float(value)
-                for value, default in zip(self.header.get_slope_inter(), (1.0, 0.0), strict=True)
-            )
-            self.affine = np.asarray(self.header.get_best_affine(), float)
-            self.is_placed = bool(self.header["qform_code"] or self.header["sform_code"])
-            values = _values_beside(path) if is_pair else path
-            begin = int(self.header["vox_offset"])
-            shape = tuple(int(n) for n in self.header.get_data_shape())[::-1]
-            dtype = np.dtype(self.header.get_data_dtype())
-            self.array = PlainArray(values, begin, shape, dtype, compression_of(values))
+        found = unpacked_first_bytes(path)
+        is_first, is_pair = found[344:348] in _MARKS[0], b"ni" in (found[344:346], found[4:6])
+        kind = nibabel.Nifti1Header if is_first else nibabel.Nifti2Header
+        self.header = kind.from_fileobj(io.BytesIO(found), check=False)
+        self.slope, self.intercept = (
+            default if value is None else float(value)
+            for value, default in zip(self.header.get_slope_inter(), (1.0, 0.0), strict=True)
+        )
+        self.affine = np.asarray(self.header.get_best_affine(), float)
+        self.is_placed = bool(self.header["qform_code"] or self.header["sform_code"])
+        values = _values_beside(path) if is_pair else path
+        begin = int(self.header["vox_offset"])
+        if not is_pair:
+            begin = max(begin, int(self.header.single_vox_offset))
+        shape = tuple(int(n) for n in self.header.get_data_shape())[::-1]
+        dtype = np.dtype(self.header.get_data_dtype())
+        self.array = PlainArray(values, begin, shape, dtype, compression_of(values))
         names = list("xyz")
         axes = world_axes(self.affine[:3, :3].T) if self.is_placed else None
         if axes is not None:

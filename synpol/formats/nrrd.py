@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.calibration import Calibration
 from synpol.formats.directions import calibration_of, world_axes
 from synpol.formats.first_bytes import first_bytes
@@ -43,25 +43,24 @@ class NrrdStack(ArrayStack):
         import nrrd  # only this format needs it
 
         self.what = str(path)
-        with reading(path, "NRRD"):
-            with open(path, "rb") as file:
-                self.header: dict[str, Any] = dict(nrrd.read_header(file))
-                begin = file.tell()
-            dtype = self._dtype()
-            encoding = str(self.header["encoding"]).lower()
-            if encoding not in _ENCODINGS:
-                raise InputError(
-                    f"{path} has the encoding {encoding}; save it with the encoding raw or gzip"
-                )
-            values = self._values(path)
-            begin = self._begin(values, begin if values == path else 0, dtype, encoding)
-            shape = [int(n) for n in self.header["sizes"]][::-1]
-            self.names = self._axes()
-            if _ENCODINGS[encoding]:
-                skip = max(0, int(self.header.get("byte skip", 0)))
-                self.array = PlainArray(values, skip, shape, dtype, _ENCODINGS[encoding], begin)
-            else:
-                self.array = PlainArray(values, begin, shape, dtype)
+        with open(path, "rb") as file:
+            self.header: dict[str, Any] = dict(nrrd.read_header(file))
+            begin = file.tell()
+        dtype = self._dtype()
+        encoding = str(self.header["encoding"]).lower()
+        if encoding not in _ENCODINGS:
+            raise InputError(
+                f"{path} has the encoding {encoding}; save it with the encoding raw or gzip"
+            )
+        values = self._values(path)
+        begin = self._begin(values, begin if values == path else 0, dtype, encoding)
+        shape = [int(n) for n in self.header["sizes"]][::-1]
+        self.names = self._axes()
+        if _ENCODINGS[encoding]:
+            skip = max(0, int(self.header.get("byte skip", 0)))
+            self.array = PlainArray(values, skip, shape, dtype, _ENCODINGS[encoding], begin)
+        else:
+            self.array = PlainArray(values, begin, shape, dtype)
 
     @classmethod
     def opens(cls, path: Path) -> bool:
@@ -137,19 +136,18 @@ class NrrdStack(ArrayStack):
         self.array.close()
 
     def calibration(self) -> Calibration:
-        with reading(self.what, "NRRD"):
-            directions = self._directions()
-            if directions is not None:
-                directions = directions[np.isfinite(directions).all(axis=1)]
-            units = self.header.get("space units", self.header.get("units")) or []
-            found = {str(u).strip('" ') for u in units if str(u).strip('" ')}
-            unit = found.pop() if len(found) == 1 else None
-            if directions is not None and directions.shape == (3, 3):
-                origin = self.header.get("space origin")
-                where = "its field `space directions`"
-                return calibration_of(self.what, directions, origin, unit, where)
-            spacings = self.header.get("spacings")
-            if spacings is None or len(spacings) != 3 or not np.isfinite(spacings).all():
-                return Calibration()
-            where = "its field `spacings`"
-            return calibration_of(self.what, np.diag(spacings), None, unit, where)
+        directions = self._directions()
+        if directions is not None:
+            directions = directions[np.isfinite(directions).all(axis=1)]
+        units = self.header.get("space units", self.header.get("units")) or []
+        found = {str(u).strip('" ') for u in units if str(u).strip('" ')}
+        unit = found.pop() if len(found) == 1 else None
+        if directions is not None and directions.shape == (3, 3):
+            origin = self.header.get("space origin")
+            where = "its field `space directions`"
+            return calibration_of(self.what, directions, origin, unit, where)
+        spacings = self.header.get("spacings")
+        if spacings is None or len(spacings) != 3 or not np.isfinite(spacings).all():
+            return Calibration()
+        where = "its field `spacings`"
+        return calibration_of(self.what, np.diag(spacings), None, unit, where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synpol.errors import InputError, nearest
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.axes import ArrayLike, Choice
 from synpol.formats.calibration import Calibration
 from synpol.formats.first_bytes import first_bytes
@@ -38,7 +38,7 @@ class TiffStack(ArrayStack):
 
         self.path = path
         self.what = str(path)
-        with reading(path, "TIFF"), damage_refused(path):
+        with damage_refused(path):
             self.file = tifffile.TiffFile(path)
             self.file.filehandle.set_lock(True)  # pages are unpacked by several threads
             check_whole(self.file, path)
@@ -73,8 +73,7 @@ class TiffStack(ArrayStack):
         return path.is_file() and first_bytes(path, 4) in MARKS
 
     def calibration(self) -> Calibration:
-        with reading(self.what, "TIFF"):
-            return calibration_of(self.file, self.series[0])
+        return calibration_of(self.file, self.series[0])
 
     def close(self) -> None:
         if isinstance(self.array, PlainArray):
@@ -82,8 +81,7 @@ class TiffStack(ArrayStack):
         self.file.close()
 
     def slab(self, begin: int, end: int) -> np.ndarray:
-        with reading(self.what, "TIFF"):
-            values = super().slab(begin, end)
+        values = super().slab(begin, end)
         if self.read_as == "inverted":
             values = self.dtype.type(2**self.page.bitspersample - 1) - values
         return values

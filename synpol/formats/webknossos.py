@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from synpol.errors import InputError, nearest
-from synpol.formats import ArrayStack, reading, register
+from synpol.formats import ArrayStack, register
 from synpol.formats.calibration import Calibration
 
 _ABOUT = "datasource-properties.json"
@@ -24,9 +24,8 @@ class WebknossosStack(ArrayStack):
     files = f"WEBKNOSSOS (a folder with {_ABOUT})"
 
     def __init__(self, path: Path, key: str | None) -> None:
-        with reading(path / _ABOUT, "JSON"):
-            self.about: dict[str, Any] = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
-            layers = {str(layer["name"]): layer for layer in self.about["dataLayers"]}
+        self.about: dict[str, Any] = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+        layers = {str(layer["name"]): layer for layer in self.about["dataLayers"]}
         if key is None and len(layers) == 1:
             key = next(iter(layers))
         if key not in layers:
@@ -37,18 +36,15 @@ class WebknossosStack(ArrayStack):
                 f"{path}: the layer {key} is stored as {layer['dataFormat']}; convert it to Zarr "
                 "with the Python package webknossos (Layer.add_copy_layer or `webknossos convert`)"
             )
-        with reading(path, "a WEBKNOSSOS data set"):
-            mags = layer["mags"]
-            self.mag = min(mags, key=lambda m: np.prod(_mag_of(m)))
-            place = path / str(
-                self.mag.get("path", f"{key}/{'-'.join(map(str, _mag_of(self.mag)))}")
-            )
-            if not place.is_dir() and len(set(_mag_of(self.mag))) == 1:
-                place = path / key / str(_mag_of(self.mag)[0])
-            self.what = str(place)
-            self.array = zarr.open_array(str(place), mode="r")
-            order = self.mag.get("axisOrder") or dict(zip("cxyz", range(4), strict=True))
-            self.names = sorted(order, key=lambda axis: int(order[axis]))
+        mags = layer["mags"]
+        self.mag = min(mags, key=lambda m: np.prod(_mag_of(m)))
+        place = path / str(self.mag.get("path", f"{key}/{'-'.join(map(str, _mag_of(self.mag)))}"))
+        if not place.is_dir() and len(set(_mag_of(self.mag))) == 1:
+            place = path / key / str(_mag_of(self.mag)[0])
+        self.what = str(place)
+        self.array = zarr.open_array(str(place), mode="r")
+        order = self.mag.get("axisOrder") or dict(zip("cxyz", range(4), strict=True))
+        self.names = sorted(order, key=lambda axis: int(order[axis]))
 
     @classmethod
     def opens(cls, path: Path) -> bool:
@@ -65,10 +61,6 @@ class WebknossosStack(ArrayStack):
             return Calibration()
         x, y, z = (float(v) * m for v, m in zip(size, _mag_of(self.mag), strict=True))
         return Calibration.of((z, y, x), unit, _ABOUT)
-
-    def slab(self, begin: int, end: int) -> np.ndarray:
-        with reading(self.what, "Zarr"):
-            return super().slab(begin, end)
 
 
 def _mag_of(mag: dict[str, Any]) -> list[int]:
