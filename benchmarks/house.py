@@ -43,6 +43,7 @@ ORDER = (
     ("model",),
     ("synapses",),
     ("blockwise",),
+    ("formats",),
     ("images",),
     ("config",),
     ("polarity",),

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from synpol.command import described_keys
 from synpol.config import Config, Section
-from synpol.datasets.importers import known_formats
 from synpol.decoding.stages import STAGES
+from synpol.formats import known_formats
 from synpol.synapses.table import schema_of
 
 HERE = Path(__file__).parent

@@ -9,10 +9,10 @@ import argparse
 
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.datasets.import_volume import describe_volume, import_volume
-from synpol.datasets.importers import known_formats
+from synpol.datasets.import_volume import all_volumes, describe_volume, import_volume
 from synpol.datasets.write_synthetic import write_synthetic
 from synpol.errors import InputError
+from synpol.formats import known_formats
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -20,8 +20,9 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raise InputError("prepare.synthetic and prepare.imports are both empty: nothing to prepare")
     for dataset in config.prepare.synthetic:
         print(describe_volume(write_synthetic(dataset, config.workers.num_workers)))
-    for volume in config.prepare.imports:
-        print(describe_volume(import_volume(volume)))
+    for entry in config.prepare.imports:
+        for volume in all_volumes(entry):
+            print(describe_volume(import_volume(volume)))
 
 
 if __name__ == "__main__":

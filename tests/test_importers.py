@@ -1,64 +1,26 @@
 """Tests of the importers: what comes out is the source, in its place, and nothing else is lost."""
 
-import subprocess
-import sys
-import time
-
-import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from funlib.persistence import open_ds
-from recipes import ROOT, run, tiny_config
+from importing import (
+    LABELS,
+    OFFSET,
+    RAW,
+    VOXEL_SIZE,
+    WRITERS,
+    convert,
+    write_folder,
+    write_hdf5,
+    write_tiff,
+)
 
-from synpol.config import ImportVolume
-from synpol.datasets import importers
-from synpol.datasets.import_volume import downsampled, import_volume
+from synpol.datasets.import_volume import downsampled
 from synpol.errors import InputError
 from synpol.images.image import open_image
-
-SHAPE = (19, 24, 37)  # more than one slab of 16 sections; nothing divides anything
-VOXEL_SIZE, OFFSET = (40, 8, 4), (120, -16, 12)
-RAW = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-LABELS = np.random.default_rng(1).integers(2**60, 2**63, SHAPE, dtype=np.uint64)
-KEYS = {"volumes/raw": RAW, "volumes/labels": LABELS, "volumes/mask": RAW > 64, "one": RAW[0]}
-
-
-def write_hdf5(path, arrays=KEYS):
-    with h5py.File(path, "w") as file:
-        for key, array in arrays.items():
-            file[key] = array
-    return path
-
-
-def write_tiff(path, data=RAW):
-    tifffile.imwrite(path, data, photometric="minisblack")
-    return path
-
-
-def write_folder(path, sections=RAW, ending="png"):
-    path.mkdir()
-    for i, section in enumerate(sections):
-        iio.imwrite(path / f"section_{i:03d}.{ending}", section)
-    return path
-
-
-WRITERS = {
-    "hdf5": lambda folder: write_hdf5(folder / "a.h5"),
-    "tiff": lambda folder: write_tiff(folder / "a.tif"),
-    "pngs": lambda folder: write_folder(folder / "pngs"),
-    "tiffs": lambda folder: write_folder(folder / "tiffs", ending="tif"),
-}
-
-
-def convert(source, output, **more):
-    """Import with the usual voxel size; `key` is the image where the source is HDF5."""
-    if source.suffix == ".h5":
-        more = {"key": "volumes/raw", **more}
-    more = {"voxel_size": VOXEL_SIZE, **more}
-    return import_volume(ImportVolume(source=str(source), output=str(output), **more))
 
 
 @pytest.fixture
@@ -288,164 +250,14 @@ def test_tiff_with_unequal_pages_is_refused(tmp_path, output):
         convert(tmp_path / "pages.tif", output)
 
 
-def test_tiff_whose_sections_are_not_pages_is_refused(tmp_path, output):
-    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True, truncate=True)  # as ImageJ above 4 GB
-    with pytest.raises(InputError, match=r"a\.tif has .*page"):
+def test_tiff_whose_sections_are_not_pages_is_read(tmp_path, output):
+    # as ImageJ above 4 GB
+    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True, truncate=True, metadata={"axes": "ZYX"})
+    assert np.array_equal(convert(tmp_path / "a.tif", output).array[:], RAW)
+
+
+def test_tiff_whose_sections_are_channels_is_refused(tmp_path, output):
+    tifffile.imwrite(tmp_path / "a.tif", RAW, imagej=True)
+    with pytest.raises(InputError, match=r"a\.tif has 19 channels .*`axes: zyx`"):
         convert(tmp_path / "a.tif", output)
-
-
-# ---------------------------------------------------------------- what is there already
-
-
-def written(folder):
-    """Every file below a folder with the time it was written."""
-    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-
-
-def test_import_again_leaves_the_finished_one_alone(source, output):
-    convert(source, output)
-    before = written(output)
-    assert np.array_equal(convert(source, output).array[:], RAW)
-    assert written(output) == before
-
-
-def test_import_with_other_settings_replaces_the_earlier_one(source, output):
-    convert(source, output)
-    assert np.array_equal(convert(source, output, sections=(2, 6)).array[:], RAW[2:6])
-    assert open_image(output).array.shape == (4, 24, 37)
-
-
-def test_changed_file_is_imported_again(tmp_path, output):
-    convert(write_tiff(tmp_path / "a.tif"), output)
-    time.sleep(0.02)
-    write_tiff(tmp_path / "a.tif", 255 - RAW)
-    assert np.array_equal(convert(tmp_path / "a.tif", output).array[:], 255 - RAW)
-
-
-def test_section_changed_in_place_is_imported_again(tmp_path, output):
-    folder = write_folder(tmp_path / "pngs", RAW[:3])
-    convert(folder, output)
-    time.sleep(0.02)
-    (folder / "section_001.png").write_bytes(iio.imwrite("<bytes>", RAW[9], extension=".png"))
-    assert np.array_equal(convert(folder, output).array[1], RAW[9])
-
-
-def test_neighbouring_images_of_one_container_do_not_disturb_each_other(source, output):
-    convert(source, output)
-    before = written(output)
-    convert(source, output.with_name("truth"), key="volumes/labels", kind="labels")
-    assert written(output) == before
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("place", ["array", "group"])
-def test_zarr_that_synpol_did_not_write_is_left_alone(zarr_format, place, source, output):
-    where = output if place == "array" else output / "inside"
-    foreign = zarr.create_array(
-        where, shape=(4, 4, 4), chunks=(4, 4, 4), dtype=np.uint8, zarr_format=zarr_format
-    )
-    foreign[:] = 7
-    foreign.attrs["voxel_size"] = [1, 1, 1]
-    before = written(output)
-    with pytest.raises(InputError, match=str(output)):
-        convert(source, output)
-    assert written(output) == before
-
-
-def test_folder_with_other_files_is_left_alone(source, output):
-    output.mkdir(parents=True)
-    (output / "notes.txt").write_text("years of work")
-    with pytest.raises(InputError, match=str(output)):
-        convert(source, output)
-    assert (output / "notes.txt").read_text() == "years of work"
-
-
-def test_sections_survive_when_output_is_the_source_folder(tmp_path):
-    folder = write_folder(tmp_path / "pngs", RAW[:3])
-    with pytest.raises(InputError, match=str(folder)):
-        convert(folder, folder)
-    assert len(list(folder.glob("*.png"))) == 3
-
-
-def test_file_in_the_place_of_the_output_is_left_alone(source, output):
-    output.parent.mkdir()
-    output.write_text("a file")
-    with pytest.raises(InputError, match=str(output)):
-        convert(source, output)
-    assert output.read_text() == "a file"
-
-
-def test_container_that_cannot_be_made_is_named(source, output):
-    output.parent.write_text("a file where a folder is needed")
-    with pytest.raises(InputError, match=f"{output.parent} cannot be written"):
-        convert(source, output)
-
-
-def test_import_of_which_a_kill_left_coarser_levels_alone_is_made_anew(source, output):
-    expected = convert(source, output).array[:]
-    (output / "s0").rename(output / "s1")  # an array of ours, not the full resolution
-    assert np.array_equal(convert(source, output).array[:], expected)
-    assert not (output / "s1").exists()
-
-
-# ---------------------------------------------------------------- a format of one's own
-
-
-@pytest.fixture
-def npy(monkeypatch):
-    """A format that lives outside the package: a NumPy file."""
-    monkeypatch.setitem(importers.FORMATS, "NumPy", None)  # gone after the test
-
-    @importers.register
-    class NpyStack(importers.Stack):
-        name = "NumPy"
-        files = "NumPy (.npy)"
-
-        def __init__(self, path, key):
-            self.data = np.load(path, mmap_mode="r")
-            self.shape, self.dtype = self.data.shape, self.data.dtype
-
-        @classmethod
-        def opens(cls, path):
-            return path.suffix == ".npy"
-
-        def slab(self, begin, end):
-            return self.data[begin:end]
-
-
-def test_a_format_from_outside_is_imported_by_the_command(npy, tmp_path, output):
-    np.save(tmp_path / "a.npy", RAW)
-    volume = {"source": f"{tmp_path}/a.npy", "output": f"{output}", "voxel_size": VOXEL_SIZE}
-    config = tiny_config(tmp_path, prepare={"imports": [volume]})
-    assert run("prepare", config) == 0
-    image = open_image(output)
-    assert np.array_equal(image.array[:], RAW)
-    assert image.voxel_size == VOXEL_SIZE
-
-
-def test_a_format_from_outside_is_named_in_messages_and_help(npy, tmp_path, output):
-    (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(InputError, match=r"is neither HDF5 .*, nor TIFF .*, nor NumPy \(\.npy\)"):
-        convert(tmp_path / "a.txt", output)
-    assert "NumPy (.npy)" in importers.known_formats()
-
-
-def test_of_two_formats_for_a_file_the_later_one_opens_it(npy, tmp_path, monkeypatch):
-    monkeypatch.setitem(importers.FORMATS, "reversed NumPy", None)
-
-    @importers.register
-    class Reversed(importers.FORMATS["NumPy"]):
-        name = "reversed NumPy"
-
-        def slab(self, begin, end):
-            return self.data[::-1][begin:end]
-
-    np.save(tmp_path / "a.npy", RAW)
-    stack = importers.open_stack(str(tmp_path / "a.npy"), None)
-    assert np.array_equal(stack.slab(0, 1)[0], RAW[-1])
-
-
-def test_the_command_lists_formats_in_its_help():
-    script = [sys.executable, str(ROOT / "pipelines" / "prepare.py"), "--help"]
-    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-    assert "Formats that are imported: HDF5 (.h5)" in told
+    assert np.array_equal(convert(tmp_path / "a.tif", output, axes="zyx").array[:], RAW)

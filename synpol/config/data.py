@@ -44,30 +44,58 @@ class ImportVolume(Section):
     """A volume to be converted to OME-Zarr."""
 
     source: str = Field(
-        description="file or folder in a format that is imported, such as HDF5, TIFF, or a folder "
-        "of PNG sections; `prepare.py --help` lists them"
+        description="file, folder or URL in a format that is imported, such as HDF5, TIFF, or a "
+        "folder of PNG sections; `prepare.py --help` lists them"
     )
-    output: str = Field(description="path of the image to write, for instance data/a/raw")
-    kind: Literal["image", "labels"] = Field(
-        default="image", description="kind of the volume; labels are never averaged"
+    output: str = Field(description="path or URL of the image to write, for instance data/a/raw")
+    kind: Literal["image", "labels", "polarity"] = Field(
+        default="image",
+        description="kind of the volume; labels are never averaged; polarity is a prediction "
+        "(3, z, y, x) of another program",
     )
     key: str | None = Field(
-        default=None, description="dataset inside a file that holds several, such as HDF5"
+        default=None,
+        description="name of the volume where a source holds several: dataset of an HDF5 file (* "
+        "for all) or N5 container, number of an image in a TIFF file, pattern of names in a folder "
+        "of sections, layer of a WEBKNOSSOS data set",
     )
-    voxel_size: tuple[float, float, float] = Field(
-        description="voxel size of the source in `unit`, z, y, x; it has to be whole after "
-        "downsampling"
+    voxel_size: tuple[float, float, float] | None = Field(
+        default=None,
+        description="voxel size of the source in `unit`, z, y, x; default: what the file says",
     )
     offset: tuple[float, float, float] = Field(
-        default=(0, 0, 0), description="corner of the first voxel in `unit`, z, y, x"
+        default=(0, 0, 0),
+        description="corner of the first voxel in `unit`, z, y, x; where it is left out, what the "
+        "file says counts",
     )
     unit: Literal["nm", "angstrom", "pm"] = Field(
-        default="nm", description="unit of sizes and places; a finer one for sizes such as 4.6 nm"
+        default="nm",
+        description="unit of sizes and places, and of numbers in a file that names none; a finer "
+        "one for sizes such as 4.6 nm",
+    )
+    axes: str | None = Field(
+        default=None,
+        description="letters of the stored axes, slowest first, for instance zcyx; default: what "
+        "the file says, else zyx",
+    )
+    channel: int | None = Field(
+        default=None, ge=0, description="number of the channel to import, from 0 on"
+    )
+    time: int | None = Field(
+        default=None, ge=0, description="number of the time to import, from 0 on"
     )
     sections: tuple[int, int] | None = Field(
         default=None, description="first section and one past the last; default: all"
     )
     downsample: Positive = Field(default=1, description="factor that shrinks sections in plane")
+    fill_missing: bool = Field(
+        default=False, description="whether zeros stand for missing sections, instead of an error"
+    )
+    ignore_metadata: bool = Field(
+        default=False,
+        description="whether the config alone counts, where a file says a wrong voxel size or "
+        "place",
+    )
 
 
 class EmR50(Section):

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from synpol.config import EmR50, ImportVolume
 from synpol.datasets.import_volume import describe_volume, import_volume
-from synpol.datasets.importers import open_stack
 from synpol.errors import InputError
 from synpol.files import is_url, whole_file, whole_folder
+from synpol.formats import open_stack
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
 
@@ -218,7 +218,7 @@ def check_labels(path: Path, key: str) -> None:
     stack = open_stack(str(path), key)
     present: np.ndarray = np.zeros(0, np.uint64)
     for begin in range(0, stack.shape[0], 16):
-        slab = stack.slab(begin, min(begin + 16, stack.shape[0]))
+        slab = stack.read(begin, min(begin + 16, stack.shape[0]))
         present = np.union1d(present, np.unique(slab).astype(np.uint64))
     check_polarity_labels(present, str(path))
 

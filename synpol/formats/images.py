@@ -1,0 +1,84 @@
+"""Images that synpol reads in place, Zarr and precomputed, local or at a URL.
+
+They need no import to be used. It makes them OME-Zarr with the voxel size that the config says,
+crops and shrinks them.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+from synpol.formats import ArrayStack, register
+from synpol.formats.calibration import Calibration
+from synpol.formats.first_bytes import first_bytes
+from synpol.images.image import open_image
+from synpol.images.precomputed import SCHEME
+
+_ZARR = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+
+
+@register
+class ZarrStack(ArrayStack):
+    """Read a Zarr array or OME-Zarr image."""
+
+    name = "Zarr"
+    files = "Zarr and OME-Zarr (v2 and v3)"
+
+    def __init__(self, path: Path, key: str | None) -> None:
+        self._open("/".join([str(path), *([key.strip("/")] if key else [])]))
+
+    def _open(self, path: str) -> None:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            image = open_image(path, bare=True)
+        self._has_size = not any(
+            "says nothing about its voxel size" in str(w.message) for w in said
+        )
+        self.image = image
+        self.what = image.path
+        self.array = image.array
+        self.names = "czyx"[-len(image.array.shape) :]
+
+    @classmethod
+    def opens(cls, path: Path) -> bool:
+        return path.is_dir() and any((path / name).is_file() for name in _ZARR)
+
+    @classmethod
+    def opens_url(cls, url: str) -> bool:
+        return not url.startswith(SCHEME)
+
+    @classmethod
+    def parts(cls, path: Path) -> list[Path]:
+        return sorted(p for p in path.rglob("*") if p.is_file())
+
+    def calibration(self) -> Calibration:
+        if not self._has_size:
+            return Calibration()
+        size, offset = self.image.voxel_size_nm, self.image.offset_nm
+        return Calibration.of(size, "nm", "its metadata", offset)
+
+
+@register
+class PrecomputedStack(ZarrStack):
+    """Read a precomputed volume."""
+
+    name = "precomputed"
+    files = "neuroglancer's precomputed format (a folder with `info`, precomputed://)"
+
+    def __init__(self, path: Path, key: str | None) -> None:
+        self._open(f"{SCHEME}{str(path).removeprefix(SCHEME)}")
+
+    @classmethod
+    def opens(cls, path: Path) -> bool:
+        if not (path / "info").is_file():
+            return False
+        try:
+            return "scales" in json.loads(first_bytes(path / "info", 2**20))
+        except ValueError:
+            return False
+
+    @classmethod
+    def opens_url(cls, url: str) -> bool:
+        return url.startswith(SCHEME)

@@ -1,0 +1,104 @@
+"""Metadata that were changed at random: an import gives a volume or a refusal, nothing else."""
+
+import json
+import random
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from importing import RAW, made_of
+from test_import_chunked import write_n5
+from test_import_formats import nrrd_header, write_mrc, write_nifti
+
+from synpol.errors import InputError
+
+SMALL = RAW[:3]
+#: what a value may become
+ODD = [
+    None, True, -1, 0, 1e300, -1e-300, float("nan"), 2**70, "", "nm", "zyx", "µm", "\x00", [], [1],
+    [1, 2, 3], [0, 0, 0], ["z", "y", "x"], [None] * 3, [[1, 2], [3]], {}, {"a": 1}, [1e400] * 3,
+]  # fmt: skip
+
+
+def outcome(source, **more):
+    """Import; anything but a volume of the right values or a refusal fails."""
+    try:
+        image = made_of(source, **more)
+    except InputError as error:
+        assert str(source.name) in str(error)
+        return
+    assert min(image.voxel_size) > 0
+
+
+def changed(rng, value):
+    """Change one place in a JSON value."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice(sorted(value))
+        if rng.random() < 0.2:
+            return {k: v for k, v in value.items() if k != key}
+        return {**value, key: changed(rng, value[key])}
+    if isinstance(value, list) and value and rng.random() < 0.6:
+        place = rng.randrange(len(value))
+        return [changed(rng, v) if i == place else v for i, v in enumerate(value)]
+    return rng.choice(ODD)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_hdf5_attributes(seed, tmp_path):
+    rng = random.Random(seed)
+    keys = ["resolution", "voxel_size", "offset", "units", "unit", "element_size_um", "axes"]
+    keys += ["axistags", "axis_names", "_ARRAY_DIMENSIONS", "MATLAB_class", "dimension_names"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["main"] = SMALL
+        for key in rng.sample(keys, 3):
+            value = rng.choice([v for v in ODD if v is not None])
+            try:
+                file["main"].attrs[key] = json.dumps(value) if rng.random() < 0.3 else value
+            except (TypeError, ValueError, OverflowError):
+                file["main"].attrs[key] = json.dumps(value)
+    outcome(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_n5_attributes(seed, tmp_path):
+    rng = random.Random(seed)
+    path = tmp_path / "a.n5"
+    transform = {"axes": ["z", "y", "x"], "scale": [4, 4, 4], "translate": [2, 2, 2]}
+    resolution = {"dimensions": [4, 4, 4], "unit": "nm"}
+    write_n5(path, SMALL, transform=transform, pixelResolution=resolution, axes=["x", "y", "z"])
+    about = json.loads((path / "attributes.json").read_text())
+    (path / "attributes.json").write_text(json.dumps(changed(rng, about)))
+    outcome(path)
+
+
+def write_nrrd(path, values):
+    import nrrd
+
+    nrrd.write(str(path), values.T, nrrd_header(), index_order="F")
+    return path
+
+
+WRITERS = {
+    "a.mrc": lambda path: write_mrc(path, SMALL.astype(np.int16), (40, 8, 4)),
+    "a.data": lambda path: write_nifti(path, SMALL),
+    "a.nrrd": lambda path: write_nrrd(path, SMALL),
+    "a.tif": lambda path: tifffile.imwrite(path, SMALL, imagej=True, metadata={"axes": "ZYX"}),
+    "b.tif": lambda path: tifffile.imwrite(path, SMALL, ome=True, compression="zlib"),
+    "c.h5": lambda path: h5py.File(path, "w").create_dataset("main", data=SMALL).file.close(),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("seed", range(25))
+def test_bytes_of_headers(name, seed, tmp_path):
+    rng = random.Random(f"{name}{seed}")
+    path = tmp_path / name
+    WRITERS[name](path)
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 3, 10])):
+        content[rng.randrange(min(700, len(content)))] = rng.randrange(256)
+    if rng.random() < 0.2:
+        content = content[: rng.randrange(len(content))]
+    path.write_bytes(content)
+    outcome(path, voxel_size=(40, 8, 4), ignore_metadata=rng.random() < 0.5)
