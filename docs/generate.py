@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from synpol.command import described_keys
-from synpol.config import Config, Section
+from synpol.config import Config, ImageSource, Section, describe
 from synpol.decoding.stages import STAGES
 from synpol.formats import known_formats
 from synpol.synapses.table import schema_of
@@ -51,6 +51,11 @@ def config_page() -> str:
             lines.append(f"| `{key}` | {type_name} | `{default}` | {meaning} |")
         if name == "prepare":
             lines += ["", f"Formats that are imported: {known_formats()}."]
+    lines += ["", "## Images", "", "An image is a path or URL, or a mapping with more to say:", ""]
+    lines += ["`raw: {path: volume.zarr/em, channel: 1}`. " + (ImageSource.__doc__ or ""), ""]
+    lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for key, type_name, default, meaning in describe(ImageSource):
+        lines.append(f"| `{key}` | {type_name} | `{default}` | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,13 @@ from synpol.gp import Nothing
 from synpol.gp.augmentations import picture_rows
 from synpol.images.writing import check_writable
 from synpol.report.figures import augmentation_gallery
-from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
+from synpol.training.volumes import (
+    OpenVolume,
+    as_funlib,
+    check_together,
+    in_one_unit,
+    open_volume,
+)
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 #: draws of each augmentation, of which one is shown
@@ -71,7 +77,7 @@ def fullest_patch(volume: OpenVolume, shape: Sequence[int]) -> gp.Roi:
         return int(np.count_nonzero(np.asarray(volume.truth.array[where])))
 
     fullest = gp.Roi(max(corners, key=labelled), shape)
-    return fullest * gp.Coordinate(volume.raw.voxel_size) + gp.Coordinate(volume.raw.offset)
+    return fullest * gp.Coordinate(volume.raw.voxel_size) + as_funlib(volume.raw).offset
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -79,6 +85,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volume = open_volume(config.data.train[0], config.data.intensity_range)
     check_together([volume], config.train.patch)
+    [volume] = in_one_unit([volume])
     augmented = list(picture_rows(config.augment, RAW))
     check_writable(config.run_dir)
     patch = fullest_patch(volume, config.train.patch)

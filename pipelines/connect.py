@@ -20,7 +20,8 @@ from synpol.connectivity import connections, graph_of, partners_blockwise
 from synpol.errors import InputError
 from synpol.files import is_url, join, whole_file
 from synpol.images.claim import SETTINGS, check_complete
-from synpol.images.image import open_image
+from synpol.images.image import check_readable, open_image
+from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import TABLE_HASH, digest_of
 
@@ -33,9 +34,10 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if not config.decode.sides or config.decode.semantic:
         raise InputError("partners need numbered sides: decode.sides true, decode.semantic false")
     instances = open_image(join(output, "instances"), channels=0)
-    segmentation = open_image(config.need("connect.segmentation"), channels=0)
+    segmentation = open_labels(config.need_image("connect.segmentation"), "ids")
     for image in (instances, segmentation):
         check_complete(image)
+        check_readable(image)
     stored = instances.array.attrs.get(SETTINGS)
     if isinstance(stored, dict) and (stored["semantic"] or not stored["sides"]):
         raise InputError(

@@ -20,13 +20,15 @@ from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import is_url, join, write_json
 from synpol.images.claim import SETTINGS, check_complete
-from synpol.images.image import Image, open_image
+from synpol.images.image import Image, check_readable, open_image
+from synpol.images.labels import check_truth, open_labels
+from synpol.prediction.roi import roi_of
 from synpol.report.report import write_report
 from synpol.scene.links import position_link
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
-    output, truth = config.need("predict.output"), config.need("evaluate.truth")
+    output, truth = config.need("predict.output"), config.need_image("evaluate.truth")
     if is_url(output):
         raise InputError("scores.json and the report are written to a local folder only so far")
     if config.decode.sides != (config.evaluate.labels == "polarity"):
@@ -36,10 +38,16 @@ def main(config: Config, given: argparse.Namespace) -> None:
             "instances without sides"
         )
     instances = open_image(join(output, "instances"), channels=0)
-    true = open_image(truth, channels=0)
+    true = open_labels(truth, config.evaluate.labels)
     for image in (instances, true):
         check_complete(image)
+        check_readable(image)
     check_settings(config, instances)
+    check_truth(true, config.evaluate.labels)
+    check_covered(instances, true)
+    # the report does not search it again for what means background
+    searched = config.evaluate.model_copy(update={"truth": true.source})
+    config = config.model_copy(update={"evaluate": searched})
     work = work_folder(output, config.workers.work_dir)
     protocols = protocol_scores(config, instances, true)
     evaluation = evaluate_blockwise(
@@ -81,6 +89,23 @@ def main(config: Config, given: argparse.Namespace) -> None:
     print(f"{join(output, 'scores.json')}\n{join(output, 'report.html')}")
 
 
+def check_covered(instances: Image, truth: Image) -> None:
+    """Refuse a truth of a part of the result, and say how to predict that part alone."""
+    try:
+        truth.place_of(instances, "the truth")
+    except InputError as error:
+        try:
+            begin = instances.place_of(truth, "the result")
+        except InputError:
+            raise error from None
+        roi = roi_of(instances.part(begin, truth.shape_vx))
+        raise InputError(
+            f"{error}. To score that part, predict it alone, into another folder: "
+            f"'predict.roi={{offset: {list(roi.offset)}, shape: {list(roi.shape)}}}' "
+            "predict.output=FOLDER"
+        ) from None
+
+
 def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str, dict[str, Any]]:
     """Scores by the protocols of others, which look at whole volumes."""
     wanted = config.evaluate.protocols
@@ -94,7 +119,7 @@ def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str,
         margin = config.evaluate.lin2020_margin
         scores["lin2020"] = asdict(lin2020(predicted, true, margin=margin))
     if "cremi-partners" in wanted:
-        neurons = open_image(config.need("evaluate.segmentation"), channels=0)
+        neurons = open_labels(config.need_image("evaluate.segmentation"), "ids")
         segments = neurons.part_like(instances, "evaluate.segmentation")
         found = cremi_partners(predicted, true, segments, instances.voxel_size_nm)
         scores["cremi-partners"] = found.scores()

@@ -39,10 +39,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if given.only is None:  # what would stop the second half has to stop the first
-        raw = open_image(config.need("predict.raw"), channels=0)
+        raw = open_image(config.need_image("predict.raw"), channels=0)
         shape = VoxelRoi.of(raw, config.predict.roi).shape
         blocks = BlockGrid.of(shape, config.decode.block_shape)
-        check_output(output, Target.of(raw, blocks, config.decode.scale_factors))
+        check_output(output, Target.of(raw, blocks, config.decode.scale_factors), given.fresh)
     if given.dry_run:
         print(planned(config, output, given.only))
         return
@@ -56,7 +56,9 @@ def predict(config: Config, output: str, fresh: bool) -> None:
     from synpol.model.trained import find_checkpoint
     from synpol.prediction.job import PredictJob
 
-    job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
+    job = PredictJob.of(config, config.need_image("predict.raw"), output, find_checkpoint(config))
+    if not fresh:
+        job.refuse_other_region()
     print(f"{job.border_cost()}\nwith {job.network.checkpoint}", file=sys.stderr)
     job.run(fresh)
 
@@ -69,7 +71,9 @@ def planned(config: Config, output: str, only: str | None) -> str:
         from synpol.model.trained import find_checkpoint
         from synpol.prediction.job import PredictJob
 
-        job = PredictJob.of(config, config.need("predict.raw"), output, find_checkpoint(config))
+        job = PredictJob.of(
+            config, config.need_image("predict.raw"), output, find_checkpoint(config)
+        )
         stages.append(plan_prediction(job))
         jobs.append(job.border_cost())
         jobs.append("To predict: " + job_text(settings, job.num_workers, job.gpus))

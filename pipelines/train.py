@@ -27,12 +27,18 @@ from synpol.gp import (
     request_batch,
 )
 from synpol.gp.augmentations import augment_chain, context_of
-from synpol.images.identity import identity_of
 from synpol.images.writing import check_writable
 from synpol.model.losses import check_terms
+from synpol.training.data_state import data_state_of
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
-from synpol.training.volumes import OpenVolume, as_funlib, check_together, open_volume
+from synpol.training.volumes import (
+    OpenVolume,
+    as_funlib,
+    check_together,
+    in_one_unit,
+    open_volume,
+)
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
@@ -109,8 +115,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     with joined(config) as processes, ExitStack() as held:
         if processes.is_first:
             held.enter_context(DriverLock(config.run_dir, "training"))
-        data_state = [identity_of(i) for v in volumes for i in (v.raw, v.truth)]
-        trainer = Trainer(config, data_state, processes)
+        trainer = Trainer(config, data_state_of(volumes), processes)
         trainer.validate()  # a run may have been killed before it had done so
         done = trainer.finished or train(config, volumes, trainer)
         if processes.is_first:
@@ -123,6 +128,7 @@ def main(config: Config, given: argparse.Namespace) -> bool:
 
 def train(config: Config, volumes: list[OpenVolume], trainer: Trainer) -> bool:
     """Train to the end, or to Ctrl-C; return whether all iterations are done."""
+    volumes = in_one_unit(volumes)
     processes = trainer.processes
     if processes.is_first:
         record_run(config, config.run_dir, "train")

@@ -2,13 +2,14 @@
 
 It predicts the volume and scores every setting of tune.thres (and of tune.dilate_sz and
 tune.thres_small where they are given). Into run_dir it writes the best setting as a config overlay,
-tuned.yaml, with all scores (tune.json) and their curves (tune.png). The volume has to fit into
-memory.
+tuned.yaml, with all scores (tune.json) and their curves (tune.png). Where every F1 is 0 it says so,
+and tuned.yaml keeps the settings of the config. The volume has to fit into memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,8 +36,20 @@ def main(config: Config, given: argparse.Namespace) -> None:
     tried = ["thres"] + [k for k in ("dilate_sz", "thres_small") if getattr(config.tune, k)]
     overlay = {"decode": {key: getattr(chosen, key) for key in tried}}
     comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"
+    if chosen.f1 == 0:  # no setting is better than another: keep those of the config
+        overlay = {"decode": {key: getattr(config.decode, key) for key in tried}}
+        comment = "# nothing was chosen: the validation F1 is 0 with every setting\n"
     with whole_file(run_dir / "tuned.yaml") as temporary:
         temporary.write_text(comment + yaml.safe_dump(overlay))
+    if chosen.f1 == 0:
+        print(
+            f"nothing was chosen: the F1 is 0 with all {len(settings)} settings, so no synapse of "
+            f"{volume.opened.truth.path} was found at IoU {config.tune.iou:g}. "
+            f"{run_dir / 'tuned.yaml'} keeps what the config has. Train longer, or lower "
+            "decode.thres_small, tune.thres or tune.iou",
+            file=sys.stderr,
+        )
+        return
     said = ", ".join(f"{key} {value}" for key, value in overlay["decode"].items())
     print(
         f"{said}: validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}; written to "

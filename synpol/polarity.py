@@ -143,6 +143,18 @@ def is_pre(label: Any) -> Any:
     return (label & 1) != 0
 
 
+def partner_of(label: np.ndarray) -> np.ndarray:
+    """Return the label of the other side of the same synapse, for an array of labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> partner_of(np.array([1, 2, 7])).tolist()
+    [2, 1, 8]
+    """
+    return np.where(is_pre(label), label + 1, label - 1)
+
+
 def synapse_of[N: (int, np.uint64, np.ndarray)](label: N) -> N:
     """Return the number n of the synapse that labels 2n-1 and 2n belong to, 0 for 0.
 
@@ -300,7 +312,7 @@ def seg_to_polarity(label: np.ndarray, exclusive: bool = False) -> np.ndarray:
 
 
 def check_polarity_labels(values: np.ndarray, path: str) -> None:
-    """Refuse labels that are all odd or all even, which cannot be sides of synapses.
+    """Refuse labels of which none has its partner, which cannot be sides of synapses.
 
     Parameters
     ----------
@@ -312,18 +324,27 @@ def check_polarity_labels(values: np.ndarray, path: str) -> None:
     Raises
     ------
     InputError
-        There are labels, but only odd ones (a binary mask, for example) or only even ones.
+        There are labels, but only odd ones (a binary mask, for example), only even ones, or none
+        of which the other side is there too.
     """
     labels = np.unique(values)
     labels = labels[labels != 0]
     if labels.size == 0:
         return
     odd = int(is_pre(labels).sum())
+    fault = ""
     if odd == 0 or odd == labels.size:
-        which = "odd" if odd else "even"
-        shown = ", ".join(str(v) for v in labels[:5]) + (", ..." if labels.size > 5 else "")
+        fault = f"holds only {'odd' if odd else 'even'} labels ({shown_labels(labels)})"
+    elif not np.isin(partner_of(labels), labels).any():
+        fault = f"holds no label together with its partner 2n-1 or 2n ({shown_labels(labels)})"
+    if fault:
         raise InputError(
-            f"{path} is declared `labels: polarity`, but it holds only {which} labels ({shown}), "
-            "so every synapse would lack a side; if it marks synapses without sides (a mask, or "
-            "one id a synapse), say `labels: union`"
+            f"{path} is declared `labels: polarity`, but it {fault}, so every synapse would lack a "
+            "side; if it marks synapses without sides (a mask, or one id a synapse), say `labels: "
+            "union`"
         )
+
+
+def shown_labels(labels: np.ndarray) -> str:
+    """Return the first five labels as text for a message."""
+    return ", ".join(str(v) for v in labels[:5]) + (", ..." if labels.size > 5 else "")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.image import open_image
-from synpol.images.world import to_world
+from synpol.images.world import NANOMETERS, whole_placement
 from synpol.images.writing import check_writable, create_image
 
 PLACE = {"voxel_size": (30, 16, 16), "offset": (60, -32, 8), "unit": "nm"}
@@ -433,21 +433,23 @@ def test_the_message_about_a_missing_voxel_size_names_the_command_that_imports(t
 
 
 @both_formats
-def test_a_size_that_is_not_whole_suggests_the_finer_unit(tmp_path, zarr_format):
+def test_a_size_that_is_not_whole_is_read_in_a_finer_unit(tmp_path, zarr_format):
     path = foreign(tmp_path / "a", zarr_format, [("s0", (30, 4.6, 4.6), None)])
-    expected = r"voxel size of .*/s0 \(30.0, 4.6, 4.6\) nanometer is not whole in nm.*"
-    with pytest.raises(InputError, match=expected + r"angstrom: \(300.0, 46.0, 46.0\)"):
-        open_image(path)
-    array = zarr.open_array(path / "s0", mode="r+")
-    array.attrs.update({"voxel_size": [30, 46, 46.25], "units": ["angstrom"] * 3})
-    with pytest.raises(InputError, match=r"not whole in angstrom.*pm: \(3000.0, 4600.0, 4625.0\)"):
-        open_image(path)
+    for which in (path, path / "s0"):
+        assert placement(open_image(which)) == ((300, 46, 46), (0, 0, 0), "angstrom")
+    alone = zarr.create_array(
+        tmp_path / "b", shape=(4, 6, 5), chunks=(4, 6, 5), dtype=np.uint8, zarr_format=zarr_format
+    )
+    alone.attrs.update({"voxel_size": [30, 46, 46.25], "units": ["angstrom"] * 3})
+    found = placement(open_image(tmp_path / "b"))
+    assert found == ((3000, 4600, 4625), (0, 0, 0), "pm")
 
 
-def test_an_offset_that_is_not_whole_is_refused_as_such(tmp_path):
+def test_an_offset_that_is_not_whole_is_read_in_a_finer_unit(tmp_path):
     path = foreign(tmp_path / "a", 3, [("s0", (40, 4, 4), (20.0, 2.00005, 2.0))])
-    with pytest.raises(InputError, match=r"offset of .*translation less half a voxel.*not whole"):
-        open_image(path)
+    image = open_image(path)
+    assert (image.unit, image.offset_nm) == ("fm", (0, 0.00005, 0))
+    assert image.voxel_size_nm == (40, 4, 4)
 
 
 def test_half_a_voxel_that_is_whole_only_in_a_finer_unit_is_read_in_that(tmp_path):
@@ -494,29 +496,83 @@ def test_arrays_of_other_dimensions_are_refused(tmp_path, shape):
 
 
 @given(
+    st.tuples(*[st.integers(1, 10**6)] * 3),
     st.tuples(*[st.integers(-(10**6), 10**6)] * 3),
     st.sampled_from([("nm", 1), ("angstrom", 1), ("pm", 1), ("um", 1000), ("micrometer", 1000)]),
 )
-def test_whole_sizes_stay_what_they_are_however_they_are_written(sizes, unit):
+def test_whole_sizes_stay_what_they_are_however_they_are_written(sizes, offset, unit):
     name, factor = unit
-    found, base = to_world([s / factor for s in sizes], name.upper(), "offset")
-    assert found == sizes
-    assert base == ("nm" if factor > 1 else name)
+    size, corner = ([v / factor for v in values] for values in (sizes, offset))
+    found = whole_placement(size, corner, name.upper(), "a")
+    assert (found.voxel_size, found.offset) == (sizes, offset)
+    assert found.unit == found.said_unit == ("nm" if factor > 1 else name)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 9))
 def test_sizes_that_are_not_whole_are_never_rounded(whole, tenth):
-    with pytest.raises(InputError, match=f"{10 * whole + tenth}.0"):
-        to_world([1, 1, whole + tenth / 10], "nm", "voxel_size")
+    found = whole_placement([1, 1, whole + tenth / 10], [0, 0, 0], "nm", "a")
+    assert (found.unit, found.voxel_size[2]) == ("angstrom", 10 * whole + tenth)
+
+
+@given(
+    st.tuples(*[st.floats(0.001, 1e4)] * 3),
+    st.tuples(*[st.floats(-1e6, 1e6)] * 3),
+    st.sampled_from([("nm", 1.0), ("µm", 1e3), ("Ångström", 0.1), ("millimetres", 1e6)]),
+)
+def test_what_is_never_whole_is_off_by_half_a_femtometre_at_most(size, offset, unit):
+    name, factor = unit
+    size, offset = ([v / factor for v in values] for values in (size, offset))
+    found = whole_placement(size, offset, name, "a")
+    for values, whole in ((size, found.voxel_size), (offset, found.offset)):
+        for value, here in zip(values, whole, strict=True):
+            rounding = max(0.5e-6, 1e-6 * NANOMETERS[found.unit], 1e-6 * abs(value * factor))
+            assert abs(value * factor - here * NANOMETERS[found.unit]) <= rounding
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m",
+        "cm",
+        "mm",
+        "millimeter",
+        "Micrometer",
+        "um",
+        "µm",
+        "\u03bcm",
+        "micron",
+        "nanometers",
+        "å",
+    ],
+)
+def test_units_that_files_name_are_understood(name):
+    powers = {"m": 9, "cm": 7, "mm": 6, "millimeter": 6, "nanometers": 0, "å": -1}
+    size = [40 / 10.0 ** powers.get(name, 3), 4 / 10.0 ** powers.get(name, 3)]
+    found = whole_placement([*size, size[1]], [0, 0, 0], name, "a")
+    in_nm = [v * NANOMETERS[found.unit] for v in found.voxel_size]
+    assert in_nm == [40, 4, 4]
 
 
 def test_an_unknown_unit_names_the_known_ones():
-    with pytest.raises(
-        InputError, match=r"voxel_size: unknown unit 'angstroms'; did you mean 'ang"
-    ):
-        to_world([1, 1, 1], "angstroms", "voxel_size")
-    with pytest.raises(InputError, match=r"unknown unit 'furlong'; there is: angstrom, nm, pm"):
-        to_world([1, 1, 1], "furlong", "voxel_size")
+    with pytest.raises(InputError, match=r"of a: unknown unit 'angstroem'; did you mean 'ang"):
+        whole_placement([1, 1, 1], [0, 0, 0], "angstroem", "a")
+    with pytest.raises(InputError, match=r"unknown unit 'furlong'; there is: angstrom, cm, fm"):
+        whole_placement([1, 1, 1], [0, 0, 0], "furlong", "a")
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "words"),
+    [
+        ((1e-7, 4, 4), (0, 0, 0), "below 1 fm"),
+        ((1e30, 4, 4), (0, 0, 0), "no microscope"),
+        ((40, 4, 4), (0, 1e30, 0), "no microscope"),
+        ((40, float("nan"), 4), (0, 0, 0), "three finite numbers"),
+        ((40, 4, 4), (0, "0", 0), "three finite numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(size, offset, words):
+    with pytest.raises(InputError, match=words):
+        whole_placement(size, offset, "nm", "a")
 
 
 @pytest.mark.parametrize(

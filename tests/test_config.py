@@ -56,6 +56,19 @@ def test_later_files_win_key_by_key_and_leave_the_rest(write):
     assert (both.seed, both.loss.dice, both.loss.bce) == (1, 0.5, 1.0)
 
 
+def test_paths_in_a_home_folder_are_written_out(base, write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    volume = {"raw": "~/raw", "truth": "precomputed://~/truth", "labels": "polarity"}
+    more = write("more.yaml", {"data": {"train": [volume]}, "workers": {"work_dir": "~/work"}})
+    config = load_config([base, more, "predict.output=~/out", "run_dir=runs/a~b"])
+    assert config.data.train[0].raw == "/home/ada/raw"
+    assert config.data.train[0].truth == "precomputed:///home/ada/truth"
+    assert config.workers.work_dir == "/home/ada/work"
+    assert (config.predict.output, config.run_dir) == ("/home/ada/out", "runs/a~b")
+    said = message(base, "predict.raw=~nobody-here/raw")
+    assert "predict.raw is '~nobody-here/raw', but no home folder ~nobody-here" in said
+
+
 def test_files_and_assignments_apply_in_the_order_given(base, write):
     overlay = write("overlay.yaml", {"train": {"lr": 0.2}})
     assert load_config([base, "train.lr=0.3", overlay]).train.lr == 0.2

@@ -328,13 +328,52 @@ def test_a_second_driver_is_told_who_is_first(tmp_path):
         decode_blockwise(prediction, tmp_path / "out", block_shape=(2, 4, 4))
 
 
-def test_float_arrays_outside_0_1_are_refused(tmp_path):
-    for value in (1.0000001, -0.1, np.nan):
-        volume = np.zeros((3, 2, 4, 4), np.float32)
-        volume[0, 1, 2, 3] = value
-        folder = tmp_path / str(value)
-        with pytest.raises(InputError, match=r"probabilities 0\.\.1"):
-            decode(folder, volume, (1, 4, 4))
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1.0012345, r"hold 0\.\.1\.0012345, .*probabilities 0\.\.1; .*clip the values to 0\.\.1"),
+        (-0.1, r"probabilities 0\.\.1; if these are logits"),
+        (np.nan, r"probabilities 0\.\.1; replace NaN"),
+        (np.inf, r"probabilities 0\.\.1; replace NaN"),
+    ],
+)
+def test_memory_and_blocks_refuse_the_same_floats_in_the_same_words(tmp_path, value, words):
+    volume = np.zeros((3, 2, 4, 4), np.float64)
+    volume[0, 1, 2, 3] = value
+    with pytest.raises(InputError, match=words):
+        decode(tmp_path, volume, (1, 4, 4))
+    whole = words if np.isfinite(value) or np.isnan(value) else r"to inf, where 0\.\.255"
+    with pytest.raises(InputError, match=whole):
+        polarity2instance(volume)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_probabilities_that_rounding_put_above_one_count_as_one(tmp_path, exclusive):
+    volume = random_polarity(3, (4, 12, 12), 2, 0.2, "float32")
+    rules = {"thres_small": 3, "exclusive": exclusive}
+    expected = polarity2instance(np.minimum(volume, 1), **rules)
+    above = np.where(volume > 0.5, np.nextafter(np.float32(1), np.float32(2)), volume)
+    assert above.max() > 1
+    found = polarity2instance(above, **rules)
+    assert np.array_equal(found, polarity2instance(np.minimum(above, 1), **rules))
+    if not exclusive:
+        assert np.array_equal(found, expected)
+    path = write_polarity(tmp_path, above)
+    table = tmp_path / "t.parquet"
+    done = decode_blockwise(path, tmp_path / "o", block_shape=(2, 5, 5), synapses=table, **rules)
+    assert np.array_equal(open_image(done.instances).array[:], found)
+    if done.synapses:
+        scores = pd.read_parquet(table)["pre_score"]
+        assert scores.max() <= 1
+
+
+def test_without_sides_other_channels_than_the_union_are_not_looked_at(tmp_path):
+    volume = random_polarity(4, (4, 12, 12), 2, 0.2, "float32")
+    volume[:2] = np.nan
+    rules = {"thres_small": 3, "sides": False}
+    path = write_polarity(tmp_path, volume)
+    done = decode_blockwise(path, tmp_path / "o", block_shape=(2, 5, 5), **rules)
+    assert np.array_equal(open_image(done.instances).array[:], polarity2instance(volume, **rules))
 
 
 def test_a_bare_array_is_decoded_with_a_warning_but_has_no_table(tmp_path):

@@ -119,6 +119,10 @@ def test_scale_factors_resize_by_nearest_neighbour():
     [
         ({"volume": np.zeros((2, 1, 1, 1), np.uint8)}, "shape"),
         ({"volume": np.full((3, 1, 1, 1), np.nan)}, "NaN"),
+        ({"volume": np.full((3, 1, 1, 1), 1.5)}, r"hold 1\.5\.\.1\.5, .*clip the values"),
+        ({"volume": np.full((3, 1, 1, 1), 300.0)}, r"300 to 300, where 0\.\.255"),
+        ({"volume": np.full((3, 1, 1, 1), 65535, np.uint16)}, r"uint16 with .*0\.\.255"),
+        ({"volume": np.full((3, 1, 1, 1), -1, np.int8)}, r"int8 with .*0\.\.255"),
         ({"volume": np.zeros((3, 1, 1, 1), complex)}, "complex"),
         ({"dilate_sz": 0}, "dilate_sz is 0"),
         ({"thres": 1.5}, "thres is 1.5"),

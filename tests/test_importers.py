@@ -157,17 +157,18 @@ def test_size_that_becomes_whole_by_downsampling_is_accepted(source, output):
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "voxel_size", "offset"),
     [
-        ({"voxel_size": (30, 4.6, 4.6)}, r"voxel_size .* not whole in nm.*\(300.0, 46.0, 46.0\)"),
-        ({"offset": (0, 0.5, 0)}, r"offset .* not whole in nm.*\(0.0, 5.0, 0.0\)"),
+        ({"voxel_size": (30, 4.6, 4.6)}, (300, 46, 46), (0, 0, 0)),
+        ({"offset": (0, 0.5, 0)}, (400, 80, 40), (0, 5, 0)),
     ],
 )
-def test_size_that_is_not_whole_is_refused_and_a_finer_unit_named(more, message, source, output):
-    with pytest.raises(InputError, match=message) as caught:
-        convert(source, output, **more)
-    assert "`unit: angstrom`" in str(caught.value)
-    assert not output.parent.exists()
+def test_size_that_is_not_whole_is_written_in_a_finer_unit(
+    more, voxel_size, offset, source, output
+):
+    image = convert(source, output, **{"voxel_size": (40, 8, 4), "offset": (0, 0, 0), **more})
+    assert (image.voxel_size, image.offset, image.unit) == (voxel_size, offset, "angstrom")
+    assert open_image(output).voxel_size_nm == pytest.approx([v / 10 for v in voxel_size])
 
 
 def test_voxel_size_of_zero_is_refused(source, output):

@@ -65,6 +65,17 @@ def test_the_whole_job(tiny, exclusive, capsys):
         assert [int(r["iteration"]) for r in csv.DictReader(file)] == list(range(1, 41))
 
 
+def test_tuning_that_finds_nothing_says_so_and_chooses_nothing(tiny, capsys):
+    config = tiny_config(tiny)
+    assert run("train", config) == 0
+    given = (config, "decode.thres_small=100000", "decode.thres=0.35")
+    assert run("tune", *given) == 0
+    said = capsys.readouterr().err
+    assert "nothing was chosen: the F1 is 0" in said and "data/truth" in said
+    tuned = (tiny / "run" / "tuned.yaml").read_text()
+    assert "nothing was chosen" in tuned and "thres: 0.35" in tuned
+
+
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_interrupted(tiny):
     assert run("train", tiny_config(tiny, train__iterations=6, train__num_workers=1)) == 0
     whole = weights(tiny / "run")
@@ -197,8 +208,8 @@ def corrupt(tiny, what):
     if what == "missing file":
         return ("train", {"data__train": [good | {"raw": f"{data}/rew"}]}, ["rew", "raw"])
     if what == "other shape":
-        write(tiny / "o", "truth", np.ones((8, 48, 40), np.uint8))
-        return ("train", {"data__train": [good | {"truth": f"{tiny}/o/truth"}]}, ["(8, 48, 40)"])
+        write(tiny / "o", "truth", np.ones((8, 40, 56), np.uint8))
+        return ("train", {"data__train": [good | {"truth": f"{tiny}/o/truth"}]}, ["(8, 40, 56)"])
     if what == "other voxel size":
         truth = open_image(data / "truth").array[:]
         write(tiny / "o", "truth", truth, voxel_size=(40, 16, 16))
@@ -281,13 +292,13 @@ def test_a_checkpoint_of_another_network_is_refused(tiny, capsys):
     )
 
 
-def test_import_errors_name_the_nearest_key_and_the_finer_unit(tiny, capsys):
+def test_import_errors_name_the_nearest_key_and_the_wrong_size(tiny, capsys):
     with h5py.File(tiny / "im.h5", "w") as file:
         file["main"] = np.zeros((4, 8, 8), np.uint8)
     entry = {"source": f"{tiny}/im.h5", "output": f"{tiny}/new/raw", "voxel_size": [50, 46, 46]}
     for change, words in (
         ({"key": "mian"}, "'main'"),
-        ({"key": "main", "voxel_size": [50, 4.6, 4.6]}, "unit: angstrom"),
+        ({"key": "main", "voxel_size": [50, 0, 4.6]}, "must be above zero"),
     ):
         config = tiny_config(tiny, prepare={"imports": [entry | change]})
         assert words in run_refused(capsys, "prepare", config)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
 from test_faults import command_of
 
@@ -217,6 +218,40 @@ def test_a_part_is_decoded_and_done_again_and_another_part_is_refused(trained, c
     truth = open_image(trained / "data" / "truth").array[2:6, 10:40, 20:40]
     scores = json.loads((trained / "out" / "scores.json").read_text())["iou"]["0.5"]
     assert scores["synapse"]["truth"] == len(set(np.unique((truth + 1) // 2)) - {0}) > 0
+
+
+def test_another_region_does_not_replace_a_prediction_unless_told_so(trained, tmp_path, capsys):
+    config, output = tiny_config(trained, **PRECISE), tmp_path / "out"
+    places = ([60, 160, 320], [60, 160, 0])
+    rois = [f"predict.roi={{offset: {place}, shape: [120, 480, 320]}}" for place in places]
+    given = (config, f"predict.output={output}")
+    assert run("predict_blockwise", *given, rois[0]) == 0
+    before = open_image(output / "polarity").array[:]
+    message = run_refused(capsys, "predict_blockwise", *given, rois[1], "--only", "predict")
+    for words in ("offset [60, 160, 320], shape [120, 480, 320] nm", "offset [60, 160, 0]"):
+        assert words in message
+    assert "another predict.output" in message and "--fresh" in message
+    assert np.array_equal(open_image(output / "polarity").array[:], before)
+    larger = "predict.roi={offset: [60, 160, 0], shape: [180, 480, 320]}"
+    for roi in (rois[1], larger):
+        assert run("predict_blockwise", *given, roi, "--fresh") == 0
+        assert open_image(output / "instances").offset == (60, 160, 0)
+    assert open_image(output / "instances").array.shape == (6, 30, 20)
+
+
+def test_chunks_are_made_to_fit_a_block_unless_they_are_given(trained, tmp_path, capsys):
+    content = yaml.safe_load(tiny_config(trained, **PRECISE).read_text())
+    content["predict"] |= {"block_shape": [8, 24, 36], "output": f"{tmp_path}/out"}
+    del content["predict"]["chunk_shape"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert run("predict_blockwise", path, "--only", "predict") == 0
+    assert open_image(tmp_path / "out" / "polarity").array.shards == (3, 8, 24, 36)
+    chunks = "predict.chunk_shape=[8, 16, 36]"
+    message = run_refused(capsys, "predict_blockwise", path, chunks)
+    assert "(8, 24, 36) is not a multiple of predict.chunk_shape (8, 16, 36)" in message
+    assert run("evaluate", path, chunks) == 2  # there are no instances; chunks are not its concern
+    assert "chunk_shape" not in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_replaced_meanwhile_is_refused(trained, tmp_path):

@@ -10,9 +10,10 @@ from recipes import run, run_refused, tiny_config, tiny_volume, write
 from volumes import random_polarity, write_polarity
 
 from synpol import InputError, decode_blockwise, polarity2instance
+from synpol.blockwise import sources
 from synpol.config import SyntheticDataset
 from synpol.datasets import write_synthetic as ws
-from synpol.images.claim import COMPLETE
+from synpol.images.claim import COMPLETE, HASH
 from synpol.images.image import open_image
 from synpol.prediction.windows import BlockPredictor, WindowGrid, read_block
 
@@ -45,6 +46,53 @@ def test_outputs_may_share_a_work_folder(tmp_path):
     for name in ("a", "b", "a"):
         decode_blockwise(prediction, tmp_path / name, work_dir=tmp_path / "w", **RULES)
         assert np.array_equal(instances(tmp_path / name), polarity2instance(VOLUME, thres_small=9))
+
+
+def test_a_foreign_prediction_that_is_written_anew_in_place_is_decoded_again(tmp_path, caplog):
+    other = random_polarity(8, VOLUME.shape[1:], 3, 0.1, "uint8")
+    prediction = write_polarity(tmp_path, VOLUME)
+    decode_blockwise(prediction, tmp_path / "o", **RULES)
+    records = list((tmp_path / "o.work").rglob("*.record"))
+    made = [path.stat().st_mtime_ns for path in records]
+    decode_blockwise(prediction, tmp_path / "o", **RULES)
+    assert records and [path.stat().st_mtime_ns for path in records] == made
+    assert "anew" not in caplog.text
+    open_image(prediction, mode="r+").array[:] = other
+    decode_blockwise(prediction, tmp_path / "o", **RULES)
+    assert "was written anew since it was decoded" in caplog.text
+    assert np.array_equal(instances(tmp_path / "o"), polarity2instance(other, thres_small=9))
+
+
+def test_a_foreign_image_that_is_written_anew_in_place_is_predicted_again(tmp_path, caplog):
+    tiny_volume(tmp_path / "data")
+    config = tiny_config(tmp_path)
+    assert run("train", config) == 0
+    before = []
+    for _ in range(2):
+        assert run("predict_blockwise", config, "--only", "predict") == 0
+        before.append(open_image(tmp_path / "result" / "polarity").array[:])
+    assert np.array_equal(*before) and "anew" not in caplog.text
+    raw = open_image(tmp_path / "data" / "raw", mode="r+").array
+    raw[:] = 255 - raw[:]
+    assert run("predict_blockwise", config, "--only", "predict") == 0
+    assert "was written anew" in caplog.text
+    assert not np.array_equal(open_image(tmp_path / "result" / "polarity").array[:], before[0])
+
+
+def test_stamps_are_of_foreign_local_images_and_look_at_some_chunks_only(tmp_path, monkeypatch):
+    write(tmp_path / "a", "raw", np.ones((8, 32, 32), np.uint8))
+    image = open_image(tmp_path / "a" / "raw")
+    first = sources.stamp_of(image)
+    assert first == sources.stamp_of(image)
+    (tmp_path / "a" / "raw" / "s0" / "c" / "0" / "1" / "1").unlink()  # a chunk is gone
+    assert sources.stamp_of(image) != first
+    looked = []
+    monkeypatch.setattr(sources, "SAMPLES", 2)
+    monkeypatch.setattr(sources, "_state", looked.append)
+    sources.stamp_of(image)
+    assert [path[len(f"{image.path}/") :] for path in looked] == ["c/0/0/0", "c/0/1/1"]
+    open_image(tmp_path / "a" / "raw", mode="r+").array.attrs[HASH] = "1" * 64
+    assert sources.stamp_of(open_image(tmp_path / "a" / "raw")) is None
 
 
 def test_data_of_others_is_not_overwritten(tmp_path):

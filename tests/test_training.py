@@ -14,10 +14,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from recipes import ROOT, run, run_refused, tiny_config, tiny_volume
+import zarr
+from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
 
 from synpol.config import Train, load_config
 from synpol.model.trained import best_checkpoint, find_checkpoint, latest_checkpoint
+from synpol.training.optimizer import learning_rate_factor
 from synpol.training.validation import Validated, Validation, read_validation, validates_at
 
 
@@ -65,6 +67,79 @@ def test_validation_scores_as_the_commands_do_and_disturbs_nothing(tiny):
         scores = json.loads((tiny / "result" / "scores.json").read_text())["iou"]["0.5"]
         assert scores["polarity_correct"]["f1"] == row.f1
         assert scores["polarity_correct"]["predicted"] == row.predicted
+
+
+def test_a_run_goes_on_for_longer_and_its_learning_rate_follows(tiny, capsys, caplog):
+    assert run("train", tiny_config(tiny)) == 0
+    assert run("train", tiny_config(tiny), "train.iterations=8") == 0
+    assert "trained at iteration 8" in capsys.readouterr().out
+    assert "goes on towards 8: the learning rate follows the longer cosine" in caplog.text
+    with open(tiny / "run" / "log.csv", newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    factors = [learning_rate_factor(Train(lr=0.01, iterations=n)) for n in (4, 8)]
+    expected = [0.01 * factors[i >= 4](i) for i in range(8)]
+    assert np.allclose(rates, expected, rtol=1e-5)
+    message = run_refused(capsys, "train", tiny_config(tiny), "train.iterations=6")
+    assert "train.iterations = 8, the config now has 6; a run may be lengthened, not" in message
+    message = run_refused(capsys, "train", tiny_config(tiny, train__iterations=9), "train.lr=0.02")
+    assert "train.lr = 0.01" in message
+
+
+def without_hash(folder):
+    """Make the images those of another program, which have no hash of synpol's."""
+    for name in ("raw", "truth"):
+        attributes = zarr.open_array(f"{folder}/{name}/s0", mode="r+").attrs
+        for key in [k for k in attributes if k.startswith("synpol")]:
+            del attributes[key]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_data_that_moved_is_the_same_and_data_that_changed_is_not(tiny, capsys, foreign):
+    if foreign:
+        without_hash(tiny / "data")
+    else:
+        for name in ("raw", "truth"):
+            attributes = {"synpol_hash": "1" * 64, "synpol_complete": True}
+            zarr.open_array(f"{tiny}/data/{name}/s0", mode="r+").attrs.update(attributes)
+    assert run("train", tiny_config(tiny)) == 0
+    (tiny / "data").rename(tiny / "elsewhere")
+    moved = {"raw": f"{tiny}/elsewhere/raw", "truth": f"{tiny}/elsewhere/truth"}
+    config = tiny_config(tiny, data={"train": [moved | {"labels": "polarity"}]})
+    assert run("train", config, "train.iterations=6") == 0
+    array = zarr.open_array(f"{tiny}/elsewhere/raw/s0", mode="r+")
+    if foreign:
+        array[:] = 255 - array[:]
+    else:
+        array.attrs["synpol_hash"] = "2" * 64
+    message = run_refused(capsys, "train", config, "train.iterations=6")
+    assert "has been made anew or changed since" in message and "elsewhere/raw" in message
+
+
+def test_data_that_moved_is_named_where_an_old_checkpoint_cannot_tell(tiny, capsys):
+    without_hash(tiny / "data")
+    assert run("train", tiny_config(tiny)) == 0
+    newest = latest_checkpoint(str(tiny / "run"))
+    state = torch.load(newest, weights_only=True)
+    for image in state["data_state"]:
+        del image["fingerprint"]
+    torch.save(state, newest)
+    assert run("train", tiny_config(tiny)) == 0
+    (tiny / "data").rename(tiny / "elsewhere")
+    moved = {"raw": f"{tiny}/elsewhere/raw", "truth": f"{tiny}/elsewhere/truth"}
+    config = tiny_config(tiny, data={"train": [moved | {"labels": "polarity"}]})
+    message = run_refused(capsys, "train", config)
+    assert "data/raw" in message and "Move the data back" in message and "changed" not in message
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (-15, -8, -8), (301, 7, 15)])
+def test_a_patch_may_be_as_large_as_the_volume_wherever_that_lies(tmp_path, offset):
+    rng = np.random.default_rng(0)
+    truth = np.zeros((4, 16, 16), np.uint64)
+    truth[:, 4:8, 4:8], truth[:, 4:8, 8:12] = 1, 2
+    raw = rng.integers(0, 255, truth.shape).astype(np.uint8)
+    for name, values in (("raw", raw), ("truth", truth)):
+        write(tmp_path / "data", name, values, offset=offset)
+    assert run("train", tiny_config(tmp_path)) == 0
 
 
 def test_the_best_checkpoint_is_kept_and_predicted_with(tiny):

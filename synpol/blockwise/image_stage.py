@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import zarr
@@ -15,6 +15,9 @@ from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
 from synpol.errors import InputError
 from synpol.images.image import open_image
+
+if TYPE_CHECKING:
+    from synpol.config import ImageSource
 
 _NO_BLOCKS = BlockGrid((0, 0, 0), (1, 1, 1))
 
@@ -44,12 +47,14 @@ class ImageStage(ArrayStage[OpenImages, np.ndarray]):
     ----------
     blocks : BlockGrid
         Blocks of the image to write.
-    source, output : str
-        Paths or URLs of the array to read and of the array to write.
+    source : str or ImageSource
+        Array to read.
+    output : str
+        Path or URL of the array to write.
     """
 
     blocks: BlockGrid = _NO_BLOCKS
-    source: str = ""
+    source: str | ImageSource = ""
     output: str = ""
 
     #: type of the voxels of the new image; None: the type of the source

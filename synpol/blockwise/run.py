@@ -27,7 +27,7 @@ from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 
 if TYPE_CHECKING:
-    from synpol.config import Workers
+    from synpol.config import ImageSource, Workers
 
 #: attribute of an image that `run_image_stage` makes: the name of the stage
 STAGE = "synpol_stage"
@@ -86,7 +86,7 @@ def run_stage[S: Stage[Any, Any, Any]](
 
 def run_image_stage(
     stage: ImageStage,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | ImageSource,
     output: str | os.PathLike[str],
     *,
     block_shape: Sequence[int],
@@ -104,7 +104,7 @@ def run_image_stage(
     ----------
     stage : ImageStage
         The stage with its options.
-    source : path or URL
+    source : path or URL, or ImageSource
         Image to read; (z, y, x) or (channel, z, y, x).
     output : path or URL
         Container in which ``<name of the stage>/s0`` is written.
@@ -161,6 +161,7 @@ def run_image_stage(
             chunk_shape=(*[1] * len(lead), *inner_chunks(blocks.block)),
             shard_shape=(*lead, *blocks.block),
             attributes=begun(digest) | {STAGE: stage.name},
+            placed=image.placed,
             overwrite=overwrite,
         )
 
@@ -173,7 +174,7 @@ def run_image_stage(
             claim,
             create,
             lambda new: replace(
-                stage, folder=folder, blocks=blocks, source=image.path, output=new.path
+                stage, folder=folder, blocks=blocks, source=image.source, output=new.path
             ),
             forget=all_records_of(work, stage.name, output),
         )

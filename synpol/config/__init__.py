@@ -11,6 +11,7 @@ from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tun
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
 from synpol.config.section import Section
+from synpol.config.source import ImageSource, Source
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Decode",
     "EmR50",
     "Evaluate",
+    "ImageSource",
     "ImportVolume",
     "Loss",
     "Model",
@@ -29,6 +31,7 @@ __all__ = [
     "RejectSampling",
     "Roi",
     "Section",
+    "Source",
     "SyntheticDataset",
     "Train",
     "TrainingVolume",

@@ -7,14 +7,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, Section, Triple
+from synpol.config.source import Source
 from synpol.polarity import LabelKind
 
 
 class TrainingVolume(Section):
     """An image with its labels."""
 
-    raw: str = Field(description="path or URL of the image (z, y, x)")
-    truth: str = Field(description="path or URL of the labels on the same voxels")
+    raw: Source = Field(description="image (z, y, x)")
+    truth: Source = Field(
+        description="labels on the same voxels; if they cover a part, that part is used"
+    )
     labels: LabelKind = Field(
         description="marks in the labels: polarity (2n-1 on the pre side, 2n on the post side), or "
         "union (a mask, or one id for each synapse, without sides)"

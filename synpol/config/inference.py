@@ -9,22 +9,26 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
+from synpol.config.source import Source
+from synpol.errors import InputError
 from synpol.polarity import LabelKind
 
+Number = int | float
+Extent = Positive | PositiveFloat
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
 
 
 class Roi(Section):
-    """Part of a volume, in the unit of its image (nm by default)."""
+    """Part of a volume, in nm, or in the unit that the metadata of its image name."""
 
-    offset: tuple[int, int, int] = Field(description="first corner, z, y, x")
-    shape: Triple = Field(description="extent, z, y, x")
+    offset: tuple[Number, Number, Number] = Field(description="first corner, z, y, x")
+    shape: tuple[Extent, Extent, Extent] = Field(description="extent, z, y, x")
 
 
 class Predict(Section):
     """Prediction of the polarity, block by block."""
 
-    raw: str | None = Field(default=None, description="path or URL of the image to predict")
+    raw: Source | None = Field(default=None, description="image to predict")
     output: str | None = Field(
         default=None, description="folder or URL for polarity, instances and the table"
     )
@@ -56,10 +60,10 @@ class Predict(Section):
         default=False, description="whether torch.compile compiles the network first"
     )
     roi: Roi | None = Field(default=None, description="part of the image to predict")
-    mask: str | None = Field(
+    mask: Source | None = Field(
         default=None,
-        description="path or URL of an array (z, y, x) of any voxel size; only places where it is "
-        "not 0 are predicted",
+        description="array (z, y, x) of any voxel size; only places where it is not 0 are "
+        "predicted",
     )
     batch_size: Positive = Field(default=4, description="windows that the network gets at once")
     block_shape: Triple = Field(
@@ -68,8 +72,25 @@ class Predict(Section):
     )
     chunk_shape: Triple = Field(
         default=(32, 128, 128),
-        description="chunk of the polarity array in voxels, z, y, x; has to divide block_shape",
+        description="chunk of the polarity array in voxels, z, y, x; has to divide block_shape; "
+        "where it is not given, it is made to fit",
     )
+
+    def check_chunks(self) -> None:
+        """Refuse a chunk that was given and does not divide the block.
+
+        Raises
+        ------
+        InputError
+            Two workers would write one chunk.
+        """
+        chunks = zip(self.block_shape, self.chunk_shape, strict=True)
+        if "chunk_shape" in self.model_fields_set and any(b % c for b, c in chunks):
+            raise InputError(
+                f"predict.block_shape {self.block_shape} is not a multiple of predict.chunk_shape "
+                f"{self.chunk_shape}: two workers would write one chunk. Choose chunks that divide "
+                "the block, or leave out predict.chunk_shape"
+            )
 
 
 class Decode(Section):
@@ -207,7 +228,7 @@ class Tune(Section):
 class Evaluate(Section):
     """Scores against the truth."""
 
-    truth: str | None = Field(default=None, description="path or URL of the true labels")
+    truth: Source | None = Field(default=None, description="true labels")
     labels: LabelKind = Field(
         default="polarity", description="marks in the truth; see data.train.labels"
     )
@@ -230,8 +251,8 @@ class Evaluate(Section):
     lin2020_margin: int = Field(
         default=14, ge=0, description="sections that lin2020 leaves out at each end"
     )
-    segmentation: str | None = Field(
-        default=None, description="path or URL of the neurons (z, y, x), for cremi-partners"
+    segmentation: Source | None = Field(
+        default=None, description="neurons (z, y, x), for cremi-partners"
     )
     compare: list[str] = Field(
         default=[], description="scores.json files of other runs, to be shown beside in the report"
@@ -241,10 +262,10 @@ class Evaluate(Section):
 class Connect(Section):
     """Neurons that synapses join."""
 
-    segmentation: str | None = Field(
+    segmentation: Source | None = Field(
         default=None,
-        description="path or URL of the neurons (z, y, x), 0 between them; voxels may be whole "
-        "multiples of the image's; precomputed://... for neuroglancer's precomputed format",
+        description="neurons (z, y, x), 0 between them; voxels may be whole multiples of the "
+        "image's; precomputed://... for neuroglancer's precomputed format",
     )
 
 

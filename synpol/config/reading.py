@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,11 @@ import yaml
 
 from synpol.config.recipe import Config
 from synpol.config.section import Section
+from synpol.config.source import TAGS, ImageSource
 from synpol.errors import InputError, nearest
+
+#: a path that begins in a home folder, alone or after a scheme
+_HOME = re.compile(r"(\w+://)?(~(?:[\w.-]*/.*)?)", re.DOTALL)
 
 
 def load_config(sources: Sequence[str]) -> Config:
@@ -118,22 +123,40 @@ def _merge(
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value, source, f"{path}.", origin)
         else:
-            into[key] = _copied(value)
+            into[key] = _copied(value, path, source)
             origin[path] = source
 
 
-def _copied(value: Any) -> Any:
-    """Copy a value so that nothing is shared: YAML anchors make one object of two places."""
+def _copied(value: Any, path: str, source: str) -> Any:
+    """Copy a value so that nothing is shared: YAML anchors make one object of two places.
+
+    A path in a home folder (``~/data``, ``~name/data``) is written out.
+    """
     if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, list) else value
+        return {k: _copied(v, f"{path}.{k}", source) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_copied(v, path, source) for v in value]
+    return _without_tilde(value, path, source) if isinstance(value, str) else value
+
+
+def _without_tilde(text: str, path: str, source: str) -> str:
+    found = _HOME.fullmatch(text)
+    if not found:
+        return text
+    scheme, place = found[1] or "", os.path.expanduser(found[2])
+    if place.startswith("~"):
+        raise InputError(
+            f"{source}: {path} is {text!r}, but no home folder {place.partition('/')[0]} is known "
+            "here; write the path out"
+        )
+    return scheme + place
 
 
 def _sections(annotation: Any) -> type[Section] | None:
-    for kind in (annotation, *typing.get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (_sections(kind) for kind in typing.get_args(annotation))
+    return next((kind for kind in found if kind), None)
 
 
 def _check_keys(
@@ -163,7 +186,7 @@ def _where(path: str, origin: dict[str, str]) -> str:
 def _explain(error: pydantic.ValidationError, origin: dict[str, str], prefix: str = "") -> str:
     lines = []
     for one in error.errors():
-        path = (prefix + ".".join(str(p) for p in one["loc"])).rstrip(".")
+        path = (prefix + ".".join(str(p) for p in one["loc"] if p not in TAGS)).rstrip(".")
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "missing":
             message = "this key is required"
@@ -185,12 +208,12 @@ def describe(model: type[Section], prefix: str = "") -> Iterator[tuple[str, str,
         path = f"{prefix}{name}"
         inner = _sections(field.annotation)
         listed = typing.get_origin(field.annotation) is list
-        if inner and not listed and field.default is not None:
+        if inner and inner is not ImageSource and not listed and field.default is not None:
             yield from describe(inner, f"{path}.")
             continue
         default = "required" if field.is_required() else _plain(field.default)
         yield path, _type_name(field.annotation), default, field.description or ""
-        if inner:
+        if inner and inner is not ImageSource:  # which has a table of its own
             yield from describe(inner, f"{path}[]." if listed else f"{path}.")
 
 
@@ -209,7 +232,8 @@ def _type_name(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(a) for a in args)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type_name(a) for a in args if a is not type(None))
+        names = (_type_name(a) for a in args if a is not type(None))
+        return " or ".join(dict.fromkeys(names))
     if origin is list:
         return f"list of {_type_name(args[0])}"
     if origin is dict:
@@ -218,6 +242,8 @@ def _type_name(annotation: Any) -> str:
         return "anything"
     if origin is tuple:
         return f"{len(args)} {_type_name(args[0])}s"
+    if annotation is ImageSource:
+        return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return "section"
     return {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}.get(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from synpol.config.data import Data, Prepare
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, View, Workers
 from synpol.config.section import Section, Triple
+from synpol.config.source import ImageSource
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
 from synpol.errors import InputError
 
@@ -74,12 +75,6 @@ class Config(Section):
             raise ValueError(
                 "evaluate.protocols are about sides, but evaluate.labels is union; leave them out"
             )
-        chunks = zip(self.predict.block_shape, self.predict.chunk_shape, strict=True)
-        if any(c < 1 or b % c for b, c in chunks):
-            raise ValueError(
-                f"predict.block_shape {self.predict.block_shape} is not a multiple of "
-                f"predict.chunk_shape {self.predict.chunk_shape}; two workers would write one chunk"
-            )
         if min(self.decode.block_shape) < 1:
             raise ValueError(f"decode.block_shape is {self.decode.block_shape}; 1 or more each")
         return self
@@ -97,9 +92,23 @@ class Config(Section):
         InputError
             The key is not set.
         """
+        return str(self._set(key))
+
+    def need_image(self, key: str) -> str | ImageSource:
+        """An image that this command cannot do without: its path, or a mapping.
+
+        Raises
+        ------
+        InputError
+            The key is not set.
+        """
+        found: str | ImageSource = self._set(key)
+        return found
+
+    def _set(self, key: str) -> Any:
         value: Any = self
         for part in key.split("."):
             value = getattr(value, part)
         if value is None:
             raise InputError(f"{key} is not set in the config, and this command needs it")
-        return str(value)
+        return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from synpol.formats.calibration import Calibration, resolved
 from synpol.images.claim import Answer, begun, claim_image
 from synpol.images.identity import hash_of
 from synpol.images.image import Image
-from synpol.images.world import to_world
+from synpol.images.world import whole_placement
 from synpol.images.writing import check_writable, complete, create_image, write_block
 
 CHUNK = (16, 128, 128)
@@ -185,15 +185,15 @@ def _plan(volume: ImportVolume, stack: Stack) -> _Plan:
     )
     about = [size, offset, unit or "nm"]
     size = [v * f for v, f in zip(size, (1, shrink, shrink), strict=True)]
-    voxel_size, corner, unit = _whole(size, offset, unit)
+    placement = whole_placement(size, offset, unit or "nm", volume.source)
     return _Plan(
         first,
         last,
         shape,
         _dtype_of(stack.dtype, volume),
-        voxel_size,
-        corner,
-        unit,
+        placement.voxel_size,
+        placement.offset,
+        placement.unit,
         shrink,
         _digest(volume, stack, about),
     )
@@ -223,26 +223,6 @@ def _digest(volume: ImportVolume, stack: Stack, place: list[Any]) -> str:
     files = [] if is_url(volume.source) else type(stack).parts(source)
     made_of: list[Any] = [[f.name, f.stat().st_mtime_ns, f.stat().st_size] for f in files]
     return hash_of([about, made_of, *([stack.read_as] if stack.read_as else [])])
-
-
-def _whole(
-    size: Sequence[float], offset: Sequence[float], unit: str | None
-) -> tuple[Coordinate, Coordinate, str]:
-    """Bring voxel size and offset to a unit in which they are whole, where none is wanted."""
-    units = [unit] if unit is not None else ["nm", "angstrom", "pm"]
-    for candidate in units:
-        factor = {"nm": 1, "angstrom": 10, "pm": 1000}[candidate] if unit is None else 1
-        try:
-            voxel_size, base = to_world(
-                [v * factor for v in size], candidate, "voxel_size", positive=True
-            )
-            corner, _ = to_world([v * factor for v in offset], candidate, "offset")
-        except InputError:
-            if candidate == units[-1]:
-                raise
-            continue
-        return voxel_size, corner, base
-    raise AssertionError  # the last unit returned or raised
 
 
 def _slabs(stack: Stack, plan: _Plan, done: int) -> Iterator[tuple[int, int, np.ndarray]]:

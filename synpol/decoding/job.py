@@ -8,6 +8,7 @@ result depends: another option gets another folder, and the same job finds its r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import work_folder
 from synpol.blockwise.run import records_of
 from synpol.blockwise.schedulers import scheduler_of
+from synpol.blockwise.sources import SourceStamps
 from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
@@ -32,13 +34,15 @@ from synpol.decoding.target import ADVICE, Target, check_output
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
 from synpol.images.claim import SETTINGS, begun, claim_image
-from synpol.images.image import Image, open_image
+from synpol.images.image import Image, check_readable, open_image
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
 
 if TYPE_CHECKING:
     from synpol.config import Workers
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ def decode_blockwise(
         Folder for records, the lock and logs, shared by all workers; by default
         ``<output>.work``, to be given where `output` is remote.
     fresh : bool
-        Do all of it again, whatever was done before. Wanted where a foreign prediction was
-        rewritten in place: its path and metadata are all that a rerun looks at.
+        Do all of it again, whatever was done before. A rerun notices by itself that a foreign
+        prediction on this machine was rewritten in place, but not that a remote one was.
     workers : synpol.config.Workers, optional
         Where workers run and with what; by default as processes on this machine. How many is said
         by `num_workers`.
@@ -163,6 +167,7 @@ def decode_blockwise(
         raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
     scheduler_of(workers)  # refuses a name that nobody knows
     source = open_image(prediction, channels=Channels.count, bare=synapses is None)
+    check_readable(source)
     dtype = source.array.dtype
     if dtype != np.uint8 and dtype.kind != "f":
         raise InputError(f"{source.path} is {dtype}; uint8 (0..255) or float (0..1) is expected")
@@ -198,7 +203,7 @@ def decode_blockwise(
     )
     work = work_folder(output, work_dir)
     digest = decode_hash(source, options)
-    check_output(output, target)
+    check_output(output, target, fresh)
     if synapses is not None and not is_url(synapses):
         if Path(synapses).is_dir():
             raise InputError(f"synapses is {synapses}, which is a folder; a file is expected")
@@ -207,10 +212,14 @@ def decode_blockwise(
     check_writable(work)
     with Driver(work, f"decoding of {source.path}", int(num_workers), workers) as driver:
         folder = work / f"decode-{digest[:16]}"
+        stamps = SourceStamps.of(records_of(work, "decode", output, digest), [source])
+        if stamps.rewritten() and not fresh:
+            _log.warning("%s was written anew since it was decoded; decoding it again", source.path)
+            fresh = True
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         job = _Job(source, target, str(output), options, blocks, folder, digest)
-        return job.run(driver, synapses, fresh)
+        return job.run(driver, synapses, fresh, stamps)
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,13 @@ class _Job:
     folder: Path
     digest: str
 
-    def run(self, driver: Driver, synapses: str | os.PathLike[str] | None, fresh: bool) -> Decoded:
+    def run(
+        self,
+        driver: Driver,
+        synapses: str | os.PathLike[str] | None,
+        fresh: bool,
+        stamps: SourceStamps,
+    ) -> Decoded:
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in driver.work_dir.glob("decode-*"):
             if old != self.folder:
@@ -231,6 +246,7 @@ class _Job:
         about = asdict(self.options) | {"shape": self.blocks.shape}
         write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
         instances = self._prepare_instances(synapses, fresh)
+        stamps.keep()
         stages = decoding_stages(
             prediction=self.source.path,
             dtype=self.source.array.dtype,
@@ -287,6 +303,7 @@ class _Job:
                 self.digest,
                 {k: v for k, v in asdict(self.options).items() if k != "block_shape"},
             ),
+            placed=self.source.placed,
             overwrite=overwrite,
         )
 

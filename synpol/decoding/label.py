@@ -16,9 +16,9 @@ import numpy as np
 
 from synpol.blockwise.records import Index, stored
 from synpol.blockwise.stage import VoxelStage
+from synpol.decoding.probabilities import as_probabilities, counted_channels
 from synpol.decoding.reference import Threshold, components, reach
-from synpol.errors import InputError
-from synpol.polarity import PLAIN, Channels
+from synpol.polarity import Channels
 from synpol.synapses.statistics import Stats
 
 if TYPE_CHECKING:
@@ -156,14 +156,12 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
         return int(np.prod(self.blocks.shape)) * self.voxel_bytes
 
     def open(self) -> zarr.Array:
-        import zarr
+        from synpol.images.image import open_voxels
 
-        return zarr.open_array(self.prediction, mode="r")
+        return open_voxels(self.prediction, channels=Channels.count)
 
     def read(self, index: Index, opened: zarr.Array) -> np.ndarray:
-        every = self.sides or self.threshold.exclusive
-        union = PLAIN.index("union")  # the last channel; without sides no other counts
-        channels = slice(None) if every else slice(union, union + 1)
+        channels = counted_channels(self.sides, self.threshold.exclusive)
         return read_checked(opened, (channels, *self.blocks.slices(index)), self.prediction)
 
     def compute(self, index: Index, opened: zarr.Array, given: np.ndarray) -> LabelRecord:
@@ -205,19 +203,11 @@ def read_checked(array: zarr.Array, where: tuple[slice, ...], path: str) -> np.n
     Raises
     ------
     InputError
-        A float value outside 0..1, or NaN. Whether floats are 0..1 is a property of the array; a
-        part of the array never decides it.
+        A float value that is no probability; see `as_probabilities`. Whether floats are 0..1 is a
+        property of the array; a part of the array never decides it.
     """
-    volume = np.asarray(array[where])
-    if volume.dtype.kind == "f" and volume.size:
-        low, high = float(volume.min()), float(volume.max())
-        if not (low >= 0 and high <= 1):
-            place = ", ".join(f"{s.start}:{s.stop}" for s in where[1:])
-            raise InputError(
-                f"{path} is a float array, which has to hold probabilities 0..1, but voxels "
-                f"[{place}] hold {low:g}..{high:g}; store 0..255 as uint8, or divide by 255"
-            )
-    return volume
+    place = ", ".join(f"{s.start}:{s.stop}" for s in where[1:])
+    return as_probabilities(np.asarray(array[where]), f"{path}: voxels [{place}]")
 
 
 def first_of_each(labels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,12 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+from synpol.decoding.probabilities import (
+    SURELY_255,
+    as_probabilities,
+    check_full_scale,
+    counted_channels,
+)
 from synpol.errors import InputError
 from synpol.polarity import Channels, side_labels
 
@@ -237,7 +243,8 @@ def polarity2instance(
     ----------
     volume : (3, z, y, x) array
         Channels pre, post, union (exclusive: background, pre, post). uint8 is 0..255 for the
-        probability 0..1; so is a float array whose maximum is above 1, other floats are 0..1.
+        probability 0..1; so is a float array whose maximum is above 2. Other floats are 0..1, and
+        up to 1.001 counts as 1, because blended probabilities are rounded.
     thres : float
         A voxel counts above this probability (above ``int(255 * thres)`` on the 0..255 scale).
     thres_small : int
@@ -264,7 +271,8 @@ def polarity2instance(
     Raises
     ------
     InputError
-        Another shape or type, NaN, or an option that cannot be meant.
+        Another shape or type, an option that cannot be meant, or values that are no probabilities:
+        NaN, infinite or negative ones, a float maximum between 1.001 and 2, or one above 255.
 
     References
     ----------
@@ -281,10 +289,13 @@ def polarity2instance(
     """
     volume = np.asarray(volume)
     check_options(volume.shape, thres, thres_small, dilate_sz, volume.dtype)
-    highest = volume.max() if volume.size else 0
-    if highest != highest:
-        raise InputError("the polarity array holds NaN; probabilities are expected")
-    threshold = threshold_of(volume.dtype, thres, exclusive, full_scale=bool(highest > 1))
+    counted = volume[counted_channels(sides, exclusive)]
+    full_scale = volume.dtype.kind != "f" or float(counted.max(initial=0)) > SURELY_255
+    if full_scale:
+        check_full_scale(counted)
+    elif as_probabilities(counted, "the values of the polarity array") is not counted:
+        volume = np.minimum(volume, volume.dtype.type(1))
+    threshold = threshold_of(volume.dtype, thres, exclusive, full_scale)
     foreground = Foreground.of(volume, threshold, sides)
     if semantic and sides:
         pre, post = foreground.large_sides(thres_small)

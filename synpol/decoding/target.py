@@ -15,7 +15,7 @@ from synpol.decoding.reference import rescaled_shape
 from synpol.decoding.rescale import rescaled_blocks
 from synpol.errors import InputError
 from synpol.files import join
-from synpol.images.claim import SETTINGS, replaceable_image
+from synpol.images.claim import SETTINGS, is_ours, replaceable_image
 from synpol.images.image import Image
 
 #: what to do about instances that cannot be replaced
@@ -72,8 +72,17 @@ class Target:
         return cls(rescaled_blocks(blocks, shape), whole, blocks.shape)
 
 
-def check_output(output: str | os.PathLike[str], target: Target) -> None:
+def check_output(output: str | os.PathLike[str], target: Target, fresh: bool = False) -> None:
     """Raise InputError where an ``instances`` array exists that this job cannot write.
+
+    Parameters
+    ----------
+    output : path or URL
+        Container of the array.
+    target : Target
+        Array to write.
+    fresh : bool
+        Whether an array of another shape may be replaced, if synpol wrote it.
 
     Raises
     ------
@@ -87,7 +96,7 @@ def check_output(output: str | os.PathLike[str], target: Target) -> None:
         return
     path, found = image.path, image.array
     if tuple(found.shape) != blocks.shape:
-        if target.could_replace(found):
+        if target.could_replace(found) or (fresh and is_ours(found)):
             return
         raise InputError(
             f"{path} exists with the shape {found.shape}, but {blocks.shape} is to be written; "

@@ -34,8 +34,8 @@ class MaskStage(ImageStage):
     channels = Channels.count
 
     def transform(self, voxels: np.ndarray) -> np.ndarray:
-        polarity = np.zeros((Channels.count, *voxels.shape), np.uint8)
-        PLAIN.union(polarity)[voxels != 0] = 255
+        polarity = np.zeros((Channels.count, *voxels.shape[-3:]), np.uint8)
+        PLAIN.union(polarity)[voxels.reshape(voxels.shape[-3:]) != 0] = 255
         return polarity
 
 
@@ -68,7 +68,7 @@ def instances_of_mask(
     """
     union = run_image_stage(
         MaskStage(),
-        mask.path,
+        mask.source,
         work,
         block_shape=block_shape,
         num_workers=num_workers,

@@ -30,7 +30,7 @@ from synpol.images.writing import check_writable
 from synpol.polarity import LabelKind
 
 if TYPE_CHECKING:
-    from synpol.config import Workers
+    from synpol.config import ImageSource, Workers
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
 
     Attributes
     ----------
-    predicted, other : str
-        Paths or URLs of the label arrays.
+    predicted, other : str or ImageSource
+        The label arrays.
     begin : (int, int, int)
         Position of the prediction's first voxel in the other volume, in voxels of the prediction.
     multiple : (int, int, int)
@@ -79,8 +79,8 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         Blocks of the prediction.
     """
 
-    predicted: str
-    other: str
+    predicted: str | ImageSource
+    other: str | ImageSource
     begin: Index
     multiple: Index
     predicted_only: bool
@@ -245,8 +245,8 @@ def overlaps_blockwise(
         folder = work / f"compare-{digest[:16]}"
         stage = CompareStage(
             folder=folder,
-            predicted=predicted.path,
-            other=other.path,
+            predicted=predicted.source,
+            other=other.source,
             begin=begin,
             multiple=other.multiple_of(predicted, what),
             predicted_only=predicted_only,

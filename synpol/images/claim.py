@@ -18,11 +18,11 @@ import zarr
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.image import Image, open_image, opened_array, opened_group
-from synpol.images.world import multiscales_of
+from synpol.images.image import Image, open_image
+from synpol.images.metadata import HASH
+from synpol.images.nodes import opened_array, opened_group
+from synpol.images.ome import multiscale_of
 
-#: attribute of every array that synpol writes: the hash of what it was made from
-HASH = "synpol_hash"
 #: attribute of an array that synpol writes: whether it is finished
 COMPLETE = "synpol_complete"
 #: attribute of an array that synpol writes: settings that its readers have to know
@@ -172,7 +172,7 @@ def replaceable_image(
 
 def _replaceable_array(path: str, advice: str, replace_empty: bool) -> Image | None:
     try:
-        found = open_image(path)
+        found = open_image(path, inside=False)
     except InputError:
         nodes = opened_array(path), opened_group(path, 3), opened_group(path, 2)
         if any(node is not None for node in nodes):
@@ -203,8 +203,11 @@ def half_made(path: str) -> bool:
     """Whether an interruption left an image of synpol's there without its full resolution."""
     group = opened_group(path, 3)
     if group is not None:
-        multiscales = multiscales_of(group.attrs)
-        if multiscales is None or multiscales["datasets"][0]["path"] != "s0":
+        try:
+            multiscale = multiscale_of(group.attrs, path)
+        except InputError:
+            return False
+        if multiscale is None or multiscale.paths[0] != "s0":
             return False
         left = dict(group.members())
         return "s0" not in left and all(is_ours(node) for node in left.values())

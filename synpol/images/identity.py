@@ -21,7 +21,8 @@ def identity_of(image: Image) -> dict[str, Any]:
     Returns
     -------
     dict
-        Path, shape, dtype, voxel size, offset, unit, and the hash where there is one.
+        Path, shape, dtype, voxel size, offset, unit, what a config says about reading it, and the
+        hash where there is one.
 
     Raises
     ------
@@ -37,6 +38,9 @@ def identity_of(image: Image) -> dict[str, Any]:
         "offset": list(image.offset),
         "unit": image.unit,
     }
+    if image.options is not None:
+        told = image.options.model_dump(mode="json")
+        about["read_as"] = {key: value for key, value in told.items() if key != "path"}
     return about | {"hash": image.array.attrs[HASH]} if is_ours(image.array) else about
 
 

@@ -4,31 +4,41 @@ Every image that synpol writes is a Zarr v3 group with the OME 0.5 metadata and 
 resolution in the array ``s0``, which also carries the attributes that
 ``funlib.persistence.open_ds`` reads. Decoding workers start in a second because this module needs
 zarr alone: funlib.persistence brings dask and xarray, which take several seconds to import.
-Where an image lies in the world is read and written by ``world.py``.
+``metadata.py`` reads where an image lies, ``location.py`` compares places.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import zarr
-import zarr.errors
-from funlib.geometry import Coordinate, Roi
+from funlib.geometry import Coordinate
 
-from synpol.errors import InputError, nearest
-from synpol.files import is_url, join
+from synpol.errors import InputError
+from synpol.images.axes import Layout, layout_of
+from synpol.images.location import Located, is_whole
+from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
+from synpol.images.nodes import Found, described, find_array
+from synpol.images.ome import Multiscale
 from synpol.images.precomputed import SCHEME, PrecomputedArray
-from synpol.images.world import SIZE_KEYS, in_nm, multiscales_of, placement
+from synpol.images.view import View, check_kind
+from synpol.images.world import Placement, in_unit
+from synpol.polarity import shown_labels
+
+if TYPE_CHECKING:
+    from synpol.config import ImageSource
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Located):
     """An open image: a zarr array and where it lies in the world.
 
     Attributes
@@ -36,11 +46,22 @@ class Image:
     path : str
         Path or URL of the array itself.
     array : zarr.Array
-        ``(z, y, x)``, or ``(channel, z, y, x)``; a `PrecomputedArray` where a
-        segmentation is in that format.
+        ``(z, y, x)``, or ``(channel, z, y, x)``; a `View` where it is stored otherwise, a
+        `PrecomputedArray` where a segmentation is in that format.
     voxel_size, offset : Coordinate
         Size of a voxel, and corner of the first voxel, in `unit`; z, y, x.
-    unit : {"nm", "angstrom", "pm"}
+    unit : {"nm", "angstrom", "pm", "fm"}
+    said_unit : str
+        Unit of the metadata, nm for longer ones; empty: `unit`.
+    placed : bool
+        False where nothing says the place, so that `offset` is 0; the centre of the first voxel may
+        as well be there.
+    point : {"corner", "centre"}
+        Which point of the first voxel the metadata tell the place of.
+    options : ImageSource or None
+        Mapping that a config named the image by, where it is no plain path.
+    background : tuple of int
+        Values that are read as 0, where `options` does not say them.
     """
 
     path: str
@@ -48,119 +69,80 @@ class Image:
     voxel_size: Coordinate
     offset: Coordinate
     unit: str
+    said_unit: str = ""
+    placed: bool = True
+    point: str = "corner"
+    options: ImageSource | None = None
+    background: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> str | ImageSource:
+        """What `open_image` opens this image by again, in another process too."""
+        if self.options is None and not self.background:
+            return self.path
+        from synpol.config import ImageSource  # for images that a path does not suffice for
+
+        told = {} if self.options is None else self.options.model_dump()
+        background = {"background": list(self.background)} if self.background else {}
+        return ImageSource.model_validate({**told, "path": self.path, **background})
 
     @property
     def shape_vx(self) -> Coordinate:
         """Spatial shape in voxels."""
         return Coordinate(self.array.shape[-3:])
 
-    @property
-    def roi(self) -> Roi:
-        """What the image covers, in world units."""
-        return Roi(self.offset, self.shape_vx * self.voxel_size)
+    def fitted_to(self, finer: Image) -> Image:
+        """This image on the voxel grid of another, and in its unit, where both fit.
 
-    @property
-    def voxel_size_nm(self) -> tuple[float, ...]:
-        return tuple(in_nm(v, self.unit) for v in self.voxel_size)
-
-    @property
-    def offset_nm(self) -> tuple[float, ...]:
-        return tuple(in_nm(v, self.unit) for v in self.offset)
-
-    @property
-    def end_nm(self) -> tuple[float, ...]:
-        """The corner of the last voxel, opposite to `offset_nm`."""
-        sizes = zip(self.offset_nm, self.shape_vx, self.voxel_size_nm, strict=True)
-        return tuple(o + n * v for o, n, v in sizes)
-
-    def voxels(self, roi: Roi) -> tuple[slice, slice, slice]:
-        """Slices of the voxels in a ROI that lies on the voxel grid."""
-        begin = (roi.begin - self.offset) / self.voxel_size
-        end = (roi.end - self.offset) / self.voxel_size
-        return tuple(slice(b, e) for b, e in zip(begin, end, strict=True))  # type: ignore[return-value]
-
-    def same_grid(self, other: Image, what: str) -> None:
-        """Refuse another image that does not cover the same voxels.
-
-        Raises
-        ------
-        InputError
-            Naming both images and what differs.
+        It is as it was where its voxels are no whole multiples of those of the other, or begin
+        between them.
         """
-        for name, mine, theirs in (
-            ("shape (z, y, x)", self.shape_vx, other.shape_vx),
-            ("voxel size", self.voxel_size_nm, other.voxel_size_nm),
-            ("offset", self.offset_nm, other.offset_nm),
-        ):
-            if tuple(mine) != tuple(theirs):
-                unit = "voxels" if name.startswith("shape") else "nm"
-                raise InputError(
-                    f"{what} {other.path} has the {name} {tuple(theirs)} {unit}, but "
-                    f"{self.path} has {tuple(mine)} {unit}; both must cover the same voxels"
-                )
+        try:
+            multiple = self.multiple_of(finer, "")
+        except InputError:
+            return self
+        begin = self.begin_of(finer, multiple)
+        if not all(map(is_whole, begin)):
+            return self
+        return replace(
+            self,
+            voxel_size=finer.voxel_size * Coordinate(multiple),
+            offset=finer.offset - Coordinate(round(b) for b in begin) * finer.voxel_size,
+            unit=finer.unit,
+        )
 
-    def place_of(self, part: Image, what: str, coarser: bool = False) -> tuple[int, int, int]:
-        """Where another image begins within this one, in voxels of that other image.
+    @property
+    def is_part(self) -> bool:
+        """Whether this is a part of what lies at `path`; see `part`."""
+        return isinstance(self.array, View) and self.array.is_part
 
-        Parameters
-        ----------
-        part : Image
-            Has to lie inside this image on the same voxel grid.
-        what : str
-            What this image is, for the message.
-        coarser : bool
-            Whether voxels of this image may be whole multiples of those of the other; see
-            `multiple_of`.
+    def in_unit(self, finer: str) -> Image:
+        """This image in a unit that is finer than its own, or the same."""
+        size, offset = (in_unit(v, self.unit, finer) for v in (self.voxel_size, self.offset))
+        return replace(self, voxel_size=size, offset=offset, unit=finer)
 
-        Raises
-        ------
-        InputError
-            Naming both images and what differs.
-        """
-        size = part.voxel_size_nm
-        if not coarser and size != self.voxel_size_nm:
-            raise InputError(
-                f"{what} {self.path} has the voxel size {self.voxel_size_nm} nm, but {part.path} "
-                f"has {size} nm; both must have the same voxels"
-            )
-        shape = np.array(self.shape_vx) * self.multiple_of(part, what)
-        place = []
-        for axis, begins in enumerate(zip(part.offset_nm, self.offset_nm, strict=True)):
-            begin = (begins[0] - begins[1]) / size[axis]
-            end = begin + part.shape_vx[axis]
-            if abs(begin - round(begin)) > 1e-6 or begin < -1e-6 or end > shape[axis] + 1e-6:
-                covered = [
-                    f"{o:g}..{o + n * size[axis]:g}"
-                    for o, n in zip(begins, (part.shape_vx[axis], shape[axis]), strict=True)
-                ]
-                raise InputError(
-                    f"{what} {self.path} does not cover {part.path} on whole voxels along "
-                    f"{'zyx'[axis]}: it is {covered[1]} nm, that is {covered[0]} nm"
-                )
-            place.append(round(begin))
-        return place[0], place[1], place[2]
+    def part(self, begin: Sequence[int], shape: Sequence[int]) -> Image:
+        """A box of this image; nothing is read."""
+        view = self.array if isinstance(self.array, View) else View.of(self.path, self.array)
+        return replace(
+            self,
+            array=cast(zarr.Array, view.part(begin, shape)),
+            offset=self.offset + Coordinate(begin) * self.voxel_size,
+        )
+
+    def without(self, background: Sequence[int], told: bool = False) -> Image:
+        """This image with some labels read as 0; see `View`."""
+        view = self.array if isinstance(self.array, View) else View.of(self.path, self.array)
+        return replace(
+            self,
+            array=cast(zarr.Array, view.without(background, told)),
+            background=(*self.background, *background),
+        )
 
     def part_like(self, part: Image, what: str) -> np.ndarray:
         """The voxels of a (z, y, x) image that another covers, in memory; see `place_of`."""
         begin = self.place_of(part, what)
         return np.asarray(self.array[shifted([slice(0, n) for n in part.shape_vx], begin)])
-
-    def multiple_of(self, finer: Image, what: str) -> tuple[int, int, int]:
-        """How many voxels of another image make one of this along z, y and x.
-
-        Raises
-        ------
-        InputError
-            It is no whole number; `what` says what this image is.
-        """
-        ratios = [a / b for a, b in zip(self.voxel_size_nm, finer.voxel_size_nm, strict=True)]
-        if any(abs(r - round(r)) > 1e-6 or round(r) < 1 for r in ratios):
-            raise InputError(
-                f"{what} {self.path} has the voxel size {self.voxel_size_nm} nm, which is no whole "
-                f"multiple of that of {finer.path}, {finer.voxel_size_nm} nm"
-            )
-        z, y, x = (round(r) for r in ratios)
-        return z, y, x
 
 
 def shifted(where: Sequence[slice], begin: Sequence[int]) -> tuple[slice, ...]:
@@ -169,25 +151,29 @@ def shifted(where: Sequence[slice], begin: Sequence[int]) -> tuple[slice, ...]:
 
 
 def open_image(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | ImageSource,
     *,
     channels: int | None = None,
     mode: str = "r",
     bare: bool = False,
+    inside: bool = True,
 ) -> Image:
-    """Open an image wherever it is read: a group or an array, Zarr v3 or v2, OME 0.5 or 0.4.
+    """Open an image wherever it is read: a group or an array, Zarr v3 or v2, OME 0.4 to 0.6.
 
     Parameters
     ----------
-    path : path or URL
+    source : path or URL, or ImageSource
         An OME-Zarr group (its first, full-resolution dataset is taken) or an array; or, to be read
-        only, a precomputed segmentation (``precomputed://`` and its folder or URL).
+        only, a precomputed segmentation (``precomputed://`` and its folder or URL). A mapping of a
+        config says more: which channel, and what metadata leave open.
     channels : int, optional
         Refuse an array that does not have this many channels; 0 means ``(z, y, x)`` is expected.
     mode : {"r", "r+"}
     bare : bool
         Accept an array that says nothing about its voxel size, where that does not matter: a
         voxel counts as 1 nm then, with a warning.
+    inside : bool
+        Whether a group that holds exactly one image stands for it.
 
     Returns
     -------
@@ -196,8 +182,8 @@ def open_image(
     Raises
     ------
     InputError
-        Nothing there, no array in it, no voxel size known, a voxel size that is not whole in its
-        unit, or another number of channels.
+        Nothing there, no array in it, no voxel size known, metadata that contradict each other or
+        the mapping, or another number of channels.
 
     Examples
     --------
@@ -218,128 +204,172 @@ def open_image(
     >>> image.voxel_size, image.roi.shape
     ((30, 8, 8), (480, 512, 512))
     """
-    path = str(path).rstrip("/")
+    options = None if isinstance(source, str | os.PathLike) else source
+    path = str(source if options is None else options.path).rstrip("/")
     if path.startswith(SCHEME):
-        return _open_precomputed(path, channels, mode)
-    node = _open_node(path, mode)
-    multiscales: Mapping[str, Any] | None = None
-    if isinstance(node, zarr.Group):
-        multiscales = multiscales_of(node.attrs)
-        if multiscales is None:
-            names = sorted(name for name, _ in node.members())
-            raise InputError(
-                f"{path} is a Zarr group without OME multiscales metadata; give the path of an "
-                f"image or an array inside it" + (f": {', '.join(names)}" if names else "")
-            )
-        name = multiscales["datasets"][0]["path"]
-        if name not in node:
-            raise InputError(f"{path} is an image whose array {name!r} is missing")
-        array = node[name]
-        path = join(path, name)
-    else:
-        array = node
-        if not SIZE_KEYS & set(array.attrs):
-            multiscales = _parent_multiscales(path)
-    if not isinstance(array, zarr.Array):
-        raise InputError(f"{path} is not an array")
-    if array.ndim not in (3, 4):
-        raise InputError(
-            f"{path} has the shape {array.shape}; (z, y, x) or (channel, z, y, x) is expected"
-        )
-    found = 0 if array.ndim == 3 else array.shape[0]
-    if channels is not None and found != channels:
-        expected = "(z, y, x)" if channels == 0 else f"({channels}, z, y, x)"
-        raise InputError(f"{path} has the shape {array.shape}; {expected} is expected")
-    if bare and multiscales is None and not SIZE_KEYS & set(array.attrs):
+        return _open_precomputed(path, options, channels, mode)
+    found = find_array(path, mode, inside)
+    multiscale, name = _metadata(found, options)
+    layout = _layout(found, multiscale, channels, options)
+    path, array = found.path, found.array
+    said = statements(path, array, layout, multiscale, name, options)
+    where = placement(path, said, options, bare=bare)
+    if where is None:
         warnings.warn(f"{path} says nothing about its voxel size; it counts as 1 nm", stacklevel=2)
-        return Image(path, array, Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm")
-    voxel_size, offset, unit = placement(path, array, multiscales)
-    return Image(path, array, voxel_size, offset, unit)
+        where = Placement(Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm", "nm", placed=False)
+    return Image(
+        path=path,
+        array=_as_read(found, layout, mode, _background(options)),
+        voxel_size=where.voxel_size,
+        offset=where.offset,
+        unit=where.unit,
+        said_unit=where.said_unit,
+        placed=where.placed,
+        point=where.point,
+        options=options,
+    )
 
 
-def _open_precomputed(path: str, channels: int | None, mode: str) -> Image:
+def check_readable(image: Image) -> None:
+    """Read two voxels of an image, so that metadata that do not fit its chunks are found at once.
+
+    Raises
+    ------
+    InputError
+        The chunk cannot be read.
+    """
+    shape = image.array.shape
+    for voxel in ([0] * len(shape), [n // 2 for n in shape]):
+        try:
+            np.asarray(image.array[tuple(slice(v, v + 1) for v in voxel)])
+        except InputError:
+            raise
+        except Exception as error:  # whatever the codecs make of bytes that are not theirs
+            raise InputError(
+                f"{image.path} cannot be read at the voxel {tuple(voxel)}: {error}. Its metadata "
+                "do not fit its chunks, or the chunk is damaged; copy it anew"
+            ) from error
+
+
+def open_voxels(path: str, *, channels: int) -> zarr.Array:
+    """Open the array of an image as `open_image` reads it, wherever it lies in the world.
+
+    Parameters
+    ----------
+    path : path or URL
+        Of an array or a group.
+    channels : int
+        As in `open_image`.
+
+    Raises
+    ------
+    InputError
+        As `open_image`, but for the voxel size.
+    """
+    found = find_array(path, "r", True)
+    layout = _layout(found, _metadata(found, None)[0], channels, None)
+    return _as_read(found, layout, "r", ())
+
+
+def _metadata(found: Found, options: ImageSource | None) -> tuple[Multiscale | None, str]:
+    """The OME metadata that list an array and its path there; broken ones where nothing else."""
+    if found.multiscale is not None:
+        return found.multiscale, found.name
+    if HASH in found.array.attrs and SIZE_KEYS[0] in found.array.attrs:
+        return None, ""  # what synpol wrote does not contradict itself
+    try:
+        listed = described(found.path)
+    except InputError:
+        sized = any(key in found.array.attrs for key in SIZE_KEYS)
+        if not (sized or (options and options.voxel_size)):
+            raise
+        return None, ""
+    return (None, "") if listed is None else listed
+
+
+def _layout(
+    found: Found, multiscale: Multiscale | None, channels: int | None, options: ImageSource | None
+) -> Layout:
+    check_kind(found.path, found.array.dtype)
+    if options is not None and options.fill_missing:
+        raise InputError(
+            f"{found.path} is Zarr, whose missing chunks mean its fill value, so `fill_missing` is "
+            "not read; leave it out"
+        )
+    wanted = None if options is None else options.axes
+    axes = axes_of(found.path, found.array, multiscale, wanted)
+    return layout_of(found.path, found.array.shape, axes, channels, options)
+
+
+def _as_read(found: Found, layout: Layout, mode: str, background: tuple[int, ...]) -> zarr.Array:
+    if layout.is_plain and found.array.dtype.isnative and not background:
+        return found.array
+    if mode != "r":
+        raise InputError(
+            f"{found.path} is stored in another way than it is read (axes, byte order), so it "
+            "cannot be written to; import it with pipelines/prepare.py of synpol's repository"
+        )
+    view = View.of(found.path, found.array, layout).without(background)
+    return cast(zarr.Array, view)
+
+
+def _background(options: ImageSource | None) -> tuple[int, ...]:
+    """Values that a config declares as background or unknown; 0 needs no reading."""
+    if options is None:
+        return ()
+    if options.unknown:
+        _log.warning(
+            "%s: voxels that are unknown (%s) are treated as background for now",
+            options.path,
+            shown_labels(np.array(options.unknown)),
+        )
+    return tuple(v for v in (*(options.background or ()), *(options.unknown or ())) if v)
+
+
+def _open_precomputed(
+    path: str, options: ImageSource | None, channels: int | None, mode: str
+) -> Image:
     if channels or mode != "r":
         raise InputError(f"{path} is precomputed; only segmentations are read in that format")
+    read = {"path", "background", "unknown"}
+    unread = sorted(set(options.model_dump()) - read) if options is not None else []
+    if unread:
+        raise InputError(
+            f"{path} is precomputed, for which `{unread[0]}` is not read; leave it out"
+        )
     volume = PrecomputedArray(path.removeprefix(SCHEME))
     voxel_size, offset, unit = volume.placement(path)
-    return Image(path, cast(zarr.Array, volume), voxel_size, offset, unit)
+    array = cast(zarr.Array, volume)
+    image = Image(path, array, voxel_size, offset, unit, options=options)
+    background = _background(options)
+    return replace(image.without(background), background=()) if background else image
 
 
-def _open_node(path: str, mode: str) -> zarr.Group | zarr.Array:
-    try:
-        return zarr.open(path, mode=mode)  # type: ignore[arg-type]
-    except (FileNotFoundError, KeyError, zarr.errors.NodeNotFoundError) as error:
-        raise InputError(f"there is no Zarr array or group at {path}{_siblings(path)}") from error
-    except (NotADirectoryError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be opened as Zarr: {error}") from error
-
-
-def _siblings(path: str) -> str:
-    if is_url(path):
-        return ""
-    here = Path(path)
-    if here.is_dir():
-        names = sorted(p.name for p in here.iterdir())[:20]
-        return "; it is a folder without Zarr metadata" + (
-            f", in which there is: {', '.join(names)}" if names else " and empty"
-        )
-    if here.exists():
-        return "; it is a file; formats such as HDF5 and TIFF are imported first (prepare.imports)"
-    parent = next((p for p in here.parents if p.exists()), Path("."))
-    missing = here.relative_to(parent).parts[0] if parent != Path(".") else here.parts[0]
-    if not parent.is_dir():
-        return f"; {parent} is a file"
-    return f" ({parent} exists{nearest(missing, [p.name for p in parent.iterdir()][:1000])})"
-
-
-def _parent_multiscales(path: str) -> Mapping[str, Any] | None:
-    parent, _, name = path.rpartition("/")
-    try:
-        group = zarr.open_group(parent or ".", mode="r")
-    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
+def listed(image: Image) -> tuple[Multiscale, str] | None:
+    """The OME metadata of which an array is the full resolution and its path there, else None."""
+    if image.path.startswith(SCHEME):
         return None
-    found = multiscales_of(group.attrs)
-    if found is None or all(d["path"] != name for d in found["datasets"]):
+    try:
+        found = described(image.path)
+    except InputError:  # metadata that were not needed to open it
         return None
-    return {**found, "datasets": [d for d in found["datasets"] if d["path"] == name]}
+    return None if found is None or found[1] != found[0].paths[0] else found
+
+
+def stored_array(image: Image) -> tuple[zarr.Array, Layout]:
+    """The array of a Zarr image as it is stored, and which axis of it is which."""
+    if isinstance(image.array, View):
+        return cast(zarr.Array, image.array.source), image.array.layout
+    return image.array, Layout(tuple(range(image.array.ndim)), {})
 
 
 def levels_of(image: Image) -> list[str]:
     """Names of the coarser levels that an image's metadata list; none for an array alone."""
-    found = listed_multiscales(image)
-    return [d["path"] for d in found["datasets"][1:]] if found else []
+    found = listed(image)
+    return list(found[0].paths[1:]) if found else []
 
 
 def image_path(image: Image) -> str:
     """Path of the OME-Zarr group whose full resolution an array is, else of the array itself."""
-    return image.path.rpartition("/")[0] if listed_multiscales(image) else image.path
-
-
-def listed_multiscales(image: Image) -> Mapping[str, Any] | None:
-    """The OME metadata of which an array is the full resolution, None for an array alone."""
-    path, _, name = image.path.rpartition("/")
-    if image.path.startswith(SCHEME):
-        return None
-    try:
-        group = zarr.open_group(path or ".", mode="r")
-    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
-        return None
-    found = multiscales_of(group.attrs)
-    return found if found and found["datasets"][0]["path"] == name else None
-
-
-def opened_group(
-    path: str | os.PathLike[str], zarr_format: Literal[2, 3], mode: Literal["r", "r+"] = "r"
-) -> zarr.Group | None:
-    try:
-        return zarr.open_group(str(path), mode=mode, zarr_format=zarr_format)
-    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
-        return None
-
-
-def opened_array(path: str) -> zarr.Array | None:
-    """A Zarr array, or None where there is none."""
-    try:
-        return zarr.open_array(path, mode="r")
-    except (FileNotFoundError, ValueError, OSError, zarr.errors.NodeNotFoundError):
-        return None
+    found = listed(image)
+    return found[0].where if found else image.path

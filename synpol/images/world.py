@@ -1,39 +1,49 @@
-"""Where an image lies in the world: voxel size, offset and unit, as metadata say them.
+"""World units: sizes and places in any length unit become whole numbers of one unit.
 
-Two conventions differ by half a voxel: funlib's ``offset`` is the *corner* of the first voxel, the
-OME translation its *centre* (which is how neuroglancer reads it). Both are written; the
-corner is what synpol calls ``offset``.
+gunpowder and funlib count in whole numbers and would truncate others without a word. So each image
+is in the unit that its metadata name, or in the first finer one of nm, angstrom, pm and fm in which
+its voxel size and its offset are whole. What is never whole is rounded to a femtometre. Images in
+different units are compared in nm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import zarr
 from funlib.geometry import Coordinate
 
 from synpol.errors import InputError, nearest
 
-#: nm in one unit, for every length unit that is understood
-NANOMETERS = {"nm": 1.0, "angstrom": 0.1, "pm": 0.001}
-_OME_NAME = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer"}
-#: attributes of an array that tell its voxel size, funlib.persistence's and gunpowder's
-SIZE_KEYS = {"voxel_size", "resolution"}
-_UNIT_ALIASES = {
-    "nm": ("nm", 1),
-    "nanometer": ("nm", 1),
-    "nanometers": ("nm", 1),
-    "angstrom": ("angstrom", 1),
-    "a": ("angstrom", 1),
-    "pm": ("pm", 1),
-    "picometer": ("pm", 1),
-    "um": ("nm", 1000),
-    "µm": ("nm", 1000),
-    "micrometer": ("nm", 1000),
-    "micron": ("nm", 1000),
-    "": ("nm", 1),
+#: nm in one unit, for every unit that images are in; the coarsest first
+NANOMETERS = {"nm": 1.0, "angstrom": 0.1, "pm": 1e-3, "fm": 1e-6}
+#: how many of the finest unit make one of another
+_FINEST = {"nm": 10**6, "angstrom": 10**5, "pm": 10**3, "fm": 1}
+#: names of the units in OME metadata
+OME_NAMES = {"nm": "nanometer", "angstrom": "angstrom", "pm": "picometer", "fm": "femtometer"}
+#: longest name, power of ten of a nm, and other names of every length unit that is understood
+_LENGTHS = {
+    "femtometer": (-6, "fm"),
+    "picometer": (-3, "pm"),
+    "angstrom": (-1, "a", "å", "ångström", "ångstrom"),
+    "nanometer": (0, "nm"),
+    "micrometer": (3, "um", "µm", "micron"),
+    "millimeter": (6, "mm"),
+    "centimeter": (7, "cm"),
+    "decimeter": (8, "dm"),
+    "meter": (9, "m"),
 }
+_POWERS: dict[str, int] = {}
+for _name, (_power, *_others) in _LENGTHS.items():
+    for _one in (_name, _name.replace("meter", "metre"), *_others):
+        _POWERS[str(_one)] = int(_power)
+        if len(str(_one)) > 2:
+            _POWERS[f"{_one}s"] = int(_power)
+_BASES = {0: "nm", -1: "angstrom", -3: "pm", -6: "fm"}
+#: nm; what is larger is no voxel, and what is farther away is no place in a specimen
+_LARGEST_SIZE, _FARTHEST = 1e9, 1e15
 
 
 def in_nm(value: int, unit: str) -> float:
@@ -41,179 +51,157 @@ def in_nm(value: int, unit: str) -> float:
     return value if unit == "nm" else round(value * NANOMETERS[unit], 6)
 
 
-def to_world(
-    sizes: Sequence[float], unit: str, what: str, *, positive: bool = False
-) -> tuple[Coordinate, str]:
-    """Turn sizes as given into whole world units.
+def power_of(unit: object, what: str) -> int:
+    """How many powers of ten a length unit is away from a nm.
 
     Parameters
     ----------
-    sizes : sequence of 3 numbers
-        z, y, x, in `unit`.
     unit : str
-        "nm", "angstrom", "pm", or a longer name of one of them ("micrometer" becomes nm).
+        In any spelling: "um", "micrometer", "µm".
     what : str
-        What the sizes are, for the message.
-    positive : bool
-        Whether every size has to be above zero.
+        What has the unit, for the message.
+
+    Raises
+    ------
+    InputError
+        The unit is unknown.
+    """
+    name = str(unit).strip().lower().replace("μ", "µ")  # a Greek letter and a sign look alike
+    if isinstance(unit, str) and name in _POWERS:
+        return _POWERS[name]
+    known = [*NANOMETERS, "um", "mm", "cm", "m"]
+    raise InputError(
+        f"{what}: unknown unit {unit!r}{nearest(str(unit), known)}. Write one of these units"
+    )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies.
+
+    Attributes
+    ----------
+    voxel_size, offset : Coordinate
+        Size of a voxel, and corner of the first voxel, in `unit`; z, y, x.
+    unit : {"nm", "angstrom", "pm", "fm"}
+    said_unit : {"nm", "angstrom", "pm", "fm"}
+        Unit of the metadata, nm for longer ones; `unit` is this or a finer one.
+    placed : bool
+        False where nothing says the place, so that the corner or the centre of the first voxel may
+        be at 0.
+    point : {"corner", "centre"}
+        Which point of the first voxel the metadata tell the place of.
+    """
+
+    voxel_size: Coordinate
+    offset: Coordinate
+    unit: str
+    said_unit: str
+    placed: bool = True
+    point: str = "corner"
+
+
+def whole_placement(
+    voxel_size: Sequence[float],
+    offset: Sequence[float],
+    unit: str,
+    what: str,
+    *,
+    placed: bool = True,
+) -> Placement:
+    """Turn a voxel size and a place as given into whole numbers of one unit.
+
+    Parameters
+    ----------
+    voxel_size, offset : sequence of 3 numbers
+        Size of a voxel, and corner of the first voxel, z, y, x; in `unit`.
+    unit : str
+        Any length unit.
+    what : str
+        What they are of, for the message.
+    placed : bool
+        Whether the offset is said by somebody.
 
     Returns
     -------
-    (Coordinate, str)
-        Whole numbers, and the unit they are in.
+    Placement
+        In `unit` if both are whole in it (in nm if it is a longer unit), else in the first finer
+        unit in which they are, at last rounded to whole fm.
 
     Raises
     ------
     InputError
-        A size that is not whole (gunpowder and funlib would truncate it without a word), three
-        sizes that are not three, or an unknown unit.
+        Three numbers that are not three, an unknown unit, or a size that is not above zero.
+
+    Examples
+    --------
+    >>> found = whole_placement((40, 4.6, 4.6), (0, 0, 0), "nm", "an image")
+    >>> tuple(found.voxel_size), found.unit
+    ((400, 46, 46), 'angstrom')
     """
-    if str(unit).lower() not in _UNIT_ALIASES:
-        raise InputError(f"{what}: unknown unit {unit!r}{nearest(str(unit), NANOMETERS)}")
-    base, factor = _UNIT_ALIASES[str(unit).lower()]
-    if len(sizes) != 3:
-        raise InputError(f"{what} is {tuple(sizes)}; three numbers z, y, x are expected")
-    scaled = [float(s) * factor for s in sizes]
-    whole = [round(s) for s in scaled]
+    size = three_numbers(voxel_size, f"voxel_size of {what}")
+    corner = three_numbers(offset, f"offset of {what}")
+    power = power_of(unit, f"voxel_size of {what}")
+    if min(size) <= 0:
+        raise InputError(f"voxel_size of {what} is {size} {unit}; it must be above zero everywhere")
+    nm = 10.0**power
+    if max(size) * nm > _LARGEST_SIZE or max(map(abs, corner)) * nm > _FARTHEST:
+        raise InputError(
+            f"voxel_size of {what} is {size} {unit} and its offset {corner} {unit}, which no "
+            "microscope sees; correct the numbers or the unit"
+        )
+    said = _BASES[min(0, power)]
+    for name in [u for u in NANOMETERS if NANOMETERS[u] <= NANOMETERS[said]]:
+        scale = 10 ** (power + 6) // _FINEST[name]
+        scaled = [v * scale for v in (*size, *corner)]
+        whole = [round(v) for v in scaled]
+        if min(whole[:3]) > 0 and (name == "fm" or all(map(_is_whole, scaled, whole))):
+            return Placement(Coordinate(whole[:3]), Coordinate(whole[3:]), name, said, placed)
+    raise InputError(f"voxel_size of {what} is {size} {unit}, which is below 1 fm; correct it")
+
+
+def _is_whole(value: float, whole: int) -> bool:
     # what float32 and a change of unit leave of a whole number, but never a tenth of a unit
-    slack = [min(1e-6 * max(1.0, abs(s)), 1e-3) for s in scaled]
-    if any(abs(s - w) > t for s, w, t in zip(scaled, whole, slack, strict=True)):
-        finer = {"nm": "angstrom", "angstrom": "pm"}.get(base, "pm")
-        ratio = NANOMETERS[base] / NANOMETERS[finer]
-        raise InputError(
-            f"{what} {tuple(sizes)} {unit} is not whole in {base}, and world units are whole "
-            f"numbers here; give it in {finer}: {tuple(round(s * ratio, 6) for s in scaled)} "
-            f"with `unit: {finer}`"
-        )
-    if positive and min(whole) <= 0:
-        raise InputError(f"{what} is {tuple(sizes)} {unit}; it must be above zero on every axis")
-    return Coordinate(whole), base
+    return abs(value - whole) <= min(1e-6 * max(1.0, abs(value)), 1e-3)
 
 
-def multiscales_of(attrs: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The first multiscale image that a group's attributes describe, OME 0.5 or 0.4."""
-    found = dict(attrs).get("ome", attrs).get("multiscales")
-    return found[0] if found else None
-
-
-def placement(
-    path: str, array: zarr.Array, multiscales: Mapping[str, Any] | None
-) -> tuple[Coordinate, Coordinate, str]:
-    """Voxel size, offset (corner of the first voxel) and unit of an array.
-
-    The array's own attributes count; where it has none, the `multiscales` of its group.
+def three_numbers(values: Any, what: str) -> tuple[float, float, float]:
+    """Read three finite numbers of metadata or of a config.
 
     Raises
     ------
     InputError
-        Nothing says the voxel size, or it is not whole in its unit.
+        They are not three, or not numbers.
     """
-    attrs: dict[str, Any] = dict(array.attrs)
-    size = attrs.get("voxel_size", attrs.get("resolution"))
-    if size is not None:
-        units = attrs.get("units", [])
-        unit = _one_unit([units] if isinstance(units, str) else units, path)
-        voxel_size, base = to_world(size[-3:], unit, f"voxel_size of {path}", positive=True)
-        offset, _ = to_world(attrs.get("offset", [0, 0, 0])[-3:], unit, f"offset of {path}")
-        return voxel_size, offset, base
-    if multiscales is None:
-        raise InputError(
-            f"{path} says nothing about its voxel size (neither `voxel_size` on the array nor OME "
-            "multiscales on its group); set the attribute `voxel_size` (z, y, x in nm), or import "
-            "it with pipelines/prepare.py of synpol's repository"
-        )
-    scale, translation = ome_transform(multiscales)
-    unit = _one_unit([a.get("unit") for a in multiscales.get("axes", [])], path)
-    voxel_size, base = to_world(scale, unit, f"voxel size of {path}", positive=True)
-    corner = [0.0] * 3
-    if translation is not None:  # the centre of the first voxel
-        corner = [t - s / 2 for t, s in zip(translation, scale, strict=True)]
-    # half a voxel may be whole in a finer unit only
-    for finer in [u for u in NANOMETERS if NANOMETERS[u] <= NANOMETERS[base]]:
-        ratio = NANOMETERS[_UNIT_ALIASES[unit.lower()][0]] / NANOMETERS[finer]
-        ratio *= _UNIT_ALIASES[unit.lower()][1]
-        fine = [round(c * ratio, 6) for c in corner]
-        if all(c == round(c) for c in fine):
-            ratio = round(NANOMETERS[base] / NANOMETERS[finer])
-            return voxel_size * ratio, Coordinate(int(c) for c in fine), finer
-    offset, _ = to_world(corner, unit, f"offset of {path} (OME translation less half a voxel)")
-    return voxel_size, offset, base
+    found = list(values) if isinstance(values, Sequence | Coordinate) else []
+    if len(found) != 3 or isinstance(values, str):
+        raise InputError(f"{what} is {_shown(values)}; three numbers z, y, x are expected")
+    if not all(is_number(v) for v in found):
+        raise InputError(f"{what} is {_shown(values)}; three finite numbers are expected")
+    z, y, x = (float(v) for v in found)
+    return z, y, x
 
 
-def ome_transform(multiscales: Mapping[str, Any]) -> tuple[list[float], list[float] | None]:
-    """Scale and translation of the full resolution along z, y, x, in the unit of the axes.
-
-    The translation is that of the centre of the first voxel, None where there is none.
-    """
-    scale: list[float] = [1.0, 1.0, 1.0]
-    translation: list[float] | None = None
-    for transform in [
-        *multiscales["datasets"][0].get("coordinateTransformations", []),
-        *multiscales.get("coordinateTransformations", []),
-    ]:
-        if transform["type"] == "scale":
-            factors = transform["scale"][-3:]
-            scale = [s * f for s, f in zip(scale, factors, strict=True)]
-            if translation is not None:
-                translation = [t * f for t, f in zip(translation, factors, strict=True)]
-        elif transform["type"] == "translation":
-            steps = transform["translation"][-3:]
-            translation = [t + s for t, s in zip(translation or [0.0] * 3, steps, strict=True)]
-    return scale, translation
+def is_number(value: object) -> bool:
+    """Whether a value of metadata is a finite number."""
+    if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, str):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
-def ome_level(full: Mapping[str, Any], path: str, factors: Sequence[int]) -> dict[str, Any]:
-    """What the OME metadata say of a coarser level, in terms of what they say of the full one.
-
-    Parameters
-    ----------
-    full : mapping
-        The entry of the full resolution in ``datasets``.
-    path : str
-        Of the level.
-    factors : 3 ints
-        Voxels of the full resolution that make one of the level.
-    """
-    transforms = full.get("coordinateTransformations", [])
-    scale = next((t["scale"] for t in transforms if t["type"] == "scale"), [1.0, 1.0, 1.0])
-    moved = next((t["translation"] for t in transforms if t["type"] == "translation"), None)
-    by = [*[1] * (len(scale) - 3), *factors]
-    first = zip(moved or [0.0] * len(scale), scale, by, strict=True)
-    return {
-        "path": path,
-        "coordinateTransformations": [
-            {"type": "scale", "scale": [s * f for s, f in zip(scale, by, strict=True)]},
-            {"type": "translation", "translation": [t + (f - 1) / 2 * s for t, s, f in first]},
-        ],
-    }
+def _shown(value: object) -> str:
+    text = repr(tuple(value) if isinstance(value, list) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _one_unit(units: Sequence[str | None], path: str) -> str:
-    found = [u for u in units[-3:] if u]
-    if len({_UNIT_ALIASES.get(u.lower(), u) for u in found}) > 1:
-        raise InputError(f"{path} has axes in different units, {', '.join(found)}; one is expected")
-    return found[-1] if found else "nm"
+def finest(units: Sequence[str]) -> str:
+    """The finest of some units, in which whatever is whole in one of them is whole."""
+    return min(units, key=lambda unit: _FINEST[unit])
 
 
-def ome_metadata(
-    name: str, spatial: bool, voxel_size: Sequence[int], offset: Sequence[int], unit: str
-) -> dict[str, Any]:
-    """The OME 0.5 metadata of an image's group, with its full resolution ``s0`` alone."""
-    channel = [] if spatial else [{"name": "c", "type": "channel"}]
-    space = [{"name": a, "type": "space", "unit": _OME_NAME[unit]} for a in "zyx"]
-    lead = [] if spatial else [1.0]
-    centre = [o + v / 2 for o, v in zip(offset, voxel_size, strict=True)]
-    transforms = [
-        {"type": "scale", "scale": [*lead, *(float(v) for v in voxel_size)]},
-        {"type": "translation", "translation": [*([0.0] * len(lead)), *centre]},
-    ]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [*channel, *space],
-                "datasets": [{"path": "s0", "coordinateTransformations": transforms}],
-            }
-        ],
-    }
+def in_unit(value: Coordinate, unit: str, finer: str) -> Coordinate:
+    """Whole numbers of a unit in a finer one, exactly."""
+    return value * (_FINEST[unit] // _FINEST[finer])

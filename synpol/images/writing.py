@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -21,8 +22,11 @@ from zarr.storage import LocalStore
 from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.claim import COMPLETE, half_made
-from synpol.images.image import Image, opened_group
-from synpol.images.world import multiscales_of, ome_level, ome_metadata
+from synpol.images.image import Image
+from synpol.images.metadata import UNPLACED
+from synpol.images.nodes import opened_group
+from synpol.images.ome import multiscale_of, ome_level, ome_metadata
+from synpol.images.view import View
 
 
 def create_image(
@@ -37,6 +41,7 @@ def create_image(
     chunk_shape: Sequence[int],
     shard_shape: Sequence[int] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    placed: bool = True,
     overwrite: bool = False,
 ) -> Image:
     """Create ``container/name/s0`` as an OME-Zarr 0.5 image, all zeros.
@@ -53,9 +58,11 @@ def create_image(
     dtype : dtype
     voxel_size, offset : sequence of int
         In `unit`; z, y, x; the offset is the corner of the first voxel.
-    unit : {"nm", "angstrom", "pm"}
+    unit : {"nm", "angstrom", "pm", "fm"}
     attributes : mapping, optional
         More attributes for the array.
+    placed : bool
+        False where the offset is told by nobody; see `Image.placed`.
     overwrite : bool
         Replace what is there; otherwise an existing image is an error.
 
@@ -114,13 +121,18 @@ def create_image(
             unit=unit,
             chunk_shape=chunk_shape,
             shard_shape=shard_shape,
-            attributes=attributes,
+            attributes={**(attributes or {}), **_place(placed)},
         )
     except (FileExistsError, zarr.errors.ContainsGroupError, zarr.errors.ContainsArrayError) as e:
         raise InputError(f"{group_path} exists already; remove it or give another path") from e
     except OSError as error:
         raise InputError(f"{group_path} cannot be written: {error}") from error
-    return image
+    return image if placed else dataclasses.replace(image, placed=False)
+
+
+def _place(placed: bool) -> dict[str, Any]:
+    """The attribute of an array whose offset is told by nobody."""
+    return {} if placed else {UNPLACED: True}
 
 
 def _remove_arrays(path: str) -> None:
@@ -184,9 +196,14 @@ def image_group(image: Image) -> zarr.Group:
         It is of an older version, the array stands alone, or metadata are consolidated.
     """
     path, _, name = image.path.rpartition("/")
+    if isinstance(image.array, View) and not image.array.layout.is_plain:
+        raise InputError(
+            f"{image.path} is stored in another way than it is read (axes), so it cannot get "
+            "coarser levels; pipelines/prepare.py of synpol's repository imports it"
+        )
     group = opened_group(path, 3, "r+") if path else None
-    found = None if group is None else multiscales_of(group.attrs)
-    if group is None or found is None or found["datasets"][0]["path"] != name:
+    found = None if group is None else multiscale_of(group.attrs, path)
+    if group is None or found is None or found.paths[0] != name:
         raise InputError(
             f"{image.path} is not the full resolution of an OME-Zarr 0.5 image, so it cannot get "
             "coarser levels; pipelines/prepare.py of synpol's repository imports it as one"
@@ -243,7 +260,7 @@ def create_level(
             unit=image.unit,
             chunk_shape=chunk_shape,
             shard_shape=shard_shape,
-            attributes=attributes,
+            attributes={**attributes, **_place(image.placed)},
             overwrite=True,
         )
     except OSError as error:

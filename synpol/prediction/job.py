@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +14,14 @@ from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import work_folder
 from synpol.blockwise.run import all_records_of, fill_image, records_of
 from synpol.blockwise.schedulers import scheduler_of
-from synpol.config import Config, Predict, Workers
-from synpol.errors import InputError
+from synpol.blockwise.sources import SourceStamps
+from synpol.config import Config, Predict, Source, Workers
 from synpol.files import join
 from synpol.images.claim import Claim, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import Image, open_image
+from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
+from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.prediction.network import Network
@@ -26,10 +29,12 @@ from synpol.prediction.roi import VoxelRoi
 from synpol.prediction.stage import PredictStage
 from synpol.prediction.windows import WindowGrid
 
+_log = logging.getLogger(__name__)
+
 
 def predict_blockwise(
     config: Config,
-    raw: str,
+    raw: Source,
     output: str,
     checkpoint: Path,
     num_workers: int | None = None,
@@ -43,7 +48,7 @@ def predict_blockwise(
     ----------
     config : Config
         Network, windows, blocks, workers.
-    raw : path or URL
+    raw : str or ImageSource
         The image.
     output : path or URL
         Container in which ``polarity/s0`` is written: (3, z, y, x) uint8.
@@ -77,6 +82,8 @@ class PredictJob:
     ----------
     source : Image
         Image that is predicted.
+    mask : Image or None
+        Mask that says where a prediction is wanted.
     output : str
         Path or URL of the container to write in.
     network : Network
@@ -106,6 +113,7 @@ class PredictJob:
     """
 
     source: Image
+    mask: Image | None
     output: str
     network: Network
     predict: Predict
@@ -124,7 +132,7 @@ class PredictJob:
     def of(
         cls,
         config: Config,
-        raw: str,
+        raw: Source,
         output: str,
         checkpoint: Path,
         num_workers: int | None = None,
@@ -137,8 +145,10 @@ class PredictJob:
             The input cannot be used.
         """
         predict, settings = config.predict, config.workers
+        predict.check_chunks()
         scheduler_of(settings)  # refuses a name that nobody knows
         source = open_image(raw, channels=0)
+        check_readable(source)
         intensity = intensity_of(source, config.data.intensity_range)
         check_float_range(source, intensity)
         roi = VoxelRoi.of(source, predict.roi)
@@ -159,7 +169,7 @@ class PredictJob:
         digest = hash_of(
             {
                 "source": identity_of(source),
-                "mask": None if mask is None else identity_of(mask),
+                "mask": None if mask is None else _mask_identity(mask),
                 "checkpoint": network.digest,
                 "predict": predict.model_dump(mode="json", include=options),
                 "window": config.window,
@@ -171,6 +181,7 @@ class PredictJob:
         )
         return cls(
             source=source,
+            mask=mask,
             output=str(output),
             network=network,
             predict=predict,
@@ -189,6 +200,11 @@ class PredictJob:
         )
 
     @property
+    def sources(self) -> list[Image]:
+        """Images that are read."""
+        return [self.source] if self.mask is None else [self.source, self.mask]
+
+    @property
     def folder(self) -> Path:
         """Folder of the records."""
         return records_of(self.work, PredictStage.name, self.output, self.digest)
@@ -197,9 +213,9 @@ class PredictJob:
         """Return the stage that writes an array, given its path or URL."""
         return PredictStage(
             folder=self.folder,
-            raw=self.source.path,
+            raw=self.source.source,
             polarity=polarity,
-            mask=self.predict.mask,
+            mask=None if self.mask is None else self.mask.source,
             voxel_bytes=self.source.array.dtype.itemsize,
             blocks=self.blocks,
             roi=self.roi,
@@ -218,13 +234,25 @@ class PredictJob:
         check_writable(self.work)
         what = f"prediction of {self.source.path}"
         with Driver(self.work, what, self.num_workers, self.settings, self.gpus) as driver:
-            return fill_image(
+            stamps = SourceStamps.of(self.folder, self.sources)
+            if not fresh and (rewritten := stamps.rewritten()):
+                _log.warning("%s was written anew; predicting again", " and ".join(rewritten))
+                fresh = True
+
+            def create(overwrite: bool) -> Image:
+                image = self.create(overwrite)
+                stamps.keep()
+                return image
+
+            made = fill_image(
                 driver,
                 self.claim(fresh),
-                self.create,
+                create,
                 lambda polarity: self.stage(polarity.path),
                 forget=all_records_of(self.work, PredictStage.name, self.output),
             )
+            stamps.keep()
+            return made
 
     def claim(self, fresh: bool = False) -> Claim:
         """Look at what lies where the array is to be written.
@@ -240,6 +268,12 @@ class PredictJob:
             fresh=fresh,
             advice="remove it or give another predict.output",
         )
+
+    def refuse_other_region(self) -> None:
+        """Refuse to replace the prediction of another region; see `VoxelRoi.check_same`."""
+        found = self.claim().found
+        if found is not None:
+            self.roi.check_same(found, self.source)
 
     def create(self, overwrite: bool) -> Image:
         """Create the array to write, all zeros."""
@@ -261,6 +295,7 @@ class PredictJob:
             chunk_shape=(Channels.count, *chunks),  # a shader sees channels of one chunk alone
             shard_shape=(Channels.count, *blocks.block),
             attributes=begun(self.digest, {"exclusive": self.network.exclusive}),
+            placed=source.placed,
             overwrite=overwrite,
         )
 
@@ -324,14 +359,15 @@ def _opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None
     """
     if predict.mask is None:
         return None
-    mask = open_image(predict.mask, channels=0)
-    if mask.unit != source.unit:
-        raise InputError(
-            f"predict.mask {mask.path} is in {mask.unit}, but {source.path} in {source.unit}; give "
-            "both in one unit"
-        )
+    mask = open_labels(predict.mask, "mask").fitted_to(source)
     roi.check_overlap(mask, source)
     return mask
+
+
+def _mask_identity(mask: Image) -> dict[str, Any]:
+    """Describe the state of a mask, and which of its values count as 0."""
+    found = mask.array.dtype.itemsize <= 2 and mask.background  # other types were not searched
+    return identity_of(mask) | ({"background": list(mask.background)} if found else {})
 
 
 def _dtype_name(network: Network, device: str, remote_gpu: bool) -> str:

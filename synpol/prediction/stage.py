@@ -17,9 +17,10 @@ import numpy as np
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
-from synpol.config import Workers
+from synpol.config import Source, Workers
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
+from synpol.images.world import finest
 from synpol.polarity import Channels
 from synpol.prediction.network import Network
 from synpol.prediction.roi import VoxelRoi
@@ -59,10 +60,12 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
 
     Attributes
     ----------
-    raw, polarity : str
-        Paths or URLs of the image and of the array to write.
-    mask : str or None
-        Path or URL of an array of any voxel size: only where it is not 0 there is a prediction.
+    raw : str or ImageSource
+        The image.
+    polarity : str
+        Path or URL of the array to write.
+    mask : str or ImageSource or None
+        Array of any voxel size: only where it is not 0 there is a prediction.
     voxel_bytes : int
         Number of bytes of a voxel of the image.
     blocks : BlockGrid
@@ -85,9 +88,9 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         Number of torch's threads in each worker; with 0 torch decides.
     """
 
-    raw: str
+    raw: Source
     polarity: str
-    mask: str | None
+    mask: Source | None
     voxel_bytes: int
     roi: VoxelRoi
     windows: WindowGrid
@@ -121,7 +124,11 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
             torch.set_num_threads(self.threads)
         raw = open_image(self.raw, channels=0)
         polarity = open_image(self.polarity, channels=Channels.count, mode="r+").array
-        mask = None if self.mask is None else open_image(self.mask, channels=0)
+        mask = None
+        if self.mask is not None:
+            mask = open_image(self.mask, channels=0).fitted_to(raw)
+            unit = finest([raw.unit, mask.unit])
+            raw, mask = raw.in_unit(unit), mask.in_unit(unit)
         device = worker_device(self.device, self.workers)
         network = self.network.on(device)
         predictor = BlockPredictor(network, self.windows, self.batch_size, device, _log.warning)
@@ -137,7 +144,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         )
 
         def read(where: tuple[slice, slice, slice]) -> np.ndarray:
-            return self.intensity.apply(np.asarray(opened.raw.array[where]), self.raw)
+            return self.intensity.apply(np.asarray(opened.raw.array[where]), opened.raw.path)
 
         mask = opened.mask
         wanted = None if mask is None else sample_mask(mask, opened.raw, begin, end)

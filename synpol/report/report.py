@@ -136,7 +136,7 @@ def _gallery(
     if table is None or config.evaluate.truth is None:
         return {}
     instances = open_image(join(output, "instances"), channels=0)
-    raw = open_image(config.need("predict.raw"), channels=0)
+    raw = open_image(config.need_image("predict.raw"), channels=0)
     truth = open_image(config.evaluate.truth, channels=0)
     begin_in_raw = raw.place_of(instances, "the image")
     begin_in_truth = truth.place_of(instances, "the truth")
@@ -185,7 +185,7 @@ def _timings(path: Path) -> list[tuple[str, str]]:
 
 def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
     """Draw three sections with many synapses, far from each other; returns titles and pictures."""
-    raw = open_image(config.need("predict.raw"), channels=0)
+    raw = open_image(config.need_image("predict.raw"), channels=0)
     instances = open_image(join(output, "instances"), channels=0)
     polarity = open_image(join(output, "polarity"), channels=Channels.count)
     begin_in_raw = raw.place_of(instances, "the image")

@@ -14,11 +14,10 @@ from pathlib import Path
 import neuroglancer
 import numpy as np
 
-from synpol.config import Config
+from synpol.config import Config, Source
 from synpol.files import is_url, join
-from synpol.images.image import Image, listed_multiscales, open_image
+from synpol.images.image import Image, listed, open_image, stored_array
 from synpol.images.precomputed import SCHEME
-from synpol.images.world import ome_transform
 from synpol.polarity import Channels
 from synpol.report.figures import POST, PRE, UNION
 
@@ -103,14 +102,16 @@ class Layers:
         """
         output = config.need("predict.output")
 
-        def image(path: str | None) -> Image | None:
-            return None if path is None else open_image(path, channels=0)
+        raw = open_image(config.need_image("predict.raw"), channels=0)
+
+        def image(source: Source | None) -> Image | None:
+            return None if source is None else open_image(source, channels=0).fitted_to(raw)
 
         polarity = None
         if is_url(output) or Path(output, "polarity").exists():
             polarity = open_image(join(output, "polarity"), channels=Channels.count)
         return cls(
-            open_image(config.need("predict.raw"), channels=0),
+            raw,
             polarity,
             open_image(join(output, "instances"), channels=0),
             image(config.evaluate.truth),
@@ -187,13 +188,18 @@ def _layers_of(
     An image has one layer. A prediction whose channels lie in different chunks has one layer for
     each channel, because a shader sees only the channels of one chunk.
     """
-    if labels:
-        layer = neuroglancer.SegmentationLayer(source=_source(image, address), selected_alpha=0.25)
-        return {name: layer}
-    if image.array.ndim == 3 or image.array.chunks[0] == image.array.shape[0]:
-        shader = _image_shader(image) if image.array.ndim == 3 else _prediction_shader(config)
+    layer: neuroglancer.Layer
+    picked = [] if image.path.startswith(SCHEME) else [*stored_array(image)[1].picked.values()]
+    if labels or image.array.ndim == 3 or image.array.chunks[0] == image.array.shape[0]:
         source = _source(image, address)
-        return {name: neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)}
+        if labels:
+            layer = neuroglancer.SegmentationLayer(source=source, selected_alpha=0.25)
+        else:
+            shader = _image_shader(image) if image.array.ndim == 3 else _prediction_shader(config)
+            layer = neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)
+        if picked:
+            layer.local_position = picked
+        return {name: layer}
     layers = {}
     for number, (channel, rgb) in _channels(config).items():
         layer = neuroglancer.ImageLayer(
@@ -229,25 +235,30 @@ def _source(image: Image, address: str, channel: str = "c^") -> neuroglancer.Lay
     """
     if image.path.startswith(SCHEME):
         return neuroglancer.LayerDataSource(url=f"{address}|neuroglancer-precomputed:")
-    scheme = f"zarr{image.array.metadata.zarr_format}"
-    names, scales, units = ["z", "y", "x"], list(image.voxel_size_nm), ["nm"] * 3
-    offset = np.array(image.offset_nm)
-    multiscales = listed_multiscales(image)
-    if multiscales is None:  # neuroglancer assumes voxels of size 1 without a unit
-        linear = np.array(image.voxel_size_nm) * 1e-9
+    stored, layout = stored_array(image)
+    ndim, space = stored.ndim, list(layout.order[-3:])
+    names = [f"axis{axis}'" for axis in range(ndim)]  # axes of the layer alone, for what is picked
+    scales, units = np.ones(ndim), [""] * ndim
+    for axis, name, size in zip(space, "zyx", image.voxel_size_nm, strict=True):
+        names[axis], scales[axis], units[axis] = name, size, "nm"
+    if len(layout.order) == 4:
+        names[layout.order[0]] = channel
+    offset, linear, found = np.array(image.offset_nm), np.ones(ndim), listed(image)
+    if found is None:  # neuroglancer assumes voxels of size 1 without a unit
+        linear[space] = scales[space] * 1e-9
     else:  # neuroglancer applies the image's own scale, and its translation to the voxel's centre
-        linear = np.ones(3)
-        scale, translation = ome_transform(multiscales)
-        corner = np.array(translation or [0.0] * 3) - np.array(scale) / 2
-        offset = offset - corner * np.array(image.voxel_size_nm) / np.array(scale)
-    offset_vx = offset / np.array(image.voxel_size_nm)
-    if image.array.ndim == 4:
-        names, scales, units = [channel, *names], [1.0, *scales], ["", *units]
-        linear, offset_vx = np.append(1.0, linear), np.append(0.0, offset_vx)
-    space = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales)
-    transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=space)
-    if multiscales is None or np.abs(offset_vx).max() > 1e-6:
+        multiscale, array_name = found
+        sizes, moved = multiscale.transform(array_name, ndim)
+        scale = np.array(sizes or np.ones(ndim))[space]
+        translation = np.array(moved or np.zeros(ndim))[space]
+        offset = offset - (translation - scale / 2) * image.voxel_size_nm / scale
+    offset_vx = np.zeros(ndim)
+    offset_vx[space] = offset / image.voxel_size_nm
+    dimensions = neuroglancer.CoordinateSpace(names=names, units=units, scales=scales.tolist())
+    transform = neuroglancer.CoordinateSpaceTransform(output_dimensions=dimensions)
+    if found is None or np.abs(offset_vx).max() > 1e-6:
         transform.matrix = np.concatenate([np.diag(linear), offset_vx[:, None]], axis=1)
+    scheme = f"zarr{stored.metadata.zarr_format}"
     return neuroglancer.LayerDataSource(url=f"{address}|{scheme}:", transform=transform)
 
 

@@ -11,6 +11,7 @@ import torch
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import whole_file
+from synpol.training.data_state import check_same_data
 
 #: to be raised when the request graph draws other patches from the same seed than before
 REQUEST_GRAPH = 3
@@ -62,22 +63,36 @@ def check_same_run(
         The checkpoint was trained on other data, or with other settings that decide what is
         learned.
     """
-    if stored.get("data_state", []) != list(data_state):
-        raise InputError(
-            f"{path} was trained on other data: what data.train names has been made anew or "
-            "changed since. Give another run_dir, or remove that folder to start anew"
-        )
+    check_same_data(path, stored.get("data_state", []), data_state)
     for section, ours in training_identity(config).items():
-        theirs = stored["config"].get(section)
+        theirs, way = stored["config"].get(section), ""
         if ours == theirs:
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            key = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+            ours, theirs = _without_places(section, ours), _without_places(section, theirs)
+            keys = [k for k in ours | theirs if ours.get(k) != theirs.get(k)]
+            if section == "train" and "iterations" in keys:
+                if ours["iterations"] > theirs["iterations"]:  # a run may go on for longer
+                    keys.remove("iterations")
+                way = "a run may be lengthened, not shortened; " if keys == ["iterations"] else ""
+            if not keys:
+                continue
+            key = keys[0]
             section, ours, theirs = f"{section}.{key}", ours.get(key), theirs.get(key)
         raise InputError(
-            f"{path} was trained with {section} = {theirs}, the config now has {ours}; give "
+            f"{path} was trained with {section} = {theirs}, the config now has {ours}; {way}give "
             "another run_dir, or remove that folder to start anew"
         )
+
+
+def _without_places(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the paths of the training data, which `check_same_data` has looked at."""
+    if section != "data":
+        return values
+    volumes = [
+        {k: v for k, v in one.items() if k not in ("raw", "truth")} for one in values["train"]
+    ]
+    return values | {"train": volumes}
 
 
 def checkpoint_path(run_dir: str, iteration: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from synpol.training.checkpoint import (
 )
 from synpol.training.optimizer import build_optimizer, learning_rate_factor
 from synpol.training.processes import Processes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,33 @@ class TrainingState:
         self._model.load_state_dict(stored["model"])
         self._optimizer.load_state_dict(stored["optimizer"])
         self._schedule.load_state_dict(stored["schedule"])
+        before, now = stored["config"]["train"]["iterations"], self.config.train.iterations
+        if before != now:
+            self._lengthen(before, now)
         self._scaler.load_state_dict(stored.get("scaler", {}))
         if self._average is not None:
             self._average.module.load_state_dict(stored["ema"])
             self._average.n_averaged.fill_(stored["averaged"])
         self.iteration = self._saved_iteration = stored["iteration"]
+
+    def _lengthen(self, before: int, now: int) -> None:
+        """Let the learning rate follow the cosine of the new number of iterations from here on."""
+        schedule, factor = self._schedule, learning_rate_factor(self.config.train)
+        old = schedule.get_last_lr()[0]
+        rates = [base * factor(schedule.last_epoch) for base in schedule.base_lrs]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates
+        if self._processes.is_first:
+            _log.warning(
+                "%s was trained towards %d iterations and goes on towards %d: the learning rate "
+                "follows the longer cosine from here on, %.3g in place of %.3g now",
+                self.config.run_dir,
+                before,
+                now,
+                rates[0],
+                old,
+            )
 
     def save(self) -> None:
         """Write a checkpoint of this iteration, unless there is one; only one process does."""

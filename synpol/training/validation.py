@@ -23,9 +23,11 @@ from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import join, whole_file
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
+from synpol.images.labels import no_numbers
 from synpol.model.trained import best_checkpoint, load_checkpoint
 from synpol.polarity import LabelKind
 from synpol.prediction.job import predict_blockwise
+from synpol.prediction.roi import roi_of
 from synpol.training.checkpoint import checkpoint_path
 from synpol.training.volumes import OpenVolume, open_volume
 
@@ -73,14 +75,17 @@ class ValidationVolume:
         validation = config.data.validation
         if validation is None:
             raise InputError("data.validation is not set; name a volume that was not trained on")
-        whole = config.predict.model_copy(update={"roi": None, "mask": None})
-        config = config.model_copy(update={"predict": whole})
         opened = open_volume(validation, config.data.intensity_range)
+        if opened.semantic:
+            raise no_numbers(opened.truth)
+        roi = roi_of(opened.raw) if opened.raw.is_part else None  # the part with labels
+        whole = config.predict.model_copy(update={"roi": roi, "mask": None})
+        config = config.model_copy(update={"predict": whole})
         return cls(config, opened, validation.labels, join(config.run_dir, folder))
 
     def predict(self, checkpoint: Path) -> Image:
         """Predict the volume with the network of a checkpoint."""
-        return predict_blockwise(self.config, self.opened.raw.path, self.output, checkpoint)
+        return predict_blockwise(self.config, self.opened.raw.source, self.output, checkpoint)
 
     def truth(self) -> np.ndarray:
         """Read the labels, (z, y, x)."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from funlib.geometry import Coordinate
 from funlib.persistence import Array
 
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
 from synpol.images.claim import check_complete
-from synpol.images.image import Image, open_image
+from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
-from synpol.polarity import check_polarity_labels
+from synpol.images.labels import Survey, check_sides, is_semantic, open_labels, whole
+from synpol.images.location import same_size
+from synpol.images.world import finest
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,15 @@ class OpenVolume:
         Whether the labels are 2n-1 / 2n; else they mark synapses without sides.
     intensity : Intensity
         Mapping of the image's values to 0..1.
+    semantic : bool
+        Whether labels are 1 and 2 alone, which do not tell synapses apart.
     """
 
     raw: Image
     truth: Image
     sides_known: bool
     intensity: Intensity
+    semantic: bool = False
 
     def positions(self, patch: Sequence[int]) -> int:
         """Return the number of places where a patch (z, y, x; voxels) fits."""
@@ -46,6 +54,8 @@ class OpenVolume:
 
 def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | None) -> OpenVolume:
     """Open one volume of the config and check all of it.
+
+    Labels may cover a part of the image; then only that part is used.
 
     Parameters
     ----------
@@ -58,25 +68,94 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
     ------
     InputError
         A file is missing, image and labels have different voxels, the labels are not whole numbers
-        or cannot be 2n-1 / 2n, or a float image is outside 0..1.
+        or not what the config says, or a float image is outside 0..1.
     """
     raw = open_image(volume.raw, channels=0)
-    truth = open_image(volume.truth, channels=0)
+    truth = open_labels(volume.truth, volume.labels)
     for image in (raw, truth):
         check_complete(image)
-    raw.same_grid(truth, "the labels")
-    if truth.array.dtype.kind not in "uib":
-        raise InputError(f"{truth.path} is {truth.array.dtype}; labels are whole numbers")
-    present = np.unique(np.concatenate([np.unique(part) for part in _parts(truth)]))
-    if present[0] < 0:
-        raise InputError(f"{truth.path} holds the label {present[0]}; labels are 0 or above")
+        check_readable(image)
+    raw, truth = on_same_voxels(raw, truth)
+    survey = Survey.of(truth)
+    semantic = is_semantic(truth, survey.labels)
     if volume.labels == "polarity":
-        check_polarity_labels(present, truth.path)
+        check_sides(truth, survey)
+        if semantic:
+            _log.warning(
+                "%s holds the labels 1 and 2 alone, on many separate pieces: they say pre and post "
+                "without telling synapses apart. A network can be trained on them, but neither "
+                "validated nor scored",
+                truth.path,
+            )
     intensity = intensity_of(raw, intensity_range)
     if intensity.checked:
-        for part in _parts(raw):
+        for part in whole(raw):
             intensity.apply(part, raw.path)
-    return OpenVolume(raw, truth, volume.labels == "polarity", intensity)
+    return OpenVolume(raw, truth, volume.labels == "polarity", intensity, semantic)
+
+
+def on_same_voxels(raw: Image, truth: Image) -> tuple[Image, Image]:
+    """Cut an image to the part that its labels cover, or labels to the image within them.
+
+    Raises
+    ------
+    InputError
+        Labels that lie beside the image or on other voxels.
+    """
+    smaller, larger = (
+        all(a <= b for a, b in zip(one.shape_vx, other.shape_vx, strict=True))
+        for one, other in ((truth, raw), (raw, truth))
+    )
+    comparable = same_size(raw.voxel_size_nm, truth.voxel_size_nm) and smaller != larger
+    if not comparable:
+        raw.same_grid(truth, "the labels")
+        return raw, truth
+    part, all_of_it = (truth, raw) if smaller else (raw, truth)
+    if not part.placed:
+        raise InputError(
+            f"the labels {truth.path} have {tuple(truth.shape_vx)} voxels (z, y, x), but "
+            f"{raw.path} has {tuple(raw.shape_vx)}, and nothing says where {part.path} lies. Say "
+            f"where its first voxel begins (corner, nm): {{path: {part.path}, offset: [z, y, x]}}, "
+            f"or crop {all_of_it.path}"
+        )
+    begin = all_of_it.place_of(part, "the image" if smaller else "the label volume")
+    _log.warning(
+        "%s covers a part of %s, from voxel %s on; only that part is used",
+        part.path,
+        all_of_it.path,
+        begin,
+    )
+    cut = all_of_it.part(begin, part.shape_vx)
+    return (cut, truth) if smaller else (raw, cut)
+
+
+def in_one_unit(volumes: Sequence[OpenVolume]) -> list[OpenVolume]:
+    """Bring volumes to one unit and voxel grid, as gunpowder needs them.
+
+    Voxel sizes that differ by rounding become that of the first volume. Offsets become whole
+    multiples of the voxel size, the same for image and labels.
+
+    Parameters
+    ----------
+    volumes : sequence of OpenVolume
+        Of one voxel size; see `check_together`.
+
+    Returns
+    -------
+    list of OpenVolume
+    """
+    unit = finest([i.unit for v in volumes for i in (v.raw, v.truth)])
+    size = volumes[0].raw.in_unit(unit).voxel_size
+
+    def on_grid(image: Image) -> Image:
+        offset = zip(image.in_unit(unit).offset, size, strict=True)
+        return replace(
+            image, voxel_size=size, offset=Coordinate(o // s * s for o, s in offset), unit=unit
+        )
+
+    return [
+        replace(v, raw=on_grid(v.raw), truth=on_grid(v.truth.fitted_to(v.raw))) for v in volumes
+    ]
 
 
 def check_together(
@@ -99,12 +178,11 @@ def check_together(
     """
     first = volumes[0].raw
     for volume in volumes:
-        size, unit = tuple(volume.raw.voxel_size), volume.raw.unit
-        if (size, unit) != (tuple(first.voxel_size), first.unit):
+        size = volume.raw.voxel_size_nm
+        if not same_size(size, first.voxel_size_nm):
             raise InputError(
-                f"{volume.raw.path} has voxels of {size} {unit}, but {first.path} of "
-                f"{tuple(first.voxel_size)} {first.unit}; volumes trained on together need one "
-                "voxel size in one unit"
+                f"{volume.raw.path} has voxels of {size} nm, but {first.path} of "
+                f"{first.voxel_size_nm} nm; volumes trained on together need one voxel size"
             )
         if volume.positions(patch) == 0:
             raise InputError(
@@ -122,21 +200,17 @@ def check_together(
 
 
 def as_funlib(image: Image) -> Array:
-    """Return the image as the array that ``gunpowder.ArraySource`` takes."""
+    """Return the image as the array that ``gunpowder.ArraySource`` takes.
+
+    gunpowder looks for patches at whole multiples of the voxel size only. An image that begins
+    between two of them (half a voxel off, as where its first voxel is centred at 0) would lose one
+    place along each axis, so it is moved to the multiple below. Image and labels move alike.
+    """
     return Array(
         image.array,
-        image.offset,
+        image.offset - image.offset % image.voxel_size,
         image.voxel_size,
         ["z", "y", "x"],
         [image.unit] * 3,
         ["space"] * 3,
     )
-
-
-def _parts(image: Image) -> Iterator[np.ndarray]:
-    steps = [max(c, 64) for c in image.array.chunks]
-    for corner in itertools.product(
-        *(range(0, s, step) for s, step in zip(image.shape_vx, steps, strict=True))
-    ):
-        slices = tuple(slice(c, c + s) for c, s in zip(corner, steps, strict=True))
-        yield np.asarray(image.array[slices])

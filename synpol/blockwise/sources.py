@@ -1,0 +1,114 @@
+"""Notice that an image was rewritten in place since a job read it.
+
+An image that synpol wrote carries a hash that changes with its content. One that others wrote has
+none: its files alone tell. Their sizes and times of change are kept in a small file beside the
+records of a job and compared when the job is run again. They are no part of the hash of a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from synpol.files import is_url, write_whole
+from synpol.images.claim import is_ours
+from synpol.images.identity import hash_of
+from synpol.images.image import Image
+from synpol.images.nodes import opened_array
+
+#: number of chunk files that are looked at; more of them are sampled evenly over the image
+SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class SourceStamps:
+    """Stamps of the images that a job reads, now and when it last ran.
+
+    Attributes
+    ----------
+    path : Path
+        File that keeps them.
+    now : dict of str to str
+        Stamp of each local image that others wrote, by its path.
+    """
+
+    path: Path
+    now: dict[str, str]
+
+    @classmethod
+    def of(cls, records: Path, images: Iterable[Image]) -> SourceStamps:
+        """Look at the images of a job.
+
+        Parameters
+        ----------
+        records : Path
+            Folder of the job's records; the stamps are kept beside it.
+        images : iterable of Image
+            Images that the job reads.
+        """
+        found = {image.path: stamp_of(image) for image in images}
+        path = records.with_name(f"sources-{records.name}.json")
+        return cls(path, {name: stamp for name, stamp in found.items() if stamp is not None})
+
+    def rewritten(self) -> list[str]:
+        """Return the paths of the images that were rewritten since their stamps were kept."""
+        try:
+            before = json.loads(self.path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return []
+        return [name for name, stamp in self.now.items() if before.get(name, stamp) != stamp]
+
+    def keep(self) -> None:
+        """Keep the stamps of now, once nothing speaks of the images of before any more."""
+        if self.now:
+            write_whole(self.path, json.dumps(self.now, indent=1).encode())
+
+
+def stamp_of(image: Image) -> str | None:
+    """Hash the sizes and times of change of an image's files.
+
+    Returns
+    -------
+    str or None
+        None where synpol wrote the image, or where it is not local.
+    """
+    path = image.path.removeprefix("precomputed://")
+    if is_url(path) or is_ours(image.array):
+        return None
+    array = opened_array(path) if os.path.isdir(path) else None
+    files = _files(path) if array is None else _chunk_files(path, array)
+    return hash_of([_state(file) for file in files])
+
+
+def _state(file: str) -> list[str | int] | None:
+    try:
+        about = os.stat(file)
+    except OSError:  # a chunk that is not stored
+        return None
+    return [os.path.basename(file), about.st_size, about.st_mtime_ns]
+
+
+def _chunk_files(path: str, array: zarr.Array) -> Iterator[str]:
+    """Name the files of some chunks (or shards), spread evenly over the array."""
+    unit = array.shards or array.chunks
+    grid = [max(1, -(-n // u)) for n, u in zip(array.shape, unit, strict=True)]
+    total = int(np.prod(grid))
+    for flat in np.unique(np.linspace(0, total - 1, min(SAMPLES, total)).astype(np.int64)):
+        place = tuple(int(i) for i in np.unravel_index(flat, grid))
+        yield f"{path}/{array.metadata.encode_chunk_key(place)}"
+
+
+def _files(path: str) -> Iterator[str]:
+    """Name a file itself, or some files below a folder."""
+    if os.path.isfile(path):
+        yield path
+        return
+    below = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    yield from sorted(itertools.islice(below, SAMPLES))
