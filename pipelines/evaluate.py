@@ -16,6 +16,7 @@ import numpy as np
 from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
+from synpol.decoding.dilation import checked_box
 from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import is_url, join, write_json
@@ -134,10 +135,13 @@ def check_settings(config: Config, instances: Image) -> None:
     if stored["semantic"]:
         raise InputError(f"{instances.path} is semantic: 1 and 2 on sides, without synapses")
     for key in ("sides", "thres", "thres_small", "dilate_sz"):
-        if stored[key] != getattr(config.decode, key):
+        said, wanted = stored[key], getattr(config.decode, key)
+        if key == "dilate_sz":
+            said, wanted = checked_box(said), checked_box(wanted)
+        if said != wanted:
             raise InputError(
-                f"{instances.path} was decoded with {key} = {stored[key]}, the config has "
-                f"decode.{key} = {getattr(config.decode, key)}; give the same config files as to "
+                f"{instances.path} was decoded with {key} = {said}, the config has "
+                f"decode.{key} = {wanted}; give the same config files as to "
                 "pipelines/predict_blockwise.py"
             )
 

@@ -25,6 +25,12 @@ from synpol.training.tuning import best, sweep
 from synpol.training.validation import ValidationVolume
 
 
+def settings_of(source: object, keys: list[str]) -> dict[str, object]:
+    """Return the values of some keys as YAML writes them."""
+    values = {key: getattr(source, key) for key in keys}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
 def main(config: Config, given: argparse.Namespace) -> None:
     volume = ValidationVolume.of(config)
     polarity, truth = volume.predict(find_checkpoint(config)), volume.truth()
@@ -34,10 +40,10 @@ def main(config: Config, given: argparse.Namespace) -> None:
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])
     threshold_curves(settings, config.tune.iou).savefig(run_dir / "tune.png", dpi=100)
     tried = ["thres"] + [k for k in ("dilate_sz", "thres_small") if getattr(config.tune, k)]
-    overlay = {"decode": {key: getattr(chosen, key) for key in tried}}
+    overlay = {"decode": settings_of(chosen, tried)}
     comment = f"# validation F1 {chosen.f1:.3f} at IoU {config.tune.iou:g}\n"
     if chosen.f1 == 0:  # no setting is better than another: keep those of the config
-        overlay = {"decode": {key: getattr(config.decode, key) for key in tried}}
+        overlay = {"decode": settings_of(config.decode, tried)}
         comment = "# nothing was chosen: the validation F1 is 0 with every setting\n"
     with whole_file(run_dir / "tuned.yaml") as temporary:
         temporary.write_text(comment + yaml.safe_dump(overlay))

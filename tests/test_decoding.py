@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from volumes import polarity_volumes, scipy_decode
 
 from synpol import InputError, polarity2instance
-from synpol.decoding.reference import components, dilate_in_plane
+from synpol.decoding.dilation import box_shape, checked_box, dilate, lacks_sections
+from synpol.decoding.reference import components
 
+boxes = st.integers(1, 7) | st.tuples(*[st.integers(1, 6)] * 3)
 options = st.fixed_dictionaries(
     {
         "thres": st.sampled_from([0.3, 0.5, 0.501, 0.7]),
         "thres_small": st.integers(0, 12),
-        "dilate_sz": st.integers(1, 7),
+        "dilate_sz": boxes,
         "exclusive": st.booleans(),
         "semantic": st.booleans(),
         "sides": st.sampled_from([True, True, False]),
@@ -32,11 +34,32 @@ def test_it_gives_what_scipy_gives(volume, options):
     assert found.dtype == np.min_scalar_type(int(found.max()))
 
 
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
-def test_dilation_is_scipys_for_even_boxes_too(seed, height, width, size):
-    mask = np.random.default_rng(seed).random((2, height, width)) < 0.15
-    expected = nd.binary_dilation(mask, np.ones((1, size, size)))
-    assert np.array_equal(dilate_in_plane(mask, size), expected)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), boxes)
+def test_dilation_is_scipys_for_even_boxes_too(seed, height, width, box):
+    mask = np.random.default_rng(seed).random((5, height, width)) < 0.1
+    expected = nd.binary_dilation(mask, np.ones(box_shape(box)))
+    assert np.array_equal(dilate(mask, box), expected)
+
+
+def test_a_box_has_one_spelling():
+    assert checked_box((1, 5, 5)) == checked_box(5) == checked_box([5]) == 5
+    assert checked_box([3, 5, 5]) == (3, 5, 5)
+    assert checked_box((1, 5, 4)) == (1, 5, 4)
+
+
+def test_isotropic_voxels_and_a_flat_box_are_noticed():
+    assert lacks_sections(5, (8, 8, 8))
+    assert not lacks_sections(5, (30, 8, 8))
+    assert not lacks_sections((3, 5, 5), (8, 8, 8))
+    assert not lacks_sections(1, (8, 8, 8))
+
+
+def test_a_box_with_sections_joins_sides_that_lie_in_different_sections():
+    volume = np.zeros((3, 9, 4, 4), np.uint8)
+    volume[0, 0:3] = volume[1, 5:9] = 255
+    volume[2] = volume[:2].max(axis=0)
+    assert polarity2instance(volume, thres_small=1).max() == 4
+    assert polarity2instance(volume, thres_small=1, dilate_sz=(3, 5, 5)).max() == 2
 
 
 @given(st.integers(0, 10**6))

@@ -44,7 +44,7 @@ def scipy_decode(
     volume: np.ndarray,
     thres: float,
     thres_small: int,
-    dilate_sz: int,
+    dilate_sz: int | tuple[int, int, int],
     exclusive: bool = False,
     semantic: bool = False,
     sides: bool = True,
@@ -67,7 +67,8 @@ def scipy_decode(
                 kept |= labels == n
         return kept
 
-    synapse, count = nd.label(nd.binary_dilation(union, np.ones((1, dilate_sz, dilate_sz))))
+    box = (1, dilate_sz, dilate_sz) if isinstance(dilate_sz, int) else dilate_sz
+    synapse, count = nd.label(nd.binary_dilation(union, np.ones(box)))
     result = np.zeros(union.shape, np.uint64)
     if not sides:
         for n in range(1, count + 1):

@@ -100,8 +100,10 @@ class Decode(Section):
     thres_small: int = Field(
         default=128, ge=0, description="fewest voxels of a side; a smaller one is dropped"
     )
-    dilate_sz: Positive = Field(
-        default=5, description="side of the (1, d, d) box that joins the sides of a synapse"
+    dilate_sz: Positive | Triple = Field(
+        default=5,
+        description="side d of the (1, d, d) box that joins the sides of a synapse, or three sides "
+        "z, y, x",
     )
     sides: bool = Field(
         default=True,
@@ -219,7 +221,7 @@ class Tune(Section):
     thres_small: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="smallest sizes to try; default: decode.thres_small alone"
     )
-    dilate_sz: list[Positive] | None = Field(
+    dilate_sz: list[Positive | Triple] | None = Field(
         default=None, description="boxes to try; default: decode.dilate_sz alone"
     )
     iou: Fraction = Field(default=0.5, gt=0, description="IoU at which F1 is compared")

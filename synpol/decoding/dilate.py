@@ -1,8 +1,8 @@
 """Stage ``dilate``: dilate the union of one block, and list the fragments that the merge joins.
 
-The dilation looks past the border of the block in y and x. What it needs from there are the rims
-in the label records of the neighbours, so no voxel of the polarity array is read again. Nothing
-else needs a halo.
+The dilation looks past the border of the block, in y and x by default, and in z where its box has
+several sections. What it needs from there are the rims in the label records of the neighbours, so
+no voxel of the polarity array is read again. Nothing else needs a halo.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import VoxelStage
+from synpol.decoding.dilation import Box, dilate, halo
 from synpol.decoding.fragments import (
     INSIDE,
     KEPT,
@@ -27,7 +28,7 @@ from synpol.decoding.fragments import (
     Touching,
 )
 from synpol.decoding.label import LabelRecord, first_of_each
-from synpol.decoding.reference import components, dilate_in_plane, reach
+from synpol.decoding.reference import components
 
 
 @dataclass
@@ -90,19 +91,19 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
         Blocks of the volume.
     thres_small : int
         Number of voxels that a side has at least.
-    dilate_sz : int
-        Side of the box of the dilation, voxels.
+    dilate_sz : int or 3 ints
+        Box of the dilation, voxels; see `synpol.decoding.dilation.Box`.
     sides : bool
         Whether the data has sides.
     """
 
     labelled: Path
     thres_small: int
-    dilate_sz: int
+    dilate_sz: Box
     sides: bool
 
     name = "dilate"
-    reads = "its own runs, the rims of its neighbours in y and x"
+    reads = "its own runs, the rims of its neighbours within the box of the dilation"
     leaves = "fragments, and the faces that they touch"
     version = 2
     voxel_cost = 0.5
@@ -117,24 +118,24 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
         return _Fragments(self, index, record, state, synapse, first).record()
 
     def _dilated_union(self, index: Index, union: np.ndarray) -> np.ndarray:
-        below, above = reach(self.dilate_sz)
+        below, above = halo(self.dilate_sz)
         begin, end = self.blocks.bounds(index)
         block, shape = self.blocks.block, self.blocks.shape
-        low = (begin[0], max(0, begin[1] - below), max(0, begin[2] - below))
-        high = (end[0], min(shape[1], end[1] + above), min(shape[2], end[2] + above))
+        low = tuple(max(0, a - n) for a, n in zip(begin, below, strict=True))
+        high = tuple(min(s, e + n) for s, e, n in zip(shape, end, above, strict=True))
         inner = tuple(slice(b - a, e - a) for a, b, e in zip(low, begin, end, strict=True))
         padded = np.zeros([h - a for a, h in zip(low, high, strict=True)], dtype=bool)
         padded[inner] = union
-        near = (range(low[a] // block[a], (high[a] - 1) // block[a] + 1) for a in (1, 2))
-        for y, x in itertools.product(*near):
-            other = (index[0], y, x)
+        near = (range(low[a] // block[a], (high[a] - 1) // block[a] + 1) for a in range(3))
+        for z, y, x in itertools.product(*near):
+            other = (z, y, x)
             if other != index:
                 padded[tuple(self._rim(other, low, high))] = True
         if not padded.any():
             return np.zeros(union.shape, dtype=bool)
-        return np.ascontiguousarray(dilate_in_plane(padded, self.dilate_sz)[inner])
+        return np.ascontiguousarray(dilate(padded, self.dilate_sz)[inner])
 
-    def _rim(self, other: Index, low: Index, high: Index) -> np.ndarray:
+    def _rim(self, other: Index, low: tuple[int, ...], high: tuple[int, ...]) -> np.ndarray:
         """Find the union voxels of another block in a region, as (3, n) places in the region."""
         begin, _ = self.blocks.bounds(other)
         rim = read_record(self.labelled, other, _Rim).rim

@@ -26,6 +26,7 @@ from synpol.blockwise.records import work_folder
 from synpol.blockwise.run import records_of
 from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.sources import SourceStamps
+from synpol.decoding.dilation import box_shape, checked_box, lacks_sections
 from synpol.decoding.label import FLOAT_SCALE
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
@@ -72,7 +73,7 @@ def decode_blockwise(
     num_workers: int = 1,
     thres: float = 0.5,
     thres_small: int = 128,
-    dilate_sz: int = 5,
+    dilate_sz: int | Sequence[int] = 5,
     exclusive: bool = False,
     semantic: bool = False,
     scale_factors: Sequence[float] = (1, 1, 1),
@@ -195,12 +196,20 @@ def decode_blockwise(
         blocks.block,
         float(thres),
         int(thres_small),
-        int(dilate_sz),
+        checked_box(dilate_sz),
         bool(exclusive),
         bool(semantic),
         bool(sides),
         tuple(float(f) for f in scale_factors),
     )
+    if synapses is not None and sides and lacks_sections(options.dilate_sz, source.voxel_size):
+        side = max(box_shape(options.dilate_sz))
+        _log.warning(
+            "%s has voxels of %s %s, nearly as thick as wide, but the dilation joins the sides of "
+            "a synapse within a section alone: those with a cleft along z come apart. "
+            "decode.dilate_sz=[%d,%d,%d] joins them along z too",
+            *(source.path, tuple(source.voxel_size), source.unit, side, side, side),
+        )
     work = work_folder(output, work_dir)
     digest = decode_hash(source, options)
     check_output(output, target, fresh)

@@ -9,6 +9,7 @@ of each state, and the *rim*: the union voxels at which the dilation of a neighb
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from synpol.blockwise.records import Index, stored
 from synpol.blockwise.stage import VoxelStage
+from synpol.decoding.dilation import Box, halo
 from synpol.decoding.probabilities import as_probabilities, counted_channels
-from synpol.decoding.reference import Threshold, components, reach
+from synpol.decoding.reference import Threshold, components
 from synpol.polarity import Channels
 from synpol.synapses.statistics import Stats
 
@@ -133,8 +135,8 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
         Blocks of the volume.
     threshold : Threshold
         Rule that makes a voxel foreground.
-    dilate_sz : int
-        Side of the box of the dilation, voxels.
+    dilate_sz : int or 3 ints
+        Box of the dilation, voxels; see `synpol.decoding.dilation.Box`.
     sides : bool
         Whether the data has sides; if not, components of the union take the place of the sides.
     """
@@ -142,7 +144,7 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
     prediction: str
     voxel_bytes: int
     threshold: Threshold
-    dilate_sz: int
+    dilate_sz: Box
     sides: bool
 
     name = "label"
@@ -186,14 +188,16 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
 
     def _rim(self, index: Index, at: np.ndarray) -> np.ndarray:
         """Find the union voxels at which the dilation of other blocks looks."""
-        below, above = reach(self.dilate_sz)
-        _, height, width = self.blocks.shape_of(index)
         seen = np.zeros(len(at), dtype=bool)
-        for axis, place, size in ((1, at // width % height, height), (2, at % width, width)):
+        shape = self.blocks.shape_of(index)
+        for axis, (below, above) in enumerate(zip(*halo(self.dilate_sz), strict=True)):
+            if not (below or above):
+                continue
+            place = at // math.prod(shape[axis + 1 :]) % shape[axis]
             if index[axis] > 0:
                 seen |= place < above
             if index[axis] + 1 < self.grid[axis]:
-                seen |= place >= size - below
+                seen |= place >= shape[axis] - below
         return at[seen]
 
 

@@ -2,7 +2,7 @@
 
 `polarity2instance` defines what an instance is. The stages of `synpol.decoding` compute the same on
 volumes of any size, voxel for voxel and id for id. They use the parts in this module: the rule for
-foreground voxels (`Threshold`), the dilation of the union, and the labelling of components.
+foreground voxels (`Threshold`) and the labelling of components.
 
 The function follows the function of that name in PyTorch Connectomics (Lin et al., 2021,
 arXiv:2112.05754), without the overflow of its label type. Like that function it does not vote: the
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
+from synpol.decoding.dilation import Box, checked_box, dilate
 from synpol.decoding.probabilities import (
     SURELY_255,
     as_probabilities,
@@ -82,7 +83,11 @@ def threshold_of(dtype: np.dtype, thres: float, exclusive: bool, full_scale: boo
 
 
 def check_options(
-    shape: tuple[int, ...], thres: float, thres_small: int, dilate_sz: int, dtype: np.dtype
+    shape: tuple[int, ...],
+    thres: float,
+    thres_small: int,
+    dilate_sz: int | Sequence[int],
+    dtype: np.dtype,
 ) -> None:
     """Raise InputError for an option or an array that cannot be used.
 
@@ -99,59 +104,11 @@ def check_options(
         raise InputError(f"the polarity array is {dtype}; uint8 or float is expected")
     if not 0 <= thres <= 1:
         raise InputError(f"thres is {thres}; a probability in 0..1 is expected")
-    if dilate_sz < 1 or int(dilate_sz) != dilate_sz:
-        raise InputError(
-            f"dilate_sz is {dilate_sz}; a whole number from 1 on is expected (1: no dilation)"
-        )
+    checked_box(dilate_sz)
     if not thres_small >= 0 or int(thres_small) != thres_small:
         raise InputError(
             f"thres_small is {thres_small}; a whole number of voxels from 0 on is expected"
         )
-
-
-def dilate_in_plane(mask: np.ndarray, size: int) -> np.ndarray:
-    """Dilate with a (1, size, size) box.
-
-    Parameters
-    ----------
-    mask : (z, y, x) bool array
-    size : int
-        Voxels; an even box reaches ``(size - 1) // 2`` voxels towards higher and ``size // 2``
-        towards lower coordinates, as scipy and scikit-image have it.
-
-    Returns
-    -------
-    (z, y, x) bool array
-
-    Notes
-    -----
-    The box is separable, and a run of n is the union of two shifted runs of about n/2, so a
-    dilation by n takes about 2 log2(n) passes over bits.
-    """
-    for axis in (2, 1):
-        mask = _spread(mask, axis, size)
-    return mask
-
-
-def reach(size: int) -> tuple[int, int]:
-    """Return the halo of `dilate_in_plane`: voxels that it needs below and above each voxel."""
-    return (size - 1) // 2, size // 2
-
-
-def _spread(mask: np.ndarray, axis: int, size: int) -> np.ndarray:
-    below, above = reach(size)
-    padding = [(0, 0)] * mask.ndim
-    padding[axis] = (below, above)
-    run = np.pad(mask, padding)
-    before, after = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
-    # run[p] covers mask[p - below .. p - below + width - 1]; widen it to `size`
-    width = 1
-    while width < size:
-        step = min(width, size - width)
-        before[axis], after[axis] = slice(None, -step), slice(step, None)
-        run = run[tuple(before)] | run[tuple(after)]
-        width += step
-    return run
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -199,9 +156,9 @@ class Foreground:
             parts.append((labels, np.bincount(labels.ravel(), minlength=count + 1)))
         return cls(union, tuple(parts))
 
-    def synapses(self, dilate_sz: int) -> np.ndarray:
+    def synapses(self, dilate_sz: Box) -> np.ndarray:
         """Label the components of the dilated union; (z, y, x)."""
-        return components(dilate_in_plane(self.union, dilate_sz))[0]
+        return components(dilate(self.union, dilate_sz))[0]
 
     def large_sides(self, thres_small: int) -> list[np.ndarray]:
         """Return the pre and the post voxels whose component is large enough; (z, y, x) bool."""
@@ -228,16 +185,16 @@ def polarity2instance(
     thres_small: int = 128,
     scale_factors: Sequence[float] = (1, 1, 1),
     semantic: bool = False,
-    dilate_sz: int = 5,
+    dilate_sz: int | Sequence[int] = 5,
     exclusive: bool = False,
     sides: bool = True,
 ) -> np.ndarray:
     """Group the voxels of a polarity array into synapses.
 
-    The union is dilated in plane and split into face-connected components; the n-th of them, by
-    its first voxel in C order, is synapse n. Its pre side are the voxels above threshold in both
-    pre and union, less components of such voxels that are too small; its post side likewise. Where
-    both sides are left on a voxel it is post.
+    The union is dilated, in plane by default, and split into face-connected components; the n-th
+    of them, by its first voxel in C order, is synapse n. Its pre side are the voxels above
+    threshold in both pre and union, less components of such voxels that are too small; its post
+    side likewise. Where both sides are left on a voxel it is post.
 
     Parameters
     ----------
@@ -253,8 +210,8 @@ def polarity2instance(
         The result is resized by these (z, y, x), nearest neighbour.
     semantic : bool
         1 on pre and 2 on post instead of numbers.
-    dilate_sz : int
-        Side of the (1, d, d) box of the dilation, voxels.
+    dilate_sz : int or 3 ints
+        Side of the (1, d, d) box of the dilation, or sides (z, y, x) of the box, voxels.
     exclusive : bool
         The largest channel decides, ties to the first; `thres` has no say.
     sides : bool
@@ -301,7 +258,7 @@ def polarity2instance(
         pre, post = foreground.large_sides(thres_small)
         instances = side_labels(np.uint64(1), pre, post)
     else:
-        instances = foreground.instances(foreground.synapses(dilate_sz), thres_small)
+        instances = foreground.instances(foreground.synapses(checked_box(dilate_sz)), thres_small)
         if semantic:
             instances = (instances > 0).astype(np.uint64)
     if any(factor != 1 for factor in scale_factors):

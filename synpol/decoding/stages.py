@@ -15,6 +15,7 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.run import records_of
 from synpol.blockwise.stage import AnyStage
 from synpol.decoding.dilate import DilateStage
+from synpol.decoding.dilation import Box
 from synpol.decoding.label import LabelStage
 from synpol.decoding.merge import MergeStage
 from synpol.decoding.number import NumberStage, ResolveStage
@@ -45,7 +46,7 @@ class DecodeOptions:
     block_shape: tuple[int, int, int]
     thres: float = 0.5
     thres_small: int = 128
-    dilate_sz: int = 5
+    dilate_sz: Box = 5
     exclusive: bool = False
     semantic: bool = False
     sides: bool = True

@@ -17,6 +17,7 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.image_stage import ImageStage
 from synpol.blockwise.run import run_image_stage
 from synpol.blockwise.stage import blocks_of
+from synpol.decoding.dilation import Box
 from synpol.decoding.job import decode_blockwise
 from synpol.images.image import Image, open_image
 from synpol.polarity import PLAIN, Channels
@@ -41,7 +42,7 @@ class MaskStage(ImageStage):
 
 def instances_of_mask(
     mask: Image,
-    dilate_sz: int,
+    dilate_sz: Box,
     work: Path,
     *,
     block_shape: Sequence[int],
@@ -54,8 +55,8 @@ def instances_of_mask(
     ----------
     mask : Image
         Volume whose voxels are not 0 where a synapse is.
-    dilate_sz : int
-        Side of the decoder's dilation box, voxels.
+    dilate_sz : int or 3 ints
+        Box of the decoder's dilation, voxels.
     work : Path
         Folder for the result and the records; the caller removes it.
     block_shape, num_workers, workers

@@ -20,6 +20,7 @@ from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, work_folder
 from synpol.blockwise.stage import VoxelStage
+from synpol.decoding.dilation import Box
 from synpol.errors import InputError
 from synpol.evaluation.mask_truth import instances_of_mask, is_mask
 from synpol.evaluation.matching import Overlaps
@@ -121,7 +122,7 @@ def evaluate_blockwise(
     truth: Image,
     labels: LabelKind = "polarity",
     min_size: int = 0,
-    dilate_sz: int = 5,
+    dilate_sz: Box = 5,
     *,
     block_shape: Sequence[int],
     work_dir: str | os.PathLike[str],
@@ -142,8 +143,8 @@ def evaluate_blockwise(
         What the labels of both volumes mark; see `synpol.evaluation.scores.truth_instances`.
     min_size : int
         Fewest voxels of each side of a synapse that is scored; see `Evaluation.of`.
-    dilate_sz : int
-        Side of the decoder's dilation box, voxels; used if the truth is a mask.
+    dilate_sz : int or 3 ints
+        Box of the decoder's dilation, voxels; used if the truth is a mask.
     block_shape : 3 ints
         Shape of a block, voxels. The result does not depend on it.
     work_dir : path

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from synpol.decoding.reference import components, dilate_in_plane
+from synpol.decoding.dilation import Box, dilate
+from synpol.decoding.reference import components
 from synpol.evaluation.matching import (
     Contingency,
     Matching,
@@ -193,7 +194,7 @@ class Evaluation:
         }
 
 
-def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: int = 5) -> np.ndarray:
+def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: Box = 5) -> np.ndarray:
     """Return the instances of a label volume; the components of a mask become instances.
 
     Parameters
@@ -203,8 +204,8 @@ def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: int = 5) ->
     labels : {"polarity", "union"}
         What the labels mark. A union with a single label is a mask: its synapses are the
         face-connected components of its dilation, as in the decoder.
-    dilate_sz : int
-        Side of the decoder's dilation box, voxels.
+    dilate_sz : int or 3 ints
+        Box of the decoder's dilation, voxels; see `synpol.decoding.dilation.Box`.
 
     Returns
     -------
@@ -213,5 +214,5 @@ def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: int = 5) ->
     """
     if labels == "union" and len(np.unique(truth[truth != 0])) <= 1:
         mask = truth != 0
-        return np.where(mask, components(dilate_in_plane(mask, dilate_sz))[0], 0)
+        return np.where(mask, components(dilate(mask, dilate_sz))[0], 0)
     return truth

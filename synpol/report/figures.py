@@ -224,7 +224,7 @@ def threshold_curves(settings: Sequence[Setting], iou: float) -> Figure:
         IoU of the scores.
     """
     figure, axes = new_figure(6, 4)
-    lines = sorted({(s.dilate_sz, s.thres_small) for s in settings})
+    lines = list(dict.fromkeys((s.dilate_sz, s.thres_small) for s in settings))
     for dilate_sz, thres_small in lines:
         line = [s for s in settings if (s.dilate_sz, s.thres_small) == (dilate_sz, thres_small)]
         thres = [s.thres for s in line]

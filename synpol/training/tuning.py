@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.config import Config
+from synpol.decoding.dilation import Box, checked_box
 from synpol.decoding.reference import Foreground, threshold_of
 from synpol.evaluation.scores import Evaluation, truth_instances
 from synpol.polarity import LabelKind
@@ -27,8 +28,8 @@ class Setting:
     ----------
     thres : float
         Threshold of the probabilities, 0..1.
-    dilate_sz : int
-        Side of the box of the dilation in y and x, in voxels.
+    dilate_sz : int or 3 ints
+        Box of the dilation, voxels; see `synpol.decoding.dilation.Box`.
     thres_small : int
         Minimum size of a side, in voxels.
     f1, precision, recall : float
@@ -37,7 +38,7 @@ class Setting:
     """
 
     thres: float
-    dilate_sz: int
+    dilate_sz: Box
     thres_small: int
     f1: float
     precision: float
@@ -88,10 +89,11 @@ def sweep(
     return scored
 
 
-def choices(config: Config) -> tuple[list[int], list[int]]:
+def choices(config: Config) -> tuple[list[Box], list[int]]:
     """Return the boxes of the dilation and the minimum sizes to try."""
     tune, options = config.tune, config.decode
-    return tune.dilate_sz or [options.dilate_sz], tune.thres_small or [options.thres_small]
+    boxes = tune.dilate_sz or [options.dilate_sz]
+    return [checked_box(box) for box in boxes], tune.thres_small or [options.thres_small]
 
 
 def best(settings: Sequence[Setting]) -> Setting:
