@@ -14,7 +14,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 #: real sections; only tests read them
-VNC = Path(__file__).resolve().parents[2] / "shared" / "data" / "vnc"
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+VNC = REAL / "vnc"
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,14 @@ def vnc() -> Path:
     if not VNC.is_dir():
         pytest.skip(f"data: no real sections at {VNC}")
     return VNC
+
+
+@pytest.fixture(scope="session")
+def fafb_pb() -> Path:
+    """Folder of manual and predicted links of the protocerebral bridge of a fly."""
+    if not (REAL / "fafb_pb").is_dir():
+        pytest.skip(f"data: no real links at {REAL / 'fafb_pb'}")
+    return REAL / "fafb_pb"
 
 
 @pytest.hookimpl(wrapper=True)

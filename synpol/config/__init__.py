@@ -8,6 +8,7 @@ is read somewhere. Names that the EM-R50 recipe has are kept: `size_thres`, `p`,
 
 from synpol.config.data import Data, EmR50, ImportVolume, Prepare, SyntheticDataset, TrainingVolume
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, View, Workers
+from synpol.config.links import EvaluateLinks, LinkTable
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
 from synpol.config.section import Section
@@ -22,8 +23,10 @@ __all__ = [
     "Decode",
     "EmR50",
     "Evaluate",
+    "EvaluateLinks",
     "ImageSource",
     "ImportVolume",
+    "LinkTable",
     "Loss",
     "Model",
     "Predict",

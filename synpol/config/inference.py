@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from synpol.config.links import EvaluateLinks
 from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
 from synpol.config.source import Source
 from synpol.errors import InputError
@@ -255,6 +256,9 @@ class Evaluate(Section):
     )
     segmentation: Source | None = Field(
         default=None, description="neurons (z, y, x), for cremi-partners"
+    )
+    links: EvaluateLinks = Field(
+        default=EvaluateLinks(), description="scores of links, by pipelines/evaluate_links.py"
     )
     compare: list[str] = Field(
         default=[], description="scores.json files of other runs, to be shown beside in the report"

@@ -17,6 +17,9 @@ from scipy.sparse.csgraph import connected_components
 
 from synpol.errors import InputError
 
+#: largest table of one cluster of candidates that is matched as a dense one
+_DENSE = 4_000_000
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -213,7 +216,7 @@ class Contingency:
         return Matching.of(pairs, len(self.predicted), len(self.truth))
 
 
-def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
+def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray, most: bool = True) -> np.ndarray:
     """Choose candidate pairs one to one: most pairs first, then the largest sum of values.
 
     Parameters
@@ -221,7 +224,9 @@ def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
     i, j : (k,) int arrays
         Predicted and true instance of each candidate pair.
     value : (k,) float array
-        Value of each candidate pair, 0..1.
+        Value of each candidate pair, above 0, and with `most` up to 1.
+    most : bool
+        Whether the number of pairs comes first; otherwise the sum of values alone decides.
 
     Returns
     -------
@@ -244,13 +249,40 @@ def best_pairs(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
         a, ra = np.unique(row[members], return_inverse=True)
         b, rb = np.unique(column[members], return_inverse=True)
         # one more pair is worth more than any sum of values
+        more = min(len(a), len(b)) + 1 if most else 0
+        if len(a) * len(b) > _DENSE:
+            chosen.extend(members[_best_of_many(ra, rb, value[members] + more)])
+            continue
         worth = np.zeros((len(a), len(b)))
-        worth[ra, rb] = value[members] + min(len(a), len(b)) + 1
+        worth[ra, rb] = value[members] + more
         which = {(x, y): m for x, y, m in zip(ra, rb, members, strict=True)}
         for x, y in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
             if worth[x, y] > 0:
                 chosen.append(which[x, y])
     return np.sort(np.array(chosen, np.int64))
+
+
+def _best_of_many(i: np.ndarray, j: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Choose candidates by the largest sum of values, without a dense table.
+
+    Every row has a column of its own beside the others, so that it may stay alone at no value, and
+    every column a row; SciPy then finds the best full matching of this sparse graph.
+    """
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    rows, columns = int(i.max()) + 1, int(j.max()) + 1
+    alone, top = np.arange(rows), float(value.max()) + 1
+    none = np.arange(columns)
+    row = np.concatenate([i, alone, none + rows, j + rows])
+    column = np.concatenate([j, alone + columns, none, i + columns])
+    # SciPy drops zeros, so everything costs as much more
+    cost = np.concatenate([top - value, np.full(rows, top), np.full(columns, top), 0 * value + top])
+    graph = coo_array((cost, (row, column)), shape=(rows + columns, columns + rows)).tocsr()
+    first, second = min_weight_full_bipartite_matching(graph)
+    paired = (first < rows) & (second < columns)
+    partner = np.full(rows, -1)
+    partner[first[paired]] = second[paired]
+    return np.flatnonzero(partner[i] == j)
 
 
 def match_instances(predicted: np.ndarray, truth: np.ndarray, iou: float = 0.5) -> Matching:

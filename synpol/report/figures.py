@@ -15,7 +15,8 @@ from matplotlib.patheffects import Normal, Stroke
 from synpol.polarity import Channels, side_voxels, synapse_of
 from synpol.training.log import loss_terms
 
-if TYPE_CHECKING:  # its module decodes, which no picture needs
+if TYPE_CHECKING:  # their modules bring scipy and the decoder, which no picture needs
+    from synpol.evaluation.links import LinkScores
     from synpol.training.tuning import Setting
 
 #: colours of the sides everywhere: pre magenta, post cyan
@@ -262,6 +263,32 @@ def cutoff_curves(score: np.ndarray, correct: np.ndarray, truth: int) -> Figure:
         axes.step(score[order], values, where="post", label=name)
     axes.set(xlabel="lowest score that is kept", ylabel="", ylim=(0, 1.02))
     axes.legend(fontsize=8)
+    return figure
+
+
+def link_curves(scores: LinkScores) -> Figure:
+    """Draw how well links and connections are found.
+
+    Parameters
+    ----------
+    scores : LinkScores
+        Scores with their curve, which is empty where links have no score.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for name in ("precision", "recall", "f1"):
+        values = [point[name] for point in scores.curve]
+        axes[0].plot([point["score"] for point in scores.curve], values, ".-", label=name)
+    axes[0].axhline(
+        scores.recall_of_one_post, color="grey", ls=":", label="recall of one post for each site"
+    )
+    axes[0].set(xlabel="lowest score that is kept", title="links", ylim=(0, 1.02))
+    for name in ("precision", "recall"):
+        values = [row[name] for row in scores.edges]
+        axes[1].plot([row["links"] for row in scores.edges], values, ".-", label=name)
+    axes[1].set(xlabel="links that make a connection", title="connections", ylim=(0, 1.02))
+    for one in axes:
+        one.legend(fontsize=8)
     return figure
 
 

@@ -1,0 +1,71 @@
+"""Sections about links: tables of pre- and post-synaptic points, and their scores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from synpol.config.section import NotNegative, PositiveFloat, Section
+
+
+class LinkTable(Section):
+    """A table of links: CSV or Parquet, a row for each pair of a pre and a post point."""
+
+    path: str = Field(description="CSV file (also gzipped) or Parquet file")
+    columns: dict[str, str] = Field(
+        default={},
+        description="names of columns that are not known, such as {pre_z: z1}: of pre_z, pre_y, "
+        "pre_x, post_z, post_y, post_x, and of pre_id, post_id (neurons), score, link_id; those "
+        "of synpol, synful, CAVE and neuPrint are known",
+    )
+    unit: str = Field(default="nm", description="length unit of the places, or of `voxel_size`")
+    voxel_size: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        default=None,
+        description="size of the voxels that the places are counted in, z, y, x, in `unit`; "
+        "default: the places are in `unit`",
+    )
+
+
+class EvaluateLinks(Section):
+    """Scores of links against true links."""
+
+    truth: LinkTable | None = Field(default=None, description="true links")
+    predicted: LinkTable | None = Field(
+        default=None, description="predicted links; default: links.parquet of predict.output"
+    )
+    rule: Literal["cremi", "synful"] = Field(
+        default="cremi",
+        description="whose rule says what counts as found; the keys below change single points of "
+        "it",
+    )
+    ends: Literal["pre", "post", "both"] | None = Field(
+        default=None, description="ends that have to lie near each other"
+    )
+    distance: PositiveFloat | None = Field(
+        default=None, description="largest distance of such ends, nm"
+    )
+    same_neurons: bool | None = Field(
+        default=None, description="whether both links have to join the same two neurons"
+    )
+    duplicates: NotNegative | None = Field(
+        default=None,
+        description="predicted links of one pair of neurons whose post ends lie within this many "
+        "nm count once; 0: all count",
+    )
+    within: bool | None = Field(
+        default=None, description="whether predicted links from a neuron to itself count"
+    )
+    neurons: str | None = Field(
+        default=None,
+        description="text file with the neurons that are scored, a number on each line; a link "
+        "counts once for each of its neurons that is listed; default: all links count once",
+    )
+    site_distance: NotNegative = Field(
+        default=50.0,
+        description="true links of one neuron whose pre ends lie within this many nm leave from "
+        "one site",
+    )
+    cutoffs: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=20, description="scores at which the curve is drawn; 0: no curve"
+    )
