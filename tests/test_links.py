@@ -115,7 +115,8 @@ def settings_of(folder, predicted, truth):
     """A config that names both tables."""
     config = folder / "links.yaml"
     config.write_text(
-        f"run_dir: {folder}/run\nevaluate: {{links: {{truth: {{path: {truth}}}, predicted: {{path: {predicted}}}}}}}"
+        f"run_dir: {folder}/run\n"
+        f"evaluate: {{links: {{truth: {{path: {truth}}}, predicted: {{path: {predicted}}}}}}}"
     )
     return [str(config)]
 
