@@ -122,14 +122,16 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
     InputError
         No such file, not a table, columns that are missing, or places that are no numbers.
     """
-    options = None if isinstance(source, str | os.PathLike) else source
-    path = Path(source if options is None else options.path)
+    if isinstance(source, str | os.PathLike):
+        options, path = None, Path(source)
+    else:
+        options, path = source, Path(source.path)
     table = _read(path)
     names = _columns(path, table.column_names, {} if options is None else options.columns)
     scale = _scale(options)
     places = [_numbers(path, table, names[name], needed=True) for name in PLACES]
     pre, post = (np.stack(places[k : k + 3], axis=1) * scale for k in (0, 3))
-    ids = [_ids(path, table, names.get(name)) for name in ("pre_id", "post_id")]
+    pre_id, post_id = (_ids(path, table, names.get(name)) for name in ("pre_id", "post_id"))
     segments = [names[name] for name in ("pre_segment", "post_segment") if name in names]
     none = np.zeros(len(table), bool)
     for name in segments:
@@ -137,7 +139,7 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
     score = np.full(len(table), np.nan)
     if "score" in names:
         score = _numbers(path, table, names["score"])
-    links = Links.of(pre, post, *ids, score)
+    links = Links.of(pre, post, pre_id, post_id, score)
     number = _ids(path, table, names["link_id"]) if "link_id" in names else links.link_id
     return replace(links, no_segment=none, link_id=number)
 
