@@ -34,6 +34,15 @@ def fafb_pb() -> Path:
     return REAL / "fafb_pb"
 
 
+@pytest.fixture(scope="session")
+def microns() -> Path:
+    """File with one synapse of mouse cortex and both of its cells."""
+    file = REAL / "microns_synapse" / "pinky100_synapse400_full.npz"
+    if not file.is_file():
+        pytest.skip(f"data: no real synapse at {file}")
+    return file
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield

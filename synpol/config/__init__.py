@@ -8,7 +8,7 @@ is read somewhere. Names that the EM-R50 recipe has are kept: `size_thres`, `p`,
 
 from synpol.config.data import Data, EmR50, ImportVolume, Prepare, SyntheticDataset, TrainingVolume
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tune, View, Workers
-from synpol.config.links import EvaluateLinks, LinkTable
+from synpol.config.links import EvaluateLinks, LinkSides, LinkTable
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
 from synpol.config.section import Section
@@ -26,6 +26,7 @@ __all__ = [
     "EvaluateLinks",
     "ImageSource",
     "ImportVolume",
+    "LinkSides",
     "LinkTable",
     "Loss",
     "Model",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from synpol.config.links import LinkSides
 from synpol.config.section import Fraction, Positive, Section, Triple
 from synpol.config.source import Source
 from synpol.polarity import LabelKind
@@ -128,6 +129,9 @@ class Prepare(Section):
 
     synthetic: list[SyntheticDataset] = Field(default=[], description="synthetic volumes")
     imports: list[ImportVolume] = Field(default=[], description="volumes to convert")
+    links: list[LinkSides] = Field(
+        default=[], description="labels of sides to make from links between two points"
+    )
     em_r50: EmR50 = Field(default=EmR50(), description="EM-R50 data set")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from synpol.config.section import NotNegative, PositiveFloat, Section
+from synpol.config.source import Source
 
 
 class LinkTable(Section):
@@ -68,4 +69,41 @@ class EvaluateLinks(Section):
     )
     cutoffs: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=20, description="scores at which the curve is drawn; 0: no curve"
+    )
+
+
+class LinkSides(Section):
+    """Labels of sides to be made from links."""
+
+    links: LinkTable = Field(
+        description="table of links; also a CREMI HDF5 file with its annotations"
+    )
+    image: Source = Field(description="image (z, y, x) whose voxels the labels have")
+    segmentation: Source | None = Field(
+        default=None,
+        description="neurons on these voxels; without them a side is half of a ball between the "
+        "two points",
+    )
+    clefts: Source | None = Field(
+        default=None,
+        description="synaptic clefts on these voxels; without them sides lie where the two neurons "
+        "touch near the link",
+    )
+    output: str = Field(description="folder of the labels to write, for instance data/a/truth")
+    radius: PositiveFloat = Field(
+        default=250.0,
+        description="distance from the middle of a link within which contact counts, and radius of "
+        "the ball where there are no neurons; nm",
+    )
+    thickness: PositiveFloat = Field(
+        default=100.0, description="depth of a side, from the contact; nm"
+    )
+    gap: NotNegative = Field(
+        default=60.0,
+        description="largest distance of two neurons in contact, or of a neuron and a cleft; nm",
+    )
+    site_distance: NotNegative = Field(
+        default=50.0,
+        description="links of one neuron whose pre points lie within this many nm are one synapse "
+        "with several post sides",
     )

@@ -181,7 +181,7 @@ def unique_links(links: Links, distance: float) -> np.ndarray:
     (pair,) = pair_numbers(links)
     i, j = near(links.post, links.post, distance)
     same = (pair[i] == pair[j]) & links.known[i]
-    group = _groups(i[same], j[same], len(links))
+    group = groups(i[same], j[same], len(links))
     order = np.lexsort((np.arange(len(links)), -np.nan_to_num(links.score), group))
     _, first = np.unique(group[order], return_index=True)
     return np.sort(order[first])
@@ -247,10 +247,10 @@ def _sites(truth: Links, distance: float) -> int:
         return 0
     i, j = near(truth.pre, truth.pre, distance)
     same = truth.pre_id[i] == truth.pre_id[j]
-    return len(np.unique(_groups(i[same], j[same], len(truth))))
+    return len(np.unique(groups(i[same], j[same], len(truth))))
 
 
-def _groups(i: np.ndarray, j: np.ndarray, count: int) -> np.ndarray:
+def groups(i: np.ndarray, j: np.ndarray, count: int) -> np.ndarray:
     graph = coo_array((np.ones(len(i), np.uint8), (i, j)), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 

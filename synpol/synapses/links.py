@@ -126,6 +126,8 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
         options, path = None, Path(source)
     else:
         options, path = source, Path(source.path)
+    if is_hdf5(path):
+        return read_cremi(path)
     table = _read(path)
     names = _columns(path, table.column_names, {} if options is None else options.columns)
     scale = _scale(options)
@@ -142,6 +144,55 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
     links = Links.of(pre, post, pre_id, post_id, score)
     number = _ids(path, table, names["link_id"]) if "link_id" in names else links.link_id
     return replace(links, no_segment=none, link_id=number)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Tell whether a file is HDF5, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def read_cremi(path: Path) -> Links:
+    """Read the annotated partners of a CREMI file.
+
+    Places are in nm, z, y, x, from the corner of the labels or of the offset that the group
+    ``annotations`` names.
+
+    Raises
+    ------
+    InputError
+        The file has no such annotations, or they do not fit each other.
+    """
+    import h5py  # a table in another format needs it not
+
+    try:
+        with h5py.File(path) as file:
+            if "annotations" not in file:
+                raise InputError(
+                    f"{path} holds {', '.join(file) or 'nothing'}, and no annotations; a CREMI "
+                    "file with annotated partners, or a table is expected"
+                )
+            group = file["annotations"]
+            offset = np.asarray(group.attrs.get("offset", (0.0, 0.0, 0.0)), float)
+            ids, places = np.asarray(group["ids"]), np.asarray(group["locations"], float)
+            partners = np.asarray(group["presynaptic_site/partners"])
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a CREMI file: {error}. annotations/ids, locations and "
+            "presynaptic_site/partners are expected"
+        ) from None
+    order = np.argsort(ids, kind="stable")
+    at = np.searchsorted(ids[order], partners)
+    known = (at < len(ids)) & (ids[order][np.minimum(at, max(0, len(ids) - 1))] == partners)
+    if places.shape != (len(ids), 3) or not known.all():
+        raise InputError(
+            f"{path}: annotations/presynaptic_site/partners names annotations that "
+            "annotations/ids does not list, or locations are not (n, 3); export the file anew"
+        )
+    pre, post = (places[order][column] + offset for column in at.T)
+    return Links.of(pre, post)
 
 
 def _read(path: Path) -> pa.Table:
