@@ -15,6 +15,7 @@ from synpol.blockwise.records import Index
 from synpol.blockwise.stage import ArrayStage
 from synpol.errors import InputError
 from synpol.images.image import open_image
+from synpol.images.reading import read_voxels
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
@@ -96,7 +97,7 @@ class ImageStage(ArrayStage[OpenImages, np.ndarray]):
         begin, end = self.blocks.bounds(index)
         axes = zip(begin, end, self.halo, self.blocks.shape, strict=True)
         z, y, x = (slice(max(0, b - halo), min(n, e + halo)) for b, e, halo, n in axes)
-        return np.asarray(opened.source[..., z, y, x])
+        return read_voxels(opened.source, (..., z, y, x), self.source)
 
     def compute(self, index: Index, opened: OpenImages, given: np.ndarray) -> np.ndarray | None:
         made = self.transform(given)

@@ -20,6 +20,7 @@ from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.dilation import Box, halo
 from synpol.decoding.probabilities import as_probabilities, counted_channels
 from synpol.decoding.reference import Threshold, components
+from synpol.images.reading import read_voxels
 from synpol.polarity import Channels
 from synpol.synapses.statistics import Stats
 
@@ -211,7 +212,7 @@ def read_checked(array: zarr.Array, where: tuple[slice, ...], path: str) -> np.n
         property of the array; a part of the array never decides it.
     """
     place = ", ".join(f"{s.start}:{s.stop}" for s in where[1:])
-    return as_probabilities(np.asarray(array[where]), f"{path}: voxels [{place}]")
+    return as_probabilities(read_voxels(array, where, path), f"{path}: voxels [{place}]")
 
 
 def first_of_each(labels: np.ndarray) -> np.ndarray:

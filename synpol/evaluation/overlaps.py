@@ -27,6 +27,7 @@ from synpol.evaluation.matching import Overlaps
 from synpol.evaluation.scores import Evaluation
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image, shifted
+from synpol.images.reading import read_voxels
 from synpol.images.writing import check_writable
 from synpol.polarity import LabelKind
 
@@ -101,13 +102,15 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         coarse = tuple(
             slice(f.start // m, -(-f.stop // m)) for f, m in zip(fine, self.multiple, strict=True)
         )
-        labels = np.asarray(opened.other[coarse])
+        labels = read_voxels(opened.other, coarse, self.other)
         for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
             if m > 1:
                 labels = np.repeat(labels, m, axis=axis)
                 first = wanted.start % m
                 labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
-        return LabelBlocks(predicted=np.asarray(opened.predicted[block]), other=labels)
+        return LabelBlocks(
+            predicted=read_voxels(opened.predicted, block, self.predicted), other=labels
+        )
 
     def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
         predicted, other = given.predicted, given.other

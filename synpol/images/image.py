@@ -21,12 +21,14 @@ import zarr
 from funlib.geometry import Coordinate
 
 from synpol.errors import InputError
+from synpol.files import join
 from synpol.images.axes import Layout, layout_of
 from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
 from synpol.images.precomputed import SCHEME, PrecomputedArray
+from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, check_kind
 from synpol.images.world import Placement, in_unit
 from synpol.polarity import shown_labels
@@ -240,14 +242,17 @@ def check_readable(image: Image) -> None:
     """
     shape = image.array.shape
     for voxel in ([0] * len(shape), [n // 2 for n in shape]):
+        where = tuple(slice(v, v + 1) for v in voxel)
         try:
-            np.asarray(image.array[tuple(slice(v, v + 1) for v in voxel)])
+            np.asarray(image.array[where])
         except InputError:
             raise
         except Exception as error:  # whatever the codecs make of bytes that are not theirs
+            chunk = damaged_chunk(image.array, where)
+            name = "the chunk" if chunk is None else join(image.path, chunk)
             raise InputError(
                 f"{image.path} cannot be read at the voxel {tuple(voxel)}: {error}. Its metadata "
-                "do not fit its chunks, or the chunk is damaged; copy it anew"
+                f"do not fit its chunks, or {name} is damaged. {way_on(image.array)}"
             ) from error
 
 

@@ -178,7 +178,7 @@ def _create_array(
         dtype=np.dtype(dtype),
         chunks=tuple(int(c) for c in chunk_shape),
         shards=None if shard_shape is None else tuple(int(s) for s in shard_shape),
-        compressors=ZstdCodec(level=1),
+        compressors=ZstdCodec(level=1, checksum=True),
         fill_value=0,
         dimension_names=["z", "y", "x"] if spatial else ["c", "z", "y", "x"],
         attributes={**about, **(attributes or {})},

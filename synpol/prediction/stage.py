@@ -20,6 +20,7 @@ from synpol.blockwise.stage import ArrayStage
 from synpol.config import Source, Workers
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
+from synpol.images.reading import read_voxels
 from synpol.images.world import finest
 from synpol.polarity import Channels
 from synpol.prediction.network import Network
@@ -144,7 +145,9 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         )
 
         def read(where: tuple[slice, slice, slice]) -> np.ndarray:
-            return self.intensity.apply(np.asarray(opened.raw.array[where]), opened.raw.path)
+            return self.intensity.apply(
+                read_voxels(opened.raw.array, where, opened.raw.path), opened.raw.path
+            )
 
         mask = opened.mask
         wanted = None if mask is None else sample_mask(mask, opened.raw, begin, end)

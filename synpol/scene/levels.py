@@ -19,6 +19,7 @@ from synpol.images.downsampling import label_of_cells, level_factors, mean_of_ce
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, levels_of
 from synpol.images.nodes import opened_array
+from synpol.images.reading import read_voxels
 from synpol.images.writing import create_level, image_group, list_levels
 
 #: side of a block, voxels; larger if the chunks are larger
@@ -47,7 +48,7 @@ class LevelStage(ImageStage):
     def read(self, index: Index, opened: OpenImages) -> np.ndarray:
         sides = zip(self.blocks.slices(index), self.factors, strict=True)
         z, y, x = (slice(side.start * f, side.stop * f) for side, f in sides)
-        return np.asarray(opened.source[..., z, y, x])
+        return read_voxels(opened.source, (..., z, y, x), self.source)
 
     def compute(self, index: Index, opened: OpenImages, given: np.ndarray) -> np.ndarray | None:
         return super().compute(index, opened, given) if given.any() else None
