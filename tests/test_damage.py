@@ -95,3 +95,44 @@ def test_voxels_of_a_view_are_named_by_their_place(tmp_path):
     assert read_voxels(image.array, (slice(0, 8), slice(0, 16), slice(0, 10)), "a").any()
     with pytest.raises(InputError, match=r"0:8, 0:16, 10:20\] is damaged.*Copy the image anew"):
         read_voxels(image.array, (slice(None),), str(tmp_path / "turned"))
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def lengthen(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def put_another(file: Path) -> None:
+    """Put the file where no block has written one."""
+    other = next(p for p in (file.with_name(str(n)) for n in range(2)) if not p.exists())
+    other.write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("harm", [remove, cut, lengthen, put_another])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_rerun_does_blocks_again_whose_files_have_changed(tmp_path, caplog, harm, finished):
+    volume = np.zeros((3, 8, 40, 80), np.uint8)
+    volume[[0, 2], 2:6, 4:14, 4:14] = volume[[1, 2], 2:6, 4:14, 15:25] = 255
+    volume[[0, 2], 2:6, 24:34, 4:14] = volume[[1, 2], 2:6, 24:34, 15:25] = 255
+    prediction, given = write_polarity(tmp_path, volume), {"block_shape": (8, 20, 40)}
+    decoded = decode_blockwise(prediction, tmp_path / "out", thres_small=1, **given)
+    expected = open_image(decoded.instances).array[:]
+    files = chunks(f"{tmp_path}/out/instances")
+    assert len(files) == 2
+    if not finished:  # as a run that was killed just before its end
+        open_image(decoded.instances, mode="r+").array.update_attributes({"synpol_complete": False})
+    harm(files[1])
+    again = decode_blockwise(prediction, tmp_path / "out", thres_small=1, **given)
+    assert np.array_equal(open_image(again.instances).array[:], expected)
+    assert "the files of 1 finished blocks are gone or changed" in caplog.text
+    assert chunks(f"{tmp_path}/out/instances") == files
+    caplog.clear()
+    decode_blockwise(prediction, tmp_path / "out", thres_small=1, **given)
+    assert not caplog.text

@@ -101,7 +101,8 @@ def test_the_records_of_a_decoding_hold_what_they_held(made: Path) -> None:
     assert set(old.rglob("*.record")) == set(kept)  # the hash, so the folder, is the same
     for path, arrays in kept.items():
         found = arrays_of(path)
-        assert found.keys() == arrays.keys(), path
+        # records of array blocks have learned to say how large the files of the block are
+        assert found.keys() - {"sizes"} == arrays.keys(), path
         for name, array in arrays.items():
             assert found[name].dtype == array.dtype, (path, name)
             np.testing.assert_array_equal(found[name], array, err_msg=f"{path} {name}")

@@ -90,6 +90,10 @@ class ImageStage(ArrayStage[OpenImages, np.ndarray]):
             output=open_image(self.output, mode="r+").array,
         )
 
+    @property
+    def filled(self) -> str:
+        return self.output
+
     def target(self, opened: OpenImages) -> zarr.Array:
         return opened.output
 

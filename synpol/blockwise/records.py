@@ -40,6 +40,19 @@ class Done:
     """Record of a block whose result lies elsewhere, in an array."""
 
 
+@dataclass
+class Written:
+    """Record of a block of an array on a local disk.
+
+    Attributes
+    ----------
+    sizes : (n,) int64
+        Bytes of each file of the block; see `synpol.images.writing.stored_sizes`.
+    """
+
+    sizes: np.ndarray
+
+
 def stored(name: str | None = None, keys: Sequence[str] | None = None) -> dict[str, Any]:
     """Declare how a field of a record is named in the file, as the ``metadata`` of the field.
 

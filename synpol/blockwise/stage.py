@@ -12,6 +12,7 @@ the network). So each block writes one region and one record, and both depend on
 from __future__ import annotations
 
 import itertools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,11 +21,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from synpol.blockwise.grid import BlockGrid
-from synpol.blockwise.records import Done, Index, done_mask, read_record, write_record
+from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.records import (
+    DamagedRecord,
+    Done,
+    Index,
+    Written,
+    done_mask,
+    read_arrays,
+    read_record,
+    record_path,
+    write_record,
+)
+from synpol.files import is_url
 
 if TYPE_CHECKING:  # zarr takes a second to import, and stages without arrays do without it
     import zarr
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,18 +182,59 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
 
 
 class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
-    """Fill an array block by block; a result of None is a block of zeros."""
+    """Fill an array block by block; a result of None is a block of zeros.
+
+    The record of a block says how large its files are. A block whose files are gone, cut or longer
+    than that does not count as done.
+    """
+
+    @property
+    @abstractmethod
+    def filled(self) -> str:
+        """Path or URL of the array that the stage fills."""
 
     @abstractmethod
     def target(self, opened: Opened) -> zarr.Array:
-        """Return the array that the stage fills."""
+        """Return the array that the stage fills, open."""
 
     def write(self, index: Index, opened: Opened, result: np.ndarray | None) -> None:
         """Write a block of the array, then its record."""
-        from synpol.images.writing import write_block
+        from synpol.images.writing import stored_sizes, write_block
 
-        write_block(self.target(opened), self.blocks.slices(index), result)
-        write_record(self.folder, index, Done())
+        array, where = self.target(opened), self.blocks.slices(index)
+        write_block(array, where, result)
+        sizes = stored_sizes(array, where)
+        write_record(self.folder, index, Done() if sizes is None else Written(sizes))
+
+    def done(self) -> np.ndarray:
+        """Tell which blocks are done; removes the record of a block whose files have changed."""
+        from synpol.images.nodes import opened_array
+        from synpol.images.writing import stored_sizes
+
+        done = super().done()
+        array = opened_array(self.filled) if done.any() and not is_url(self.filled) else None
+        if array is None:
+            return done
+        changed = 0
+        for index in map(index_of, np.argwhere(done)):
+            try:
+                noted = read_arrays(self.folder, index).get("sizes")
+            except (DamagedRecord, FileNotFoundError):
+                done[index] = False
+                continue
+            if noted is None:  # of a run that noted none
+                continue
+            found = stored_sizes(array, self.blocks.slices(index))
+            if found is not None and not np.array_equal(found, noted):
+                record_path(self.folder, index).unlink(missing_ok=True)
+                done[index] = False
+                changed += 1
+        if changed:
+            _log.warning(
+                "%s: the files of %d finished blocks are gone or changed; doing these blocks again",
+                *(self.filled, changed),
+            )
+        return done
 
 
 def blocks_of(grid: Index) -> Iterator[Index]:

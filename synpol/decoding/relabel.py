@@ -99,6 +99,10 @@ class RelabelStage(ArrayStage[Opened, None]):
         array = open_image(self.instances, channels=0, mode="r+").array
         return Opened(array, self.numbers.numbering())
 
+    @property
+    def filled(self) -> str:
+        return self.instances
+
     def target(self, opened: Opened) -> zarr.Array:
         return opened.instances
 

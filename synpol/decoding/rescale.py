@@ -84,6 +84,10 @@ class RescaleStage(ArrayStage[Opened, np.ndarray]):
             [nearest_voxels(*sizes) for sizes in axes],
         )
 
+    @property
+    def filled(self) -> str:
+        return self.instances
+
     def target(self, opened: Opened) -> zarr.Array:
         return opened.instances
 

@@ -303,17 +303,58 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
     root = _folder_of(array)
     where = (*[slice(None)] * (array.ndim - len(where)), *where)
     if root is not None:
-        unit = array.shards or array.chunks
-        sides = zip((slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)), unit)  # noqa: B905
-        *lead, last = (range(w.start // u, -(-w.stop // u)) for w, u in sides)
+        *lead, last = _cells(array, where)
         for index in itertools.product(*lead):
             file = root / array.metadata.encode_chunk_key((*index, 0))
             for left in _partials(file.parent):
                 number = left.name.partition(".")[0]
                 if number.isdigit() and int(number) in last:
                     left.unlink(missing_ok=True)
+        if values is None:  # of an earlier attempt, or put there by others
+            for index in itertools.product(*lead, last):
+                (root / array.metadata.encode_chunk_key(index)).unlink(missing_ok=True)
     if values is not None:
         array[where] = values
+
+
+def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None:
+    """Return the bytes of each file that holds a region.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Array in Zarr v3 format.
+    where : 3 slices
+        Region along z, y, x; of all channels.
+
+    Returns
+    -------
+    (n,) int64 array or None
+        In C order of the files' chunk indices, -1 for a file that is not there; None where the
+        array is not on a local disk, or a file holds more than the region.
+    """
+    root = _folder_of(array)
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
+    for w, length, unit in zip(where, array.shape, array.shards or array.chunks, strict=True):
+        begin, end, _ = w.indices(length)
+        if begin % unit or (end % unit and end != length):
+            return None
+    if root is None:
+        return None
+    sizes = []
+    for index in itertools.product(*_cells(array, where)):
+        try:
+            sizes.append(os.stat(root / array.metadata.encode_chunk_key(index)).st_size)
+        except FileNotFoundError:
+            sizes.append(-1)
+    return np.array(sizes, np.int64)
+
+
+def _cells(array: zarr.Array, where: Sequence[slice]) -> list[range]:
+    """Return the indices of the files (chunks, or shards) of a region, along each axis."""
+    unit = array.shards or array.chunks
+    ends = (w.indices(n)[:2] for w, n in zip(where, array.shape, strict=True))
+    return [range(a // u, -(-b // u)) for (a, b), u in zip(ends, unit, strict=True)]
 
 
 def complete(image: Image) -> None:

@@ -135,6 +135,10 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         predictor = BlockPredictor(network, self.windows, self.batch_size, device, _log.warning)
         return OpenPrediction(raw, mask, polarity, predictor)
 
+    @property
+    def filled(self) -> str:
+        return self.polarity
+
     def target(self, opened: OpenPrediction) -> zarr.Array:
         return opened.polarity
 
