@@ -68,7 +68,6 @@ def test_a_checkpoint_keeps_what_its_network_learned_from(trained):
         "voxel_size": [30.0, 16.0, 16.0],
         "dtype": "uint8",
         "intensity_range": [0.0, 255.0],
-        "declared": False,
         "largest": None,
     }
 

@@ -157,6 +157,14 @@ def test_coarser_voxels_are_resampled_too_and_that_is_told(trained, caplog):
     assert "what is smaller than its voxels cannot be seen" in caplog.text
 
 
+def test_an_image_of_a_wholly_different_scale_is_not_resampled(trained, capsys):
+    write(trained, "huge", open_image(trained / "fine").array[:], voxel_size=(30, 8, 8000))
+    config = tiny_config(trained, train__precision="float32", train__iterations=30)
+    raw = (f"predict.raw={trained}/huge", "predict.resample=true")
+    message = run_refused(capsys, "predict_blockwise", config, *raw)
+    assert "(30, 8, 8000) nm" in message and "by factors of up to 16" in message
+
+
 def test_resampling_changes_nothing_where_voxels_are_those_of_the_network(trained):
     before = predicted(trained, name="same")
     made = before.array.attrs["synpol_hash"], before.array[:]

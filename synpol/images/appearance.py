@@ -37,8 +37,6 @@ class Appearance:
         Type of the values; ``float`` for every floating type.
     intensity_range : (float, float)
         Values that the network sees as 0 and 1.
-    declared : bool
-        Whether a config says this range.
     largest : int or None
         Largest value of some chunks of a uint16 image without a declared range.
     """
@@ -46,7 +44,6 @@ class Appearance:
     voxel_size: tuple[float, ...]
     dtype: str
     intensity_range: Range
-    declared: bool
     largest: int | None = None
 
     @classmethod
@@ -66,7 +63,6 @@ class Appearance:
             voxel_size=tuple(float(v) for v in image.voxel_size_nm),
             dtype=_kind(dtype),
             intensity_range=range_of(image, declared),
-            declared=declared is not None,
             largest=largest,
         )
 
@@ -104,15 +100,14 @@ def learned_from(checkpoint: Mapping[str, Any]) -> tuple[Appearance, ...]:
 
 def _read(kept: Mapping[str, Any]) -> Appearance:
     low, high = kept["intensity_range"]
-    size, largest = tuple(kept["voxel_size"]), kept.get("largest")
-    return Appearance(size, kept["dtype"], (low, high), kept["declared"], largest)
+    return Appearance(tuple(kept["voxel_size"]), kept["dtype"], (low, high), kept["largest"])
 
 
 def _of_state(state: Mapping[str, Any], declared: Sequence[float] | None) -> Appearance:
     dtype = np.dtype(state["dtype"])
     size = tuple(float(in_nm(v, state.get("unit", "nm"))) for v in state["voxel_size"])
     low, high = declared or (0.0, 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max))
-    return Appearance(size, _kind(dtype), (low, high), declared is not None)
+    return Appearance(size, _kind(dtype), (low, high))
 
 
 def _kind(dtype: np.dtype) -> str:

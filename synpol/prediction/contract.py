@@ -19,7 +19,9 @@ from synpol.images.resampling import Resampling
 _log = logging.getLogger(__name__)
 #: how much larger than the network's the voxels of a resampled image may be without a word
 _COARSE = 1.5
-#: checkpoints that this process has said about that they do not tell what was learned from
+#: largest ratio of voxel sizes between which an image is resampled
+_FARTHEST = 16
+#: checkpoints and images that this process has said something about
 _told: set[str] = set()
 
 
@@ -109,6 +111,9 @@ def _tell_bits(image: Image, seen: Appearance, learned: Sequence[Appearance], wh
     """Tell where 12 bits in uint16 were or were not learned from, or nothing says it."""
     known = [one for one in learned if one.largest is not None]
     said = (image.path, seen.largest, what)
+    if image.path in _told:
+        return
+    _told.add(image.path)
     if seen.bits is not None and any(one.bits is not None for one in known):
         _log.warning(
             "%s holds values up to %d of uint16, as the data that %s learned from. To let a "
@@ -169,6 +174,12 @@ def _resampling(image: Image, seen: Appearance, sizes: Sequence[Sequence[float]]
         1.0 if is_like([own], [[wanted]]) else wanted / own
         for own, wanted in zip(seen.voxel_size, target, strict=True)
     ]
+    if max(*ratio, *(1 / r for r in ratio)) > _FARTHEST:
+        raise InputError(
+            f"{image.path} has voxels of {shown_size(seen.voxel_size)}, and the network learned "
+            f"from voxels of {shown_size(target)}; an image is resampled by factors of up to "
+            f"{_FARTHEST}. Give a level of the image that is nearer, or correct its voxel size"
+        )
     if min(ratio) * _COARSE < 1:
         _log.warning(
             "%s has voxels of %s and is resampled to %s: what is smaller than its voxels cannot "

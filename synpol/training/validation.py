@@ -87,7 +87,7 @@ class ValidationVolume:
     def check_like(self, learned: Sequence[Appearance]) -> None:
         """Refuse a volume that looks otherwise than those that the network learns from."""
         if learned:
-            check_like(self.config, self.opened.raw, learned, "data.train")
+            check_like(self.config, self.opened.raw, learned, "the network of this run")
 
     def predict(self, checkpoint: Path) -> Image:
         """Predict the volume with the network of a checkpoint."""
