@@ -109,13 +109,15 @@ def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
     volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
-    check_together(volumes, config.train.patch, context_of(config.augment))
+    mixed = config.data.mixed_voxel_sizes
+    check_together(volumes, config.train.patch, context_of(config.augment), mixed)
     check_terms(config.loss)
     check_writable(config.run_dir)
     with joined(config) as processes, ExitStack() as held:
         if processes.is_first:
             held.enter_context(DriverLock(config.run_dir, "training"))
-        trainer = Trainer(config, data_state_of(volumes), processes)
+        seen = [volume.appearance for volume in volumes]
+        trainer = Trainer(config, data_state_of(volumes), processes, seen)
         trainer.validate()  # a run may have been killed before it had done so
         done = trainer.finished or train(config, volumes, trainer)
         if processes.is_first:

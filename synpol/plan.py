@@ -92,7 +92,7 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
     """
     seconds = None
     if not job.gpus:
-        seconds = job.windows.count_in(job.blocks, job.roi.offset) * _seconds_a_window(job)
+        seconds = job.windows_in(job.blocks) * _seconds_a_window(job)
     return planned(job.stage(job.output), job.settings, job.num_workers, seconds)
 
 

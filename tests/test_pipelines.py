@@ -163,12 +163,13 @@ def test_fresh_does_all_of_it_again(tiny):
     assert run("predict_blockwise", config, "--only", "decode") == 0
     polarity = open_image(tiny / "result" / "polarity", mode="r+").array
     polarity[:] = volume[..., ::-1]  # rewritten in place by someone else
-    instances = open_image(tiny / "result" / "instances").array
-    assert run("predict_blockwise", config, "--only", "decode") == 0
-    assert instances[0, 5, 5] == 2
-    assert run("predict_blockwise", config, "--only", "decode", "--fresh") == 0
-    found = open_image(tiny / "result" / "instances").array[:]
-    assert np.array_equal(found, synpol.polarity2instance(volume[..., ::-1], thres_small=4))
+    expected = synpol.polarity2instance(volume[..., ::-1], thres_small=4)
+    records = list((tiny / "result.work").rglob("*.record"))
+    for fresh in ([], ["--fresh"]):  # the change is noticed; then nothing has changed
+        made = {path: path.stat().st_mtime_ns for path in records}
+        assert run("predict_blockwise", config, "--only", "decode", *fresh) == 0
+        assert np.array_equal(open_image(tiny / "result" / "instances").array[:], expected)
+        assert made and all(path.stat().st_mtime_ns > made[path] for path in records)
 
 
 def test_an_output_that_decoding_cannot_write_is_refused_before_anything_is_predicted(tiny, capsys):

@@ -24,7 +24,6 @@ import numpy as np
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import (
     DamagedRecord,
-    Done,
     Index,
     Written,
     done_mask,
@@ -181,8 +180,8 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
         return int(self.block_voxels * self.voxel_cost)
 
 
-class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
-    """Fill an array block by block; a result of None is a block of zeros.
+class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
+    """Fill an array block by block.
 
     The record of a block says how large its files are. A block whose files are gone, cut or longer
     than that does not count as done.
@@ -193,18 +192,29 @@ class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
     def filled(self) -> str:
         """Path or URL of the array that the stage fills."""
 
-    @abstractmethod
-    def target(self, opened: Opened) -> zarr.Array:
-        """Return the array that the stage fills, open."""
+    def fill(self, index: Index, array: zarr.Array, values: np.ndarray | None) -> np.ndarray:
+        """Write a block of the array; return the sizes of its files for the record.
 
-    def write(self, index: Index, opened: Opened, result: np.ndarray | None) -> None:
-        """Write a block of the array, then its record."""
+        Parameters
+        ----------
+        index : (int, int, int)
+            Index of the block.
+        array : zarr.Array
+            Array that the stage fills, open.
+        values : array or None
+            Voxels of the block; None: all zeros.
+
+        Returns
+        -------
+        (n,) int64 array
+            See `synpol.blockwise.records.Written`; empty where the sizes are not known.
+        """
         from synpol.images.writing import stored_sizes, write_block
 
-        array, where = self.target(opened), self.blocks.slices(index)
-        write_block(array, where, result)
+        where = self.blocks.slices(index)
+        write_block(array, where, values)
         sizes = stored_sizes(array, where)
-        write_record(self.folder, index, Done() if sizes is None else Written(sizes))
+        return np.zeros(0, np.int64) if sizes is None else sizes
 
     def done(self) -> np.ndarray:
         """Tell which blocks are done; removes the record of a block whose files have changed."""
@@ -222,7 +232,7 @@ class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
             except (DamagedRecord, FileNotFoundError):
                 done[index] = False
                 continue
-            if noted is None:  # of a run that noted none
+            if noted is None or not noted.size:  # of a run that noted none
                 continue
             found = stored_sizes(array, self.blocks.slices(index))
             if found is not None and not np.array_equal(found, noted):
@@ -235,6 +245,19 @@ class ArrayStage[Opened, Given](VoxelStage[Opened, Given, np.ndarray | None]):
                 *(self.filled, changed),
             )
         return done
+
+
+class ArrayStage[Opened, Given](FillStage[Opened, Given, np.ndarray | None]):
+    """Fill an array block by block; a result of None is a block of zeros."""
+
+    @abstractmethod
+    def target(self, opened: Opened) -> zarr.Array:
+        """Return the array that the stage fills, open."""
+
+    def write(self, index: Index, opened: Opened, result: np.ndarray | None) -> None:
+        """Write a block of the array, then its record."""
+        sizes = self.fill(index, self.target(opened), result)
+        write_record(self.folder, index, Written(sizes))
 
 
 def blocks_of(grid: Index) -> Iterator[Index]:

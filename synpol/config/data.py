@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from synpol.config.links import LinkSides
-from synpol.config.section import Fraction, Positive, Section, Triple
+from synpol.config.section import Fraction, IntensityRange, Positive, Section, Triple
 from synpol.config.source import Source
 from synpol.polarity import LabelKind
 
@@ -23,6 +23,16 @@ class TrainingVolume(Section):
         description="marks in the labels: polarity (2n-1 on the pre side, 2n on the post side), or "
         "union (a mask, or one id for each synapse, without sides)"
     )
+    intensity_range: IntensityRange | None = Field(
+        default=None,
+        description="intensities of this image that become 0 and 1; default: data.intensity_range",
+    )
+
+    @model_serializer(mode="wrap")
+    def _what_was_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # this key is newer than the hashes of others
+        told: dict[str, Any] = dump(self)
+        return {k: v for k, v in told.items() if k != "intensity_range" or v is not None}
 
 
 class SyntheticDataset(Section):
@@ -143,14 +153,13 @@ class Data(Section):
         default=None,
         description="volume for validation during training and for the choice of the threshold",
     )
-    intensity_range: tuple[float, float] | None = Field(
+    intensity_range: IntensityRange | None = Field(
         default=None,
         description="intensities that become 0 and 1; default: the whole range of uint8 or "
         "uint16, and 0..1 for floats, which have to lie in it",
     )
-
-    @model_validator(mode="after")
-    def _range_is_one(self) -> Self:
-        if self.intensity_range and self.intensity_range[0] >= self.intensity_range[1]:
-            raise ValueError(f"intensity_range is {self.intensity_range}; low, high is expected")
-        return self
+    mixed_voxel_sizes: bool = Field(
+        default=False,
+        description="whether training volumes may have voxel sizes that differ by more than 5 %; "
+        "the network then sees all of them voxel by voxel",
+    )

@@ -9,7 +9,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from synpol.config.links import EvaluateLinks
-from synpol.config.section import Fraction, Positive, PositiveFloat, Section, Triple
+from synpol.config.section import (
+    Fraction,
+    IntensityRange,
+    Positive,
+    PositiveFloat,
+    Section,
+    Triple,
+)
 from synpol.config.source import Source
 from synpol.errors import InputError
 from synpol.polarity import LabelKind
@@ -65,6 +72,16 @@ class Predict(Section):
         default=None,
         description="array (z, y, x) of any voxel size; only places where it is not 0 are "
         "predicted",
+    )
+    intensity_range: IntensityRange | None = Field(
+        default=None,
+        description="intensities of the image that become 0 and 1, where it is not stored as the "
+        "training images are; default: data.intensity_range",
+    )
+    resample: bool = Field(
+        default=False,
+        description="whether an image whose voxels have another size than those that the network "
+        "learned from is resampled to them; results lie on the voxels of the image all the same",
     )
     batch_size: Positive = Field(default=4, description="windows that the network gets at once")
     block_shape: Triple = Field(

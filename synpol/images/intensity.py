@@ -9,10 +9,17 @@ import numpy as np
 from synpol.errors import InputError
 from synpol.images.image import Image
 
+#: values that the network sees as 0 and 1
+type Range = tuple[float, float]
+_SAY_RANGE = (
+    "Say which values are black and white: data.intensity_range=[low,high], or for an image to "
+    "predict: predict.intensity_range=[low,high]"
+)
+
 
 @dataclass(frozen=True)
 class Intensity:
-    """``value * scale + shift`` in float32.
+    """``value * scale + shift`` in float32; 0 where a value is NaN or infinite.
 
     Attributes
     ----------
@@ -25,30 +32,70 @@ class Intensity:
     shift: float
     checked: bool = False
 
-    def apply(self, values: np.ndarray, where: str) -> np.ndarray:
+    def apply(self, values: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Normalise an array.
+
+        Parameters
+        ----------
+        values : array
+        where : str
+            Path of the image, for messages.
+
+        Returns
+        -------
+        normalised : float32 array
+        missing : bool array or None
+            Whether each value is NaN or infinite, which counts as 0; None where no value is.
 
         Raises
         ------
         InputError
-            A float image without a declared range leaves 0..1, or holds NaN.
+            A float image without a declared range leaves 0..1.
         """
-        result = values.astype(np.float32)
-        if self.checked and result.size:
-            low, high = float(result.min()), float(result.max())
-            if not (low >= 0 and high <= 1):  # also true for NaN
-                raise InputError(
-                    f"{where} is a float image with values {low:g}..{high:g}; 0..1 is expected. "
-                    "Say which values are black and white: data.intensity_range=[low,high]"
-                )
+        if values.dtype.kind != "f":
+            return self._scaled(values.astype(np.float32)), None
+        with np.errstate(over="ignore"):  # float64 beyond float32
+            plain = values.astype(np.float32)
+        if self.checked and plain.size and not (plain.min() >= 0 and plain.max() <= 1):
+            _check_unit(plain[np.isfinite(plain)], where)
+        result = self._scaled(plain)
+        finite = np.isfinite(result)
+        if finite.all():
+            return result, None
+        result[~finite] = 0
+        return result, ~finite
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
         if self.scale != 1:
-            result *= np.float32(self.scale)
+            values *= np.float32(self.scale)
         if self.shift:
-            result += np.float32(self.shift)
-        return result
+            values += np.float32(self.shift)
+        return values
 
 
-def intensity_of(image: Image, declared: tuple[float, float] | None) -> Intensity:
+def _check_unit(finite: np.ndarray, where: str) -> None:
+    if finite.size and (finite.min() < 0 or finite.max() > 1):
+        raise InputError(
+            f"{where} is a float image with values {finite.min():g}..{finite.max():g}; 0..1 is "
+            f"expected. {_SAY_RANGE}"
+        )
+
+
+def range_of(image: Image, declared: Range | None) -> Range:
+    """Return the values of an image that the network sees as 0 and 1; see `intensity_of`."""
+    if declared is not None:
+        return declared
+    dtype = image.array.dtype
+    if dtype in (np.uint8, np.uint16):
+        return 0.0, float(np.iinfo(dtype).max)
+    if dtype.kind == "f":
+        return 0.0, 1.0
+    raise InputError(
+        f"{image.path} is {dtype}; uint8, uint16 or float in 0..1 is expected. {_SAY_RANGE}"
+    )
+
+
+def intensity_of(image: Image, declared: Range | None) -> Intensity:
     """The rule for an image.
 
     Parameters
@@ -62,15 +109,7 @@ def intensity_of(image: Image, declared: tuple[float, float] | None) -> Intensit
     InputError
         A type that has no natural range and no declared one.
     """
-    dtype = image.array.dtype
+    low, high = range_of(image, declared)
     if declared is not None:
-        low, high = declared
         return Intensity(1 / (high - low), -low / (high - low))
-    if dtype in (np.uint8, np.uint16):
-        return Intensity(1 / np.iinfo(dtype).max, 0.0)
-    if dtype.kind == "f":
-        return Intensity(1.0, 0.0, checked=True)
-    raise InputError(
-        f"{image.path} is {dtype}; uint8, uint16 or float in 0..1 is expected, or say which values "
-        "are black and white: data.intensity_range=[low,high]"
-    )
+    return Intensity(1 / high, 0.0, checked=image.array.dtype.kind == "f")

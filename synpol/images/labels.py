@@ -138,7 +138,7 @@ def background_of(present: np.ndarray, kind: Kind, path: str) -> int | None:
 
 def whole(image: Image) -> Iterator[np.ndarray]:
     """All of an image, part by part."""
-    for where in _boxes(image):
+    for where in boxes(image):
         yield np.asarray(image.array[where])
 
 
@@ -153,7 +153,8 @@ def sampled(image: Image) -> Iterator[np.ndarray]:
         yield np.asarray(image.array[where])
 
 
-def _boxes(image: Image) -> Iterator[tuple[slice, ...]]:
+def boxes(image: Image) -> Iterator[tuple[slice, ...]]:
+    """Boxes that cover an image, none smaller than a chunk, in C order."""
     steps = [max(c, _PART) for c in image.array.chunks[-3:]]
     axes = zip(image.shape_vx, steps, strict=True)
     for corner in itertools.product(*(range(0, n, step) for n, step in axes)):
@@ -179,7 +180,7 @@ class Survey:
     @classmethod
     def of(cls, image: Image) -> Survey:
         """Look at all of a volume."""
-        found = [_survey(np.asarray(image.array[w]), [s.start for s in w]) for w in _boxes(image)]
+        found = [_survey(np.asarray(image.array[w]), [s.start for s in w]) for w in boxes(image)]
         labels, low, high = (np.concatenate(parts) for parts in zip(*found, strict=True))
         names, into = np.unique(labels, return_inverse=True)
         first = np.full((len(names), 3), np.iinfo(np.int64).max)
@@ -321,7 +322,7 @@ def pieces(image: Image, label: int) -> int:
     """Number of pieces of a label that lie clearly apart."""
     cell = [max(1, round(_APART / v)) for v in image.voxel_size_nm]
     coarse = np.zeros([-(-n // c) for n, c in zip(image.shape_vx, cell, strict=True)], bool)
-    for where in _boxes(image):
+    for where in boxes(image):
         places = np.argwhere(np.asarray(image.array[where]) == label)
         coarse[tuple(((places + [s.start for s in where]) // cell).T)] = True
     return int(ndimage.label(coarse, np.ones((3, 3, 3)))[1])

@@ -11,6 +11,7 @@ import torch
 
 from synpol.config import Config, Model
 from synpol.errors import InputError
+from synpol.images.appearance import Appearance, learned_from
 from synpol.model import RSUNet, build_model
 
 
@@ -58,12 +59,15 @@ class Trained:
         SHA-256 of the checkpoint, which tells whether a prediction is up to date.
     iteration : int
         Number of iterations that the network was trained for.
+    learned_from : tuple of Appearance
+        What the network saw of its training volumes; empty where the checkpoint does not say.
     """
 
     model: RSUNet
     path: str
     digest: str
     iteration: int
+    learned_from: tuple[Appearance, ...]
 
 
 def find_checkpoint(config: Config) -> Path:
@@ -133,10 +137,11 @@ def load_trained(
     if theirs["data"]["intensity_range"] != declared:
         raise InputError(
             f"{path} was trained with data.intensity_range = {theirs['data']['intensity_range']}, "
-            f"the config has {declared}; the network would see other intensities"
+            f"the config has {declared}; the network would see other intensities. Keep this key as "
+            "it was, and say predict.intensity_range for an image with others"
         )
     network = build_model(model)
     network.load_state_dict(state["ema"] if state.get("ema") else state["model"])
     network.eval()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Trained(network, str(path), digest, state["iteration"])
+    return Trained(network, str(path), digest, state["iteration"], learned_from(state))

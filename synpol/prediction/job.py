@@ -22,8 +22,11 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.labels import open_labels
+from synpol.images.resampling import Resampling
 from synpol.images.writing import check_writable, create_image, inner_chunks
 from synpol.polarity import Channels
+from synpol.prediction.contract import check_float_range, check_like, declared_range
+from synpol.prediction.missing import tell_missing
 from synpol.prediction.network import Network
 from synpol.prediction.roi import VoxelRoi
 from synpol.prediction.stage import PredictStage
@@ -96,8 +99,10 @@ class PredictJob:
         Region of the image that is predicted.
     blocks : BlockGrid
         Blocks of this region.
+    resampling : Resampling or None
+        From the image's voxels to those of the network, where they differ.
     windows : WindowGrid
-        Windows of the whole image.
+        Windows of the whole image, in voxels of the network.
     device : str
         Device of the config.
     settings : Workers
@@ -120,6 +125,7 @@ class PredictJob:
     intensity: Intensity
     roi: VoxelRoi
     blocks: BlockGrid
+    resampling: Resampling | None
     windows: WindowGrid
     device: str
     settings: Workers
@@ -149,7 +155,7 @@ class PredictJob:
         scheduler_of(settings)  # refuses a name that nobody knows
         source = open_image(raw, channels=0)
         check_readable(source)
-        intensity = intensity_of(source, config.data.intensity_range)
+        intensity = intensity_of(source, declared_range(config))
         check_float_range(source, intensity)
         roi = VoxelRoi.of(source, predict.roi)
         mask = _opened_mask(predict, source, roi)
@@ -162,10 +168,13 @@ class PredictJob:
             flip_axes=predict.flip_axes,
             compile=predict.compile,
         )
-        network = replace(network, digest=network.load().digest)
+        trained = network.load()
+        network = replace(network, digest=trained.digest)
+        resampling = check_like(config, source, trained.learned_from, network.checkpoint)
         blocks = BlockGrid.of(roi.shape, predict.block_shape)
         remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
+        resampled = {} if resampling is None else {"resampled": [a.ratio for a in resampling.axes]}
         digest = hash_of(
             {
                 "source": identity_of(source),
@@ -178,6 +187,7 @@ class PredictJob:
                 "intensity": [intensity.scale, intensity.shift],
                 "code": PredictStage.version,
             }
+            | resampled
         )
         return cls(
             source=source,
@@ -188,8 +198,12 @@ class PredictJob:
             intensity=intensity,
             roi=roi,
             blocks=blocks,
+            resampling=resampling,
             windows=WindowGrid.of(
-                source.shape_vx, config.window, predict.overlap, predict.blending
+                source.shape_vx if resampling is None else resampling.shape,
+                config.window,
+                predict.overlap,
+                predict.blending,
             ),
             device=config.device,
             settings=settings,
@@ -219,6 +233,7 @@ class PredictJob:
             voxel_bytes=self.source.array.dtype.itemsize,
             blocks=self.blocks,
             roi=self.roi,
+            resampling=self.resampling,
             windows=self.windows,
             intensity=self.intensity,
             network=self.network,
@@ -252,7 +267,8 @@ class PredictJob:
                 forget=all_records_of(self.work, PredictStage.name, self.output),
             )
             stamps.keep()
-            return made
+        tell_missing(self.stage(made.path), self.source)
+        return made
 
     def claim(self, fresh: bool = False) -> Claim:
         """Look at what lies where the array is to be written.
@@ -299,10 +315,15 @@ class PredictJob:
             overwrite=overwrite,
         )
 
+    def windows_in(self, blocks: BlockGrid) -> int:
+        """Count the windows of all blocks; those at borders of blocks count more than once."""
+        needed = None if self.resampling is None else self.resampling.back.needed
+        return self.windows.count_in(blocks, self.roi.offset, needed)
+
     def border_cost(self) -> str:
         """Say what it costs that neighbouring blocks share windows, and which blocks halve that."""
-        once = self.windows.count_in(BlockGrid(self.roi.shape, self.roi.shape), self.roi.offset)
-        extra = self.windows.count_in(self.blocks, self.roi.offset) / once - 1
+        once = self.windows_in(BlockGrid(self.roi.shape, self.roi.shape))
+        extra = self.windows_in(self.blocks) / once - 1
         text = f"predict: {once} windows in {int(np.prod(self.blocks.grid))} blocks"
         if extra <= 0:
             return text
@@ -315,38 +336,8 @@ class PredictJob:
             axis = min(choices, key=lambda a: block[a] / self.windows.window[a])
             block[axis] = min(2 * block[axis], self.roi.shape[axis])
             larger = BlockGrid(self.roi.shape, index_of(block))
-            if self.windows.count_in(larger, self.roi.offset) / once - 1 <= extra / 2:
+            if self.windows_in(larger) / once - 1 <= extra / 2:
                 return f"{text}; blocks of {tuple(block)} would halve that (predict.block_shape)"
-
-
-def check_float_range(source: Image, intensity: Intensity, samples: int = 64) -> None:
-    """Look at some chunks of a float image before anything is written; workers look at all.
-
-    Parameters
-    ----------
-    source : Image
-        The image.
-    intensity : Intensity
-        Rule from the image's values to what the network sees.
-    samples : int
-        Number of chunks.
-
-    Raises
-    ------
-    InputError
-        There are values outside 0..1.
-    """
-    if not intensity.checked:
-        return
-    chunks = [-(-s // c) for s, c in zip(source.array.shape, source.array.chunks, strict=True)]
-    total = int(np.prod(chunks))
-    for flat in np.unique(np.linspace(0, total - 1, min(samples, total)).astype(int)):
-        corner = np.unravel_index(flat, chunks)
-        where = tuple(
-            slice(int(i) * c, (int(i) + 1) * c)
-            for i, c in zip(corner, source.array.chunks, strict=True)
-        )
-        intensity.apply(np.asarray(source.array[where]), source.path)
 
 
 def _opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None:

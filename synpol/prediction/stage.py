@@ -8,21 +8,23 @@ one file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from synpol.blockwise.grid import index_of
-from synpol.blockwise.records import Index
-from synpol.blockwise.stage import ArrayStage
+from synpol.blockwise.records import Index, write_record
+from synpol.blockwise.stage import FillStage
 from synpol.config import Source, Workers
 from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
 from synpol.images.reading import read_voxels
+from synpol.images.resampling import Resampling
 from synpol.images.world import finest
 from synpol.polarity import Channels
+from synpol.prediction.missing import BlockRecord, places_of
 from synpol.prediction.network import Network
 from synpol.prediction.roi import VoxelRoi
 from synpol.prediction.windows import BlockImage, BlockPredictor, WindowGrid, read_block
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import zarr
 
 _log = logging.getLogger(__name__)
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,47 @@ class OpenPrediction:
     predictor: BlockPredictor
 
 
+@dataclass(frozen=True)
+class BlockInput:
+    """What is read for a block.
+
+    Attributes
+    ----------
+    begin, end : (int, int, int)
+        First voxel of the block in the image, and one past its last.
+    seen : BlockImage
+        What the network sees, in its own voxels.
+    hidden : (z, y, x) bool array or None
+        Whether each voxel of the block is 0 in the result whatever the network says.
+    missing : dict of str to array
+        Voxels of the block that are missing; see `BlockRecord`.
+    """
+
+    begin: Index
+    end: Index
+    seen: BlockImage
+    hidden: np.ndarray | None
+    missing: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What is written for a block.
+
+    Attributes
+    ----------
+    polarity : (3, z, y, x) uint8 array or None
+        Probabilities; None where all are 0.
+    missing : dict of str to array
+        Voxels of the block that are missing; see `BlockRecord`.
+    """
+
+    polarity: np.ndarray | None
+    missing: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True, kw_only=True)
-class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
+class PredictStage(FillStage[OpenPrediction, BlockInput, BlockResult]):
     """Predict every block.
 
     Attributes
@@ -73,8 +115,10 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
         Blocks of the region that is predicted.
     roi : VoxelRoi
         Region of the image that is predicted.
+    resampling : Resampling or None
+        From the image's voxels to those of the network, where they differ.
     windows : WindowGrid
-        Windows of the whole image.
+        Windows of the whole image, in voxels of the network.
     intensity : Intensity
         Rule from the image's values to what the network sees.
     network : Network
@@ -94,6 +138,7 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     mask: Source | None
     voxel_bytes: int
     roi: VoxelRoi
+    resampling: Resampling | None
     windows: WindowGrid
     intensity: Intensity
     network: Network
@@ -139,27 +184,70 @@ class PredictStage(ArrayStage[OpenPrediction, BlockImage]):
     def filled(self) -> str:
         return self.polarity
 
-    def target(self, opened: OpenPrediction) -> zarr.Array:
-        return opened.polarity
-
-    def read(self, index: Index, opened: OpenPrediction) -> BlockImage:
+    def read(self, index: Index, opened: OpenPrediction) -> BlockInput:
         begin, end = (
             index_of(voxel + offset for voxel, offset in zip(corner, self.roi.offset, strict=True))
             for corner in self.blocks.bounds(index)
         )
-
-        def read(where: tuple[slice, slice, slice]) -> np.ndarray:
-            return self.intensity.apply(
-                read_voxels(opened.raw.array, where, opened.raw.path), opened.raw.path
-            )
-
         mask = opened.mask
         wanted = None if mask is None else sample_mask(mask, opened.raw, begin, end)
-        return read_block(self.windows, read, begin, end, wanted)
+        missing: np.ndarray | None = None
 
-    def compute(self, index: Index, opened: OpenPrediction, given: BlockImage) -> np.ndarray | None:
-        result = opened.predictor(given)
-        return result if result.any() else None
+        def read(where: Box) -> np.ndarray:
+            nonlocal missing
+            stored = read_voxels(opened.raw.array, where, opened.raw.path)
+            values, lost = self.intensity.apply(stored, opened.raw.path)
+            if lost is not None:
+                corner = [s.start for s in where]
+                missing = lost[_box(np.subtract(begin, corner), np.subtract(end, corner))]
+            return values
+
+        if self.resampling is None:
+            seen = read_block(self.windows, read, begin, end, wanted)
+            hidden = missing
+        else:
+            seen = _read_resampled(self.windows, self.resampling, read, begin, end, wanted)
+            hidden = missing if wanted is None else ~wanted | (missing is not None and missing)
+        lost = missing if missing is None or wanted is None else missing & wanted
+        return BlockInput(begin, end, seen, hidden, places_of(lost, begin))
+
+    def compute(self, index: Index, opened: OpenPrediction, given: BlockInput) -> BlockResult:
+        result = opened.predictor(given.seen)
+        if self.resampling is not None:
+            back = self.resampling.back.apply(result, given.begin, given.end)
+            result = np.floor(back + 0.5).astype(np.uint8)
+        if given.hidden is not None:
+            result = result * ~given.hidden
+        return BlockResult(result if result.any() else None, given.missing)
+
+    def write(self, index: Index, opened: OpenPrediction, result: BlockResult) -> None:
+        """Write a block of the array, then its record."""
+        sizes = self.fill(index, opened.polarity, result.polarity)
+        write_record(self.folder, index, BlockRecord(result.missing, sizes))
+
+
+def _read_resampled(
+    windows: WindowGrid,
+    resampling: Resampling,
+    read: Callable[[Box], np.ndarray],
+    begin: Index,
+    end: Index,
+    wanted: np.ndarray | None,
+) -> BlockImage:
+    """Read what the network sees of a block, in its own voxels; `read` reads the image."""
+    back = resampling.back
+    reached = None if wanted is None else back.reached(wanted, begin)
+
+    def read_as_seen(where: Box) -> np.ndarray:
+        corners = [s.start for s in where], [s.stop for s in where]
+        return resampling.apply(read(_box(*resampling.needed(*corners))), *corners)
+
+    return read_block(windows, read_as_seen, *back.needed(begin, end), reached)
+
+
+def _box(begin: Sequence[int] | np.ndarray, end: Sequence[int] | np.ndarray) -> Box:
+    z, y, x = (slice(int(b), int(e)) for b, e in zip(begin, end, strict=True))
+    return z, y, x
 
 
 def sample_mask(mask: Image, raw: Image, begin: Sequence[int], end: Sequence[int]) -> np.ndarray:

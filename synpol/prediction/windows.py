@@ -118,7 +118,12 @@ class WindowGrid:
         """Number of windows of the whole volume."""
         return int(np.prod([len(s) for s in self.starts]))
 
-    def count_in(self, blocks: BlockGrid, offset: Sequence[int] = (0, 0, 0)) -> int:
+    def count_in(
+        self,
+        blocks: BlockGrid,
+        offset: Sequence[int] = (0, 0, 0),
+        needed: Callable[[Sequence[int], Sequence[int]], tuple[Index, Index]] | None = None,
+    ) -> int:
         """Count the windows of all blocks; those at borders of blocks count more than once.
 
         Parameters
@@ -127,6 +132,9 @@ class WindowGrid:
             Blocks of the volume or of a region.
         offset : 3 ints
             First voxel of the blocks in the volume.
+        needed : callable, optional
+            Turns corner and end of a block into those of what is predicted for it, where blocks are
+            of other voxels than windows.
         """
         total = 1
         for axis, parts in enumerate(blocks.grid):
@@ -135,8 +143,11 @@ class WindowGrid:
                 index = [0, 0, 0]
                 index[axis] = part
                 begin, end = blocks.bounds(index_of(index))
-                shifted = [[a + o for a, o in zip(p, offset, strict=True)] for p in (begin, end)]
-                along += len(self._of_block(*shifted)[axis])
+                low, high = (
+                    index_of(a + o for a, o in zip(p, offset, strict=True)) for p in (begin, end)
+                )
+                box = (low, high) if needed is None else needed(low, high)
+                along += len(self._of_block(*box)[axis])
             total *= along
         return total
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from synpol.config import Config
 from synpol.errors import InputError
+from synpol.images.appearance import Appearance
 from synpol.model.device import choose_device
 from synpol.training.interrupt import Interrupt
 from synpol.training.log import TrainingLog
@@ -41,6 +42,8 @@ class Trainer:
         Identity of the training data, so that a run does not resume on other data.
     processes : Processes, optional
         Processes that train together; by default this one is alone.
+    learned_from : sequence of Appearance
+        What the network sees of each training volume; the validation volume has to be like them.
 
     Attributes
     ----------
@@ -61,10 +64,11 @@ class Trainer:
         config: Config,
         data_state: Sequence[dict[str, Any]] = (),
         processes: Processes | None = None,
+        learned_from: Sequence[Appearance] = (),
     ) -> None:
         self.config = config
         self.processes = processes or Processes(choose_device(config.device))
-        self.state = TrainingState(config, data_state, self.processes)
+        self.state = TrainingState(config, data_state, self.processes, learned_from)
         if self.processes.sums([self.iteration]) != [self.iteration * self.processes.size]:
             raise InputError(
                 f"process {self.processes.rank} finds iteration {self.iteration} in "
@@ -73,6 +77,7 @@ class Trainer:
         self.validation: Validation | None = None
         if config.train.validate_every and self.processes.is_first:
             self.validation = Validation(config, self.iteration, self.state.device)
+            self.validation.volume.check_like(learned_from)
         self.stopped = self._stops()
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from synpol.config import Config
+from synpol.images.appearance import Appearance
 from synpol.model import build_loss, build_model
 from synpol.model.device import autocast, choose_dtype
 from synpol.model.losses import side_right
@@ -65,6 +66,8 @@ class TrainingState:
         Identity of the training data, so that a run does not resume on other data.
     processes : Processes
         Processes that train together.
+    learned_from : sequence of Appearance
+        What the network sees of each training volume.
 
     Attributes
     ----------
@@ -82,10 +85,15 @@ class TrainingState:
     """
 
     def __init__(
-        self, config: Config, data_state: Sequence[dict[str, Any]], processes: Processes
+        self,
+        config: Config,
+        data_state: Sequence[dict[str, Any]],
+        processes: Processes,
+        learned_from: Sequence[Appearance] = (),
     ) -> None:
         self.config = config
         self.data_state = list(data_state)
+        self.learned_from = tuple(learned_from)
         self.iteration = 0
         self._processes = processes
         self.device = processes.device
@@ -163,6 +171,7 @@ class TrainingState:
                 "iteration": self.iteration,
                 "config": training_identity(self.config),
                 "data_state": self.data_state,
+                "learned_from": [one.kept() for one in self.learned_from],
                 "model": self._model.state_dict(),
                 "ema": average.module.state_dict() if average is not None else None,
                 "averaged": int(average.n_averaged) if average is not None else 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,11 +21,13 @@ from synpol.errors import InputError
 from synpol.evaluation.matching import Matching
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.files import join, whole_file
+from synpol.images.appearance import Appearance
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
 from synpol.images.labels import no_numbers
 from synpol.model.trained import best_checkpoint, load_checkpoint
 from synpol.polarity import LabelKind
+from synpol.prediction.contract import check_like
 from synpol.prediction.job import predict_blockwise
 from synpol.prediction.roi import roi_of
 from synpol.training.checkpoint import checkpoint_path
@@ -41,8 +43,7 @@ class ValidationVolume:
     Attributes
     ----------
     config : Config
-        Config of the run, without ``predict.roi`` and ``predict.mask``, which are about another
-        volume.
+        Config of the run, without the keys of ``predict`` that are about another volume.
     opened : OpenVolume
         Image and labels.
     labels : {"polarity", "union"}
@@ -75,13 +76,18 @@ class ValidationVolume:
         validation = config.data.validation
         if validation is None:
             raise InputError("data.validation is not set; name a volume that was not trained on")
-        opened = open_volume(validation, config.data.intensity_range)
+        opened = open_volume(validation, config.data.intensity_range, missing=True)
         if opened.semantic:
             raise no_numbers(opened.truth)
         roi = roi_of(opened.raw) if opened.raw.is_part else None  # the part with labels
-        whole = config.predict.model_copy(update={"roi": roi, "mask": None})
-        config = config.model_copy(update={"predict": whole})
+        own = {"roi": roi, "mask": None, "intensity_range": validation.intensity_range}
+        config = config.model_copy(update={"predict": config.predict.model_copy(update=own)})
         return cls(config, opened, validation.labels, join(config.run_dir, folder))
+
+    def check_like(self, learned: Sequence[Appearance]) -> None:
+        """Refuse a volume that looks otherwise than those that the network learns from."""
+        if learned:
+            check_like(self.config, self.opened.raw, learned, "the network of this run")
 
     def predict(self, checkpoint: Path) -> Image:
         """Predict the volume with the network of a checkpoint."""
@@ -105,7 +111,8 @@ class ValidationVolume:
             },
         )
         sources = [identity_of(image) for image in (self.opened.raw, self.opened.truth)]
-        return hash_of([whole, config.window, sources])[:16]
+        resampled = ["resampled"] if config.predict.resample else []
+        return hash_of([whole, config.window, sources, *resampled])[:16]
 
 
 @dataclass(frozen=True)

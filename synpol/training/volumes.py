@@ -9,17 +9,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from funlib.geometry import Coordinate
 from funlib.persistence import Array
+from tqdm import tqdm
 
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
+from synpol.images.appearance import Appearance, shown_range
 from synpol.images.claim import check_complete
 from synpol.images.image import Image, check_readable, open_image
-from synpol.images.intensity import Intensity, intensity_of
-from synpol.images.labels import Survey, check_sides, is_semantic, open_labels, whole
+from synpol.images.intensity import Intensity, Range, intensity_of
+from synpol.images.labels import Survey, boxes, check_sides, is_semantic, open_labels
 from synpol.images.location import same_size
 from synpol.images.world import finest
 
 _log = logging.getLogger(__name__)
+#: difference of two voxel sizes from which on a config has to allow it, as a fraction of one
+_DIFFERS = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class OpenVolume:
         Whether the labels are 2n-1 / 2n; else they mark synapses without sides.
     intensity : Intensity
         Mapping of the image's values to 0..1.
+    appearance : Appearance
+        What the network sees of the image.
     semantic : bool
         Whether labels are 1 and 2 alone, which do not tell synapses apart.
     """
@@ -44,6 +50,7 @@ class OpenVolume:
     truth: Image
     sides_known: bool
     intensity: Intensity
+    appearance: Appearance
     semantic: bool = False
 
     def positions(self, patch: Sequence[int]) -> int:
@@ -52,7 +59,9 @@ class OpenVolume:
         return int(np.prod(fits))
 
 
-def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | None) -> OpenVolume:
+def open_volume(
+    volume: TrainingVolume, intensity_range: Range | None, missing: bool = False
+) -> OpenVolume:
     """Open one volume of the config and check all of it.
 
     Labels may cover a part of the image; then only that part is used.
@@ -62,13 +71,15 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
     volume : TrainingVolume
         Entry of ``data.train``, or ``data.validation``.
     intensity_range : (float, float) or None
-        Values of the image that the network sees as 0 and 1.
+        Values of the image that the network sees as 0 and 1, where the entry does not say them.
+    missing : bool
+        Whether values may be NaN or infinite; prediction takes them for missing.
 
     Raises
     ------
     InputError
         A file is missing, image and labels have different voxels, the labels are not whole numbers
-        or not what the config says, or a float image is outside 0..1.
+        or not what the config says, or a float image is outside 0..1 or not finite.
     """
     raw = open_image(volume.raw, channels=0)
     truth = open_labels(volume.truth, volume.labels)
@@ -87,11 +98,52 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
                 "validated nor scored",
                 truth.path,
             )
-    intensity = intensity_of(raw, intensity_range)
-    if intensity.checked:
-        for part in whole(raw):
-            intensity.apply(part, raw.path)
-    return OpenVolume(raw, truth, volume.labels == "polarity", intensity, semantic)
+    declared = volume.intensity_range or intensity_range
+    intensity = intensity_of(raw, declared)
+    if raw.array.dtype.kind == "f":
+        _check_floats(raw, intensity, missing)
+    appearance = Appearance.of(raw, declared)
+    if bits := appearance.bits:
+        _log.warning(
+            "%s is uint16 with values up to %d: %d bits, of which the network sees only %.2g of "
+            "its range 0..1. To let it see all, say data.intensity_range=%s, or intensity_range "
+            "for this volume alone",
+            raw.path,
+            appearance.largest,
+            bits,
+            2**bits / 2**16,
+            shown_range((0, 2**bits - 1)),
+        )
+    sides_known = volume.labels == "polarity"
+    return OpenVolume(raw, truth, sides_known, intensity, appearance, semantic)
+
+
+def _check_floats(raw: Image, intensity: Intensity, missing: bool) -> None:
+    """Look at all of a float image.
+
+    Raises
+    ------
+    InputError
+        Values are outside 0..1 where no range is declared; or, unless they may be `missing`, NaN
+        or infinite.
+    """
+    count, first = 0, None
+    parts = tqdm(list(boxes(raw)), "look for NaN", leave=False, delay=3, unit="part")
+    for where in parts:
+        lost = intensity.apply(np.asarray(raw.array[where]), raw.path)[1]
+        if lost is None or missing:
+            continue
+        count += int(lost.sum())
+        corner = np.argwhere(lost)[0] + [s.start for s in where]
+        found = tuple(int(v) for v in corner)
+        first = found if first is None else min(first, found)
+    if count:
+        raise InputError(
+            f"{raw.path} holds {count} voxels that are NaN or infinite, the first at the voxel "
+            f"{first} (z, y, x); no network can learn from them. Replace them in the file, for "
+            "example by the mean of the image, or give labels (truth) that cover a part of the "
+            "image without them: only that part is used"
+        )
 
 
 def on_same_voxels(raw: Image, truth: Image) -> tuple[Image, Image]:
@@ -132,13 +184,13 @@ def on_same_voxels(raw: Image, truth: Image) -> tuple[Image, Image]:
 def in_one_unit(volumes: Sequence[OpenVolume]) -> list[OpenVolume]:
     """Bring volumes to one unit and voxel grid, as gunpowder needs them.
 
-    Voxel sizes that differ by rounding become that of the first volume. Offsets become whole
+    Voxel sizes that differ become that of the first volume. Offsets become whole
     multiples of the voxel size, the same for image and labels.
 
     Parameters
     ----------
     volumes : sequence of OpenVolume
-        Of one voxel size; see `check_together`.
+        Of voxel sizes that may be trained on together; see `check_together`.
 
     Returns
     -------
@@ -159,9 +211,14 @@ def in_one_unit(volumes: Sequence[OpenVolume]) -> list[OpenVolume]:
 
 
 def check_together(
-    volumes: Sequence[OpenVolume], patch: Sequence[int], context: Sequence[int] = (0, 0, 0)
+    volumes: Sequence[OpenVolume],
+    patch: Sequence[int],
+    context: Sequence[int] = (0, 0, 0),
+    mixed: bool = False,
 ) -> None:
     """Refuse volumes of different voxel sizes, and a patch that does not fit into a volume.
+
+    Small differences of the voxel sizes are told.
 
     Parameters
     ----------
@@ -170,6 +227,8 @@ def check_together(
         Size of a patch, voxels.
     context : 3 ints
         Voxels beyond each end of a patch that augmentation looks at.
+    mixed : bool
+        Whether any difference of the voxel sizes is told only.
 
     Raises
     ------
@@ -180,10 +239,18 @@ def check_together(
     for volume in volumes:
         size = volume.raw.voxel_size_nm
         if not same_size(size, first.voxel_size_nm):
-            raise InputError(
+            said = (
                 f"{volume.raw.path} has voxels of {size} nm, but {first.path} of "
-                f"{first.voxel_size_nm} nm; volumes trained on together need one voxel size"
+                f"{first.voxel_size_nm} nm"
             )
+            sizes = zip(size, first.voxel_size_nm, strict=True)
+            if not mixed and any(abs(a - b) > _DIFFERS * min(a, b) for a, b in sizes):
+                raise InputError(
+                    f"{said}; volumes trained on together need one voxel size. Give data of one "
+                    "size, or say data.mixed_voxel_sizes=true to let the network see all of them "
+                    "voxel by voxel"
+                )
+            _log.warning("%s; the network sees both voxel by voxel, as if they were equal", said)
         if volume.positions(patch) == 0:
             raise InputError(
                 f"train.patch {tuple(patch)} is larger than {volume.raw.path} with "
