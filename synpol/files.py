@@ -39,6 +39,11 @@ def whole_file(
     ------
     Path
         Temporary name. It is removed after an error.
+
+    Raises
+    ------
+    InputError
+        A folder has one of the names.
     """
     path = Path(path).absolute()  # libraries take a relative name with a colon for a URL
     own = f".{os.uname().nodename}.{os.getpid()}" if rivals else ""
@@ -50,7 +55,13 @@ def whole_file(
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        for place in (path, temporary):
+            if isinstance(error, IsADirectoryError) and place.is_dir():
+                raise InputError(
+                    f"{place} is a folder; a file to write is expected: remove the folder, or give "
+                    "another name"
+                ) from None
         temporary.unlink(missing_ok=True)
         raise
 
@@ -131,10 +142,15 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
 def write_json(path: str | os.PathLike[str], content: object) -> None:
     """Write JSON whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
