@@ -21,7 +21,7 @@ from zarr.storage import LocalStore
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.claim import COMPLETE, half_made
+from synpol.images.claim import COMPLETE, half_made, is_damaged, set_aside
 from synpol.images.image import Image
 from synpol.images.metadata import UNPLACED
 from synpol.images.nodes import opened_group
@@ -101,7 +101,9 @@ def create_image(
     spatial = len(shape) == 3
     metadata: dict[str, Any] = {"ome": ome_metadata(name, spatial, voxel_size, offset, unit)}
     try:
-        zarr.open_group(str(container), mode="a", zarr_format=3)
+        if is_damaged(group_path):
+            set_aside(Path(group_path))
+        _open_container(container)
         replace = overwrite or half_made(group_path)
         if replace:
             _remove_arrays(group_path)
@@ -128,6 +130,17 @@ def create_image(
     except OSError as error:
         raise InputError(f"{group_path} cannot be written: {error}") from error
     return image if placed else dataclasses.replace(image, placed=False)
+
+
+def _open_container(container: str | os.PathLike[str]) -> None:
+    """Make a group to write images in, where there is none that can be opened."""
+    try:
+        zarr.open_group(str(container), mode="a", zarr_format=3)
+    except (ValueError, TypeError, RecursionError):  # metadata that are no group's
+        if is_url(container):
+            raise
+        set_aside(Path(container, "zarr.json"))
+        zarr.open_group(str(container), mode="a", zarr_format=3)
 
 
 def _place(placed: bool) -> dict[str, Any]:
