@@ -181,6 +181,8 @@ def _replaceable_array(path: str, advice: str, replace_empty: bool) -> Image | N
     try:
         found = open_image(path, inside=False)
     except InputError:
+        if not is_url(path) and _has_damaged_metadata(Path(path)):
+            return None
         nodes = opened_array(path), opened_group(path, 3), opened_group(path, 2)
         if any(node is not None for node in nodes):
             raise _foreign(path, advice) from None
@@ -230,7 +232,11 @@ def half_made(path: str) -> bool:
 
 def is_damaged(path: str) -> bool:
     """Whether a local image has a full resolution whose metadata nobody can read."""
-    place = Path(path, "s0")
+    return not is_url(path) and _has_damaged_metadata(Path(path, "s0"))
+
+
+def _has_damaged_metadata(place: Path) -> bool:
+    """Whether nobody can read the metadata of a local array."""
     try:
         about = json.loads((place / "zarr.json").read_bytes())
     except OSError:  # it is not there, or cannot be read now

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POSITION = "position"
 #: column by which a graph of synapses is known
 _OURS = "touches_border"
+#: endings of files that SQLite has beside a database
+_BESIDE = ("wal", "shm", "journal")
 #: types of columns that become attributes of nodes
 _KINDS = {"bool": int, "int64": int, "uint64": int, "double": float}
 
@@ -58,6 +60,8 @@ def write_sqlite(table: str | os.PathLike[str], path: Path, roi: Roi) -> int:
     with _beside(path) as temporary:
         with closing(SQLiteGraphDataBase(temporary, **description)) as graph:
             count = fill_graph(table, graph)
+        for ending in _BESIDE:  # SQLite would take what is in them for a part of the new file
+            path.with_name(f"{path.name}-{ending}").unlink(missing_ok=True)
         os.replace(_metadata_of(temporary), _metadata_of(path))
         os.replace(temporary, path)
     return count
@@ -152,7 +156,7 @@ def _beside(path: Path) -> Iterator[Path]:
     folder = path.with_name(f"{path.name}.tmp")
     temporary = folder / path.name
     begun = {temporary.name, _metadata_of(temporary).name}
-    begun |= {f"{path.name}-{ending}" for ending in ("wal", "shm", "journal")}
+    begun |= {f"{path.name}-{ending}" for ending in _BESIDE}
     if os.path.lexists(folder) and (
         not folder.is_dir() or not {p.name for p in folder.iterdir()} <= begun
     ):

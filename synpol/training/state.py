@@ -122,11 +122,12 @@ class TrainingState:
         if found is None:
             return
         newest, stored = found
-        check_same_run(newest, stored, self.config, self.data_state)
-        check_weights(newest, "model", stored["model"], self._model.state_dict())
-        self._model.load_state_dict(stored["model"])
         try:
+            check_same_run(newest, stored, self.config, self.data_state)
+            check_weights(newest, "model", stored["model"], self._model.state_dict())
             self._take_over(stored)
+        except InputError:
+            raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{newest} is no checkpoint that this run can go on from "
@@ -148,7 +149,8 @@ class TrainingState:
         return None
 
     def _take_over(self, stored: Mapping[str, Any]) -> None:
-        """Take over what else than the weights of the network a checkpoint holds."""
+        """Take over what a checkpoint holds."""
+        self._model.load_state_dict(stored["model"])
         self._optimizer.load_state_dict(stored["optimizer"])
         self._schedule.load_state_dict(stored["schedule"])
         before, now = stored["config"]["train"]["iterations"], self.config.train.iterations
