@@ -35,6 +35,12 @@ def test_code_in_names_is_refused(key, value):
         Workers.model_validate({"executor": "pbs", key: value})
 
 
+@pytest.mark.parametrize("value", ["it's", 'a"b'])
+def test_quotes_in_options_are_refused_since_they_end_the_option(value):
+    with pytest.raises(ValueError, match="without quotes"):
+        Workers(executor="lsf", options={"comment": value})
+
+
 @pytest.mark.parametrize("line", ODD)
 @pytest.mark.parametrize("executor", ["slurm", "local"])
 def test_a_line_of_setup_is_one_line(executor, line):

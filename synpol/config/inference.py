@@ -207,8 +207,10 @@ class Workers(Section):
         for key, value in names.items():
             if isinstance(value, str) and (_CONTROL.search(value) or "\t" in value):
                 raise ValueError(f"{key} is {value!r:.80}; one line of text is expected")
+            if isinstance(value, str) and ("'" in value or '"' in value):
+                raise ValueError(f"{key} is {value!r:.80}; a text without quotes is expected")
             if key in ("queue", "account", "host") and _CODE.search(str(value or "")):
-                raise ValueError(f"{key} is {value!r:.80}; a name without quotes or $ is expected")
+                raise ValueError(f"{key} is {value!r:.80}; a name without $, ` and \\ is expected")
         for line in self.setup:
             if _CONTROL.search(line):
                 raise ValueError(
