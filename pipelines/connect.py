@@ -18,7 +18,7 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.connectivity import check_same_synapses, connections, graph_of, partners_blockwise
 from synpol.errors import InputError
-from synpol.files import is_url, join, whole_file
+from synpol.files import digest_beside, is_url, join, whole_file
 from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import check_readable, open_image
 from synpol.images.labels import open_labels
@@ -61,7 +61,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
     graph = graph_of(edges)
     for name, rows in (("partners", partners), ("connectivity", edges)):
         rows = rows.replace_schema_metadata({TABLE_HASH: digest_of(table)})
-        with whole_file(folder / f"{name}.parquet") as temporary:
+        path = folder / f"{name}.parquet"
+        with digest_beside(path), whole_file(path) as temporary:
             pq.write_table(rows, temporary)
     with whole_file(folder / "connectivity.graphml") as temporary:
         nx.write_graphml(graph, temporary)

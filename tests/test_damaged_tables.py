@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 
 import numpy as np
@@ -32,6 +33,7 @@ def result(made, tmp_path):
     """The table of a result, which each test may damage; it is put back at the end."""
     table = made.parent / "result" / "synapses.parquet"
     shutil.copy(table, tmp_path / "kept")
+    assert run("connect", made) == 0  # of this table, not of one that a test before has made
     yield table
     shutil.copy(tmp_path / "kept", table)
 
@@ -193,6 +195,27 @@ def test_mutated_partners_are_read_or_refused(made, tmp_path):
             write_annotations(tmp_path / "a", table, image.offset_nm, image.end_nm, damaged)
         except InputError as error:
             assert "partners.parquet" in str(error)
+
+
+@pytest.mark.parametrize("name", ["synapses", "partners"])
+def test_a_flipped_bit_in_a_table_is_always_noticed(made, result, name):
+    table = result.with_name(f"{name}.parquet")
+    content = table.read_bytes()
+    for seed in range(200):
+        damaged = bytearray(content)
+        damaged[random.Random(seed).randrange(len(content))] ^= 1 << (seed % 8)
+        table.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{name}\.parquet"):
+            read_table(table)
+    table.write_bytes(content)
+    assert read_table(table).num_rows
+
+
+def test_the_digest_of_a_table_is_one_that_sha256sum_reads(made, result):
+    command = ["sha256sum", "--check", "--strict", "synapses.parquet.sha256"]
+    assert subprocess.run(command, cwd=result.parent, check=True, capture_output=True)
+    result.with_name("synapses.parquet.sha256").write_text("damaged")
+    assert read_table(result).num_rows
 
 
 @pytest.mark.parametrize("left", ["cut database", "cut metadata", "no metadata", "killed writer"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from synpol.errors import InputError
-from synpol.files import whole_file, whole_folder
+from synpol.files import sha256_of, whole_file, whole_folder
 from synpol.images.image import Image
 from synpol.synapses import reading
 from synpol.synapses.reading import open_table, parts_of, schema_read
@@ -34,8 +33,7 @@ TABLE_HASH = b"synpol_table"
 
 def digest_of(path: str | os.PathLike[str]) -> bytes:
     """Return the hash of a file's content, for the metadata of tables derived from it."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().encode()
+    return sha256_of(path).encode()
 
 
 def write_csv(table: str | os.PathLike[str], path: Path) -> int:

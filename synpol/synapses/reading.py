@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synpol.errors import InputError
+from synpol.files import has_rotted
 from synpol.synapses.table import schema_of
 
 #: rows in memory at once
@@ -76,6 +77,11 @@ def open_table(table: str | os.PathLike[str], columns: Sequence[str] = ()) -> pq
                 f"{table} has a column {field.name} of the type {field.type!s:.80}; "
                 f"{wanted.type} is expected: {_ANEW}"
             )
+    if has_rotted(table):
+        raise InputError(
+            f"{table} is damaged: its SHA-256 is not the one in {Path(table).name}.sha256 (if you "
+            f"have changed it yourself, remove that file); {_ANEW}"
+        )
     return file
 
 
