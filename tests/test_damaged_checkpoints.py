@@ -16,6 +16,8 @@ from synpol import InputError
 from synpol.images.image import open_image
 from synpol.model.content import DIGEST, digest_of_content, read_content
 from synpol.model.trained import load_checkpoint
+from synpol.report.figures import training_curves
+from synpol.training.log import read_log
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +301,28 @@ def test_a_prediction_that_was_told_by_the_file_is_kept(trained, tmp_path):
     assert run(*arguments) == 0
     found = open_image(tmp_path / "copy" / "result" / "polarity").array
     assert np.array_equal(np.asarray(found[:]), values)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"\xff\x00garbage\n,,,\r" * 20,
+        lambda content: b"iteration,loss\nx,y\n",
+        lambda content: content.replace(b"3", b"x"),
+        lambda content: content.replace(b",", b"\0", 30),
+    ],
+    ids=["cut", "empty", "garbage", "other rows", "letters", "zero bytes"],
+)
+def test_logs_that_are_damaged_stop_no_training_and_no_report(trained, tmp_path, damage):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    config = tiny_config(folder, train__iterations=6)
+    for name in ("log.csv", "timings.csv"):
+        path = folder / "run" / name
+        path.write_bytes(damage(path.read_bytes()))
+    assert run("train", config) == 0
+    rows = list(read_log(folder / "run" / "log.csv"))
+    assert [int(row["iteration"]) for row in rows][-2:] == [5, 6]
+    training_curves(rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shutil
 
 import numpy as np
 import pytest
 from finished import finish
 from recipes import run, run_refused, tiny_config, tiny_volume, write
+from test_import_fuzz import changed
 
 from synpol.blockwise.driver import Driver
 from synpol.images.image import open_image
@@ -173,3 +176,46 @@ def test_coarser_levels_whose_metadata_are_damaged_are_made_anew(tmp_path, how):
     before = levels()
     damage(tmp_path / "raw" / "s1" / "zarr.json", how)
     assert np.array_equal(levels(), before)
+
+
+def try_metadata(kept, seeds, commands):
+    """Change metadata at random and run commands: they work or refuse, and nothing else.
+
+    Returns how many runs were refused.
+    """
+    made, refused = kept / "made", 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        shutil.rmtree(made)
+        shutil.copytree(kept / "kept", made)
+        files = sorted(p for p in made.rglob("zarr.json") if "data/raw" not in str(p))
+        metadata = rng.choice(files)
+        about = json.loads(metadata.read_text())
+        for _ in range(rng.choice([1, 1, 3])):
+            about = changed(rng, about)
+        metadata.write_text(json.dumps(about))
+        command = [str(made / a) if a == "a.parquet" else a for a in rng.choice(commands)]
+        code = run(command[0], made / "config.yaml", *command[1:])
+        assert code in (0, 2), (seed, metadata, command)
+        refused += code == 2
+    return refused
+
+
+COMMANDS = [
+    ("connect",),
+    ("view", "--prepare"),
+    ("predict_blockwise", "--only", "decode"),
+    ("predict_blockwise", "--only", "decode", "--fresh"),
+    ("table", "--cave", "a.parquet"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metadata_that_were_changed_at_random_are_read_or_refused(kept):
+    assert try_metadata(kept, range(60), COMMANDS) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_metadata_that_were_changed_at_random_are_read_or_refused_many_times(kept):
+    assert try_metadata(kept, range(1000, 1600), [*COMMANDS, ("evaluate",)]) > 100

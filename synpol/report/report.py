@@ -188,8 +188,9 @@ def _timings(path: Path) -> list[tuple[str, str]]:
     """Read the commands of ``timings.csv`` and their seconds."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return [(" ".join(row[:-1]), row[-1]) for row in csv.reader(file) if len(row) > 1]
+    with open(path, newline="", errors="replace") as file:
+        rows = csv.reader(line.replace("\0", "") for line in file)
+        return [(" ".join(row[:-1]), row[-1]) for row in rows if len(row) > 1]
 
 
 def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:
