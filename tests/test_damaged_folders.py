@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import zarr
 from finished import finish
 from recipes import run, run_refused, tiny_config, tiny_volume, write
 from test_import_fuzz import changed
@@ -219,3 +220,61 @@ def test_metadata_that_were_changed_at_random_are_read_or_refused(kept):
 @pytest.mark.filterwarnings("ignore")
 def test_metadata_that_were_changed_at_random_are_read_or_refused_many_times(kept):
     assert try_metadata(kept, range(1000, 1600), [*COMMANDS, ("evaluate",)]) > 100
+
+
+def ome_of_version_4(folder, values):
+    """Write an image as most programs do: Zarr v2, OME 0.4."""
+    group = zarr.open_group(folder, mode="w", zarr_format=2)
+    group.create_array("0", data=values, chunks=(8, 32, 32))
+    axes = [{"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"]
+    scale = [{"type": "scale", "scale": [30.0, 16.0, 16.0]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [".zgroup", ".zattrs", "0/.zarray"])
+def test_damaged_metadata_of_zarr_v2_are_refused(made, capsys, name, how):
+    folder = made.parent / "data" / "other"
+    ome_of_version_4(folder, open_image(made.parent / "data" / "neurons").array[:])
+    source = f"connect.segmentation={folder}"
+    assert run("connect", made, source) == 0
+    damage(folder / name, how)
+    capsys.readouterr()
+    code = run("connect", made, source)
+    said = capsys.readouterr().err
+    if how == "no keys" and name != "0/.zarray":  # a group without anything to say of itself
+        assert code in (0, 2)
+        return
+    assert code == 2 and str(folder) in said, said
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_precomputed_metadata_are_refused(made, capsys, how):
+    import tensorstore
+
+    folder = made.parent / "data" / "precomputed"
+    values = open_image(made.parent / "data" / "neurons").array[:]
+    store = tensorstore.open(
+        {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": f"file://{folder}",
+            "multiscale_metadata": {
+                "type": "segmentation",
+                "data_type": "uint64",
+                "num_channels": 1,
+            },
+            "scale_metadata": {
+                "size": list(values.shape[::-1]),
+                "resolution": [16, 16, 30],
+                "encoding": "raw",
+                "chunk_size": [32, 32, 8],
+            },
+        },
+        create=True,
+    ).result()
+    store[...] = values.transpose()[..., None]
+    source = f"connect.segmentation=precomputed://{folder}"
+    assert run("connect", made, source) == 0
+    damage(folder / "info", how)
+    assert str(folder) in run_refused(capsys, "connect", made, source)
