@@ -7,6 +7,7 @@ nothing written; 1 for a fault; 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import errno
 import logging
@@ -121,7 +122,7 @@ def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:
     """Add a line to ``<run_dir>/timings.csv``: what was run and how long it took."""
     path = Path(config.run_dir) / "timings.csv"
     if path.parent.is_dir() and os.environ.get("RANK", "0") == "0":  # of several processes one
-        with open(path, "a", newline="") as file:
+        with contextlib.suppress(OSError), open(path, "a", newline="") as file:  # a full disk
             csv.writer(file).writerow([Path(sys.argv[0]).name, *sources[1:], f"{seconds:.1f}"])
 
 

@@ -8,8 +8,8 @@ it say, and refuses anything else with a message that lists what it found.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from synpol.config import EmR50, ImportVolume
 from synpol.datasets.archive import unpack
 from synpol.datasets.import_volume import describe_volume, import_volume
 from synpol.errors import InputError
-from synpol.files import is_url, whole_file
+from synpol.files import is_url, sha256_of, write_text
 from synpol.formats import open_stack
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
@@ -141,18 +141,16 @@ def record_digest(archive: Path) -> str:
     InputError
         The digest that lies beside the file is of other content.
     """
-    with open(archive, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(archive)
     kept = archive.with_name(f"{archive.name}.sha256")
-    before = kept.read_text(errors="replace").partition(" ")[0] if kept.exists() else digest
-    if before != digest:
+    before = kept.read_text(errors="replace").partition(" ")[0] if kept.exists() else ""
+    if re.fullmatch("[0-9a-f]{64}", before) and before != digest:
         raise InputError(
-            f"{archive} has changed: its SHA-256 is {digest}, {kept} says {before:.80}; remove "
+            f"{archive} has changed: its SHA-256 is {digest}, {kept} says {before}; remove "
             "both to download it again"
         )
     if os.access(archive.parent, os.W_OK):
-        with whole_file(kept) as temporary:
-            temporary.write_text(f"{digest}  {archive.name}\n")
+        write_text(kept, f"{digest}  {archive.name}\n")
     return digest
 
 
