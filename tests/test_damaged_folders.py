@@ -222,6 +222,18 @@ def test_metadata_that_were_changed_at_random_are_read_or_refused_many_times(kep
     assert try_metadata(kept, range(1000, 1600), [*COMMANDS, ("evaluate",)]) > 100
 
 
+def test_an_image_of_others_that_cannot_be_read_here_is_left_where_it_is(made, capsys):
+    instances = made.parent / "result" / "instances"
+    shutil.rmtree(instances)
+    write(made.parent / "result", "instances", np.ones((4, 4, 4), np.uint64))
+    metadata = instances / "s0" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"zstd"', '"theirs"'))
+    before = metadata.read_bytes()
+    message = run_refused(capsys, "predict_blockwise", made, "--only", "decode")
+    assert "was not written by synpol" in message
+    assert metadata.read_bytes() == before
+
+
 def ome_of_version_4(folder, values):
     """Write an image as most programs do: Zarr v2, OME 0.4."""
     group = zarr.open_group(folder, mode="w", zarr_format=2)

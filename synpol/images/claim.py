@@ -181,7 +181,7 @@ def _replaceable_array(path: str, advice: str, replace_empty: bool) -> Image | N
     try:
         found = open_image(path, inside=False)
     except InputError:
-        if not is_url(path) and _has_damaged_metadata(Path(path)):
+        if not is_url(path) and has_damaged_metadata(Path(path)):
             return None
         nodes = opened_array(path), opened_group(path, 3), opened_group(path, 2)
         if any(node is not None for node in nodes):
@@ -232,11 +232,15 @@ def half_made(path: str) -> bool:
 
 def is_damaged(path: str) -> bool:
     """Whether a local image has a full resolution whose metadata nobody can read."""
-    return not is_url(path) and _has_damaged_metadata(Path(path, "s0"))
+    return not is_url(path) and has_damaged_metadata(Path(path, "s0"))
 
 
-def _has_damaged_metadata(place: Path) -> bool:
-    """Whether nobody can read the metadata of a local array."""
+def has_damaged_metadata(place: Path) -> bool:
+    """Whether nobody can read the metadata of a local array or group.
+
+    Metadata that are whole, and that only this machine cannot read, are not damaged: an array of
+    others may have codecs that are not installed here.
+    """
     try:
         about = json.loads((place / "zarr.json").read_bytes())
     except OSError:  # it is not there, or cannot be read now
@@ -245,6 +249,9 @@ def _has_damaged_metadata(place: Path) -> bool:
         return True
     if not isinstance(about, dict) or about.get("node_type") not in ("array", "group"):
         return True
+    attributes = about.get("attributes")
+    if not isinstance(attributes, dict) or HASH not in attributes:
+        return False
     return opened_array(str(place)) is None and opened_group(place) is None
 
 

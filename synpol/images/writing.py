@@ -21,7 +21,13 @@ from zarr.storage import LocalStore
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.claim import COMPLETE, half_made, is_damaged, set_aside
+from synpol.images.claim import (
+    COMPLETE,
+    half_made,
+    has_damaged_metadata,
+    is_damaged,
+    set_aside,
+)
 from synpol.images.image import Image
 from synpol.images.metadata import UNPLACED
 from synpol.images.nodes import opened_group
@@ -134,13 +140,9 @@ def create_image(
 
 def _open_container(container: str | os.PathLike[str]) -> None:
     """Make a group to write images in, where there is none that can be opened."""
-    try:
-        zarr.open_group(str(container), mode="a", zarr_format=3)
-    except (ValueError, TypeError, RecursionError):  # metadata that are no group's
-        if is_url(container):
-            raise
+    if not is_url(container) and has_damaged_metadata(Path(container)):
         set_aside(Path(container, "zarr.json"))
-        zarr.open_group(str(container), mode="a", zarr_format=3)
+    zarr.open_group(str(container), mode="a", zarr_format=3)
 
 
 def _place(placed: bool) -> dict[str, Any]:
