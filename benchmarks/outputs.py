@@ -133,11 +133,11 @@ def write_csv(folder: Path, count: int) -> None:
 
 
 def write_sqlite(folder: Path, count: int) -> None:
-    from synpol.synapses.exports import fill_graph, open_graph
+    from synpol.synapses.graphs import write_sqlite
 
     whole = Roi((0, 0, 0), (side_of(count),) * 3)
     table = folder / "synapses.parquet"
-    assert_rows(fill_graph(table, open_graph(table, whole, sqlite=folder / "synapses.db")), count)
+    assert_rows(write_sqlite(table, folder / "synapses.db", whole), count)
 
 
 def query_sqlite(folder: Path, count: int) -> None:

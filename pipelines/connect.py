@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.connectivity import connections, graph_of, partners_blockwise
+from synpol.connectivity import check_same_synapses, connections, graph_of, partners_blockwise
 from synpol.errors import InputError
-from synpol.files import is_url, join, whole_file
+from synpol.files import digest_beside, is_url, join, whole_file
 from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import check_readable, open_image
 from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import TABLE_HASH, digest_of
+from synpol.synapses.reading import read_table
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -44,8 +45,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
             f"{instances.path} was decoded with sides = {stored['sides']}, semantic = "
             f"{stored['semantic']}; partners need numbered sides"
         )
-    if not table.is_file():
-        raise InputError(f"there is no {table}; pipelines/predict_blockwise.py makes it")
+    columns = ["synapse_id", "pre_score", "post_score", "contact_area"]
+    synapses = read_table(table, columns)
     check_writable(folder)
     partners = partners_blockwise(
         instances,
@@ -55,12 +56,13 @@ def main(config: Config, given: argparse.Namespace) -> None:
         num_workers=config.workers.num_workers,
         workers=config.workers,
     )
-    columns = ["synapse_id", "pre_score", "post_score", "contact_area"]
-    edges = connections(partners, pq.read_table(table, columns=columns))
+    check_same_synapses(partners, synapses, str(table))
+    edges = connections(partners, synapses)
     graph = graph_of(edges)
     for name, rows in (("partners", partners), ("connectivity", edges)):
         rows = rows.replace_schema_metadata({TABLE_HASH: digest_of(table)})
-        with whole_file(folder / f"{name}.parquet") as temporary:
+        path = folder / f"{name}.parquet"
+        with digest_beside(path), whole_file(path) as temporary:
             pq.write_table(rows, temporary)
     with whole_file(folder / "connectivity.graphml") as temporary:
         nx.write_graphml(graph, temporary)

@@ -19,12 +19,12 @@ from synpol.config import Config
 from synpol.decoding.dilation import checked_box
 from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
-from synpol.files import is_url, join, write_json
+from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.labels import check_truth, open_labels
 from synpol.prediction.roi import roi_of
-from synpol.report.report import write_report
+from synpol.report.report import report_page
 from synpol.scene.links import position_link
 
 
@@ -66,16 +66,16 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if protocols:
         scores["protocols"] = protocols
     port = config.view.port
-    write_report(
+    page = report_page(
         config,
         output,
         scores,
-        Path(output) / "report.html",
         evaluation.correct(),
         evaluation.missed(),
         (lambda position: position_link(port, position)) if port else None,
     )
     write_json(Path(output) / "scores.json", scores)
+    write_text(Path(output) / "report.html", page)
     print(f"{'IoU':>5}  {'score':<17} precision  recall     F1  (95 %)")
     for iou, kinds in scores["iou"].items():
         for name, s in kinds.items():

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.records import work_folder
+from synpol.blockwise.schedulers import check_place
 from synpol.command import record_run, run_command
 from synpol.config import Config
 from synpol.decoding.job import decode_blockwise
@@ -67,6 +69,7 @@ def planned(config: Config, output: str, only: str | None) -> str:
     from synpol.plan import job_text, plan_decoding, plan_prediction, table
 
     settings, stages, jobs = config.workers, [], []
+    check_place(settings, work_folder(output, settings.work_dir))
     if only != "decode":
         from synpol.model.trained import find_checkpoint
         from synpol.prediction.job import PredictJob

@@ -26,14 +26,13 @@ from synpol.images.image import open_image
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import (
     cave_rows,
-    fill_graph,
-    open_graph,
-    open_table,
     synful_rows,
     write_csv,
     write_parquet_form,
     write_parts,
 )
+from synpol.synapses.graphs import write_postgres, write_sqlite
+from synpol.synapses.reading import open_table
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +70,10 @@ def main(config: Config, given: argparse.Namespace) -> None:
     corners = ((np.floor, instances.offset_nm), (np.ceil, instances.end_nm))
     begin, end = (Coordinate(f(corner).astype(int)) for f, corner in corners)
     roi = Roi(begin, end - begin)
-    for database in ({"sqlite": given.sqlite}, {"postgres": given.postgres}):
-        [name] = database.values()
-        if name:
-            graph = open_graph(table, roi, **database)
-            print(f"{fill_graph(table, graph)} synapses in {name}")
+    if given.sqlite:
+        print(f"{write_sqlite(table, given.sqlite, roi)} synapses in {given.sqlite}")
+    if given.postgres:
+        print(f"{write_postgres(table, given.postgres, roi)} synapses in {given.postgres}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from synpol.images.writing import check_writable
 from synpol.scene.annotations import score_range, write_annotations
 from synpol.scene.browser import browser
 from synpol.scene.levels import add_levels
-from synpol.scene.server import scene_server, screenshot
+from synpol.scene.server import private_page, scene_server, screenshot
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
 
 
@@ -113,9 +113,10 @@ def show(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         print(f"{address}\nCtrl-C ends it", flush=True)
-        if not given.link:
-            webbrowser.open(address)
-        ended.wait()
+        with private_page(address) as opening:
+            if not given.link:
+                webbrowser.open(opening.as_uri())
+            ended.wait()
 
 
 def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) -> None:

@@ -7,7 +7,9 @@ nothing written; 1 for a fault; 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import errno
 import logging
 import os
 import platform
@@ -24,6 +26,15 @@ from synpol.blockwise.schedulers import SCHEDULERS, scheduler_of
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
 from synpol.files import is_url, whole_file
+
+#: errors of the system that say that there is no room
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: what libraries write into errors of their own then
+_FULL_WORDS = (
+    *(os.strerror(number) for number in _FULL),
+    "database or disk is full",
+    "disk I/O error",
+)
 
 
 def run_command(
@@ -75,17 +86,43 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        full = _full_disk(error)
+        if full is None:
+            raise
+        print(
+            f"error: the disk is full or fails ({full}); what is done is kept: make room there and "
+            "run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     if done is False:
         sys.exit(130)
     if timed:
         _note_time(config, given.config, time.monotonic() - started)
 
 
+def _full_disk(error: BaseException | None) -> str | None:
+    """Say what could not be written since a disk or a quota is full; None for other faults.
+
+    Libraries wrap what the system says in errors of their own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            name = f": {error.filename}" if error.filename else ""
+            return f"{os.strerror(error.errno)}{name}"
+        for line in str(error).splitlines():
+            if any(said in line for said in _FULL_WORDS):
+                return line.strip()[-300:]
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _note_time(config: Config, sources: Sequence[str], seconds: float) -> None:
     """Add a line to ``<run_dir>/timings.csv``: what was run and how long it took."""
     path = Path(config.run_dir) / "timings.csv"
     if path.parent.is_dir() and os.environ.get("RANK", "0") == "0":  # of several processes one
-        with open(path, "a", newline="") as file:
+        with contextlib.suppress(OSError), open(path, "a", newline="") as file:  # a full disk
             csv.writer(file).writerow([Path(sys.argv[0]).name, *sources[1:], f"{seconds:.1f}"])
 
 

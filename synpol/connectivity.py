@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 import pyarrow as pa
 
+from synpol.errors import InputError
 from synpol.evaluation.overlaps import overlaps_blockwise
 from synpol.images.image import Image
 from synpol.polarity import post_label, pre_label, synapse_of
@@ -116,6 +117,38 @@ def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:
     columns["unassigned"] = (columns["pre_id"] == 0) | (columns["post_id"] == 0)
     columns["autapse"] = ~columns["unassigned"] & (columns["pre_id"] == columns["post_id"])
     return pa.table(columns)
+
+
+def check_same_synapses(partners: pa.Table, synapses: pa.Table, table: str) -> None:
+    """Refuse a synapse table of other instances than those whose partners were found.
+
+    Parameters
+    ----------
+    partners : pyarrow.Table
+        Result of `partners_of`.
+    synapses : pyarrow.Table
+        Synapse table, with the column ``synapse_id``.
+    table : str
+        File of the synapse table, for the message.
+
+    Raises
+    ------
+    InputError
+        A synapse has a label and no row, or a row and no label.
+    """
+    labelled, listed = (t["synapse_id"].to_numpy() for t in (partners, synapses))
+    for have, lack, what in (
+        (labelled, listed, "has no row for synapse {}, which the instances have"),
+        (listed, labelled, "has a row for synapse {}, which the instances do not have"),
+    ):
+        odd = np.setdiff1d(have, lack)
+        if len(odd):
+            raise InputError(
+                f"{table} {what.format(odd[0])} ({len(odd)} such synapses); a table of these "
+                "instances is expected: decode again, which makes it anew "
+                "(pipelines/predict_blockwise.py CONFIG --only decode of synpol's repository), and "
+                "keep a table that you have filtered under another name"
+            )
 
 
 def connections(partners: pa.Table, synapses: pa.Table) -> pa.Table:

@@ -7,6 +7,8 @@ a reader never sees half of it, and an error or a kill leaves what was there bef
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +41,11 @@ def whole_file(
     ------
     Path
         Temporary name. It is removed after an error.
+
+    Raises
+    ------
+    InputError
+        A folder has one of the names.
     """
     path = Path(path).absolute()  # libraries take a relative name with a colon for a URL
     own = f".{os.uname().nodename}.{os.getpid()}" if rivals else ""
@@ -50,7 +57,13 @@ def whole_file(
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        for place in (path, temporary):
+            if isinstance(error, IsADirectoryError) and place.is_dir():
+                raise InputError(
+                    f"{place} is a folder; a file to write is expected: remove the folder, or give "
+                    "another name"
+                ) from None
         temporary.unlink(missing_ok=True)
         raise
 
@@ -125,16 +138,67 @@ def whole_remote_file(url: str) -> Iterator[IO[bytes]]:
         raise
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def digest_beside(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep the SHA-256 of a file that is written meanwhile in ``<path>.sha256``.
+
+    The format is that of ``sha256sum``. While the file is written there is none, so a kill leaves
+    no digest of other content.
+    """
+    kept = _digest_path(path)
+    kept.unlink(missing_ok=True)
+    yield
+    size, name = os.stat(path).st_size, Path(path).name
+    write_text(kept, f"# {size} bytes\n{sha256_of(path)}  {name}\n")
+
+
+def has_rotted(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has other content than when its digest was kept, in as many bytes.
+
+    A file that somebody wrote anew has another size, and is not judged.
+    """
+    about = os.stat(path)
+    try:
+        said = _digest_path(path).read_text().split()
+        size, digest = int(said[1]), said[3]
+    except (OSError, ValueError, IndexError):  # there is none, or it is damaged itself
+        return False
+    return size == about.st_size and digest != _known_sha256(
+        os.fspath(path), about.st_size, about.st_mtime_ns
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _known_sha256(path: str, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file that is read several times by one command."""
+    return sha256_of(path)
+
+
+def _digest_path(path: str | os.PathLike[str]) -> Path:
+    return Path(path).with_name(f"{Path(path).name}.sha256")
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a small file whole or not at all; several processes may write it at the same time."""
     with whole_file(path, rivals=True) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
 def write_json(path: str | os.PathLike[str], content: object) -> None:
     """Write JSON whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from recipes import run, run_refused
 
-from synpol.datasets.em_r50 import download, unpack
+from synpol.datasets.em_r50 import download, record_digest, unpack
 from synpol.errors import InputError
 from synpol.images.image import open_image
 
@@ -177,3 +177,16 @@ def test_a_damaged_archive_is_refused(tmp_path, server):
     with pytest.raises(InputError, match="no readable ZIP file"):
         unpack(tmp_path / "a.zip", tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
+
+
+def test_a_digest_that_was_damaged_is_written_anew_and_one_of_other_content_is_refused(tmp_path):
+    archived, kept = tmp_path / "a.zip", tmp_path / "a.zip.sha256"
+    archived.write_bytes(b"content")
+    digest = record_digest(archived)
+    for damaged in ("", digest[:30], "\0" * 80):
+        kept.write_text(damaged)
+        assert record_digest(archived) == digest
+        assert kept.read_text() == f"{digest}  a.zip\n"
+    archived.write_bytes(b"other")
+    with pytest.raises(InputError, match="has changed"):
+        record_digest(archived)

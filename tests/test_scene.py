@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -237,15 +239,21 @@ def test_a_link_from_the_report_leads_browsers_to_its_place_that_have_opened_the
         assert page.current_url == viewer.get_viewer_url()
         assert np.allclose(viewer.state.position, [800 / 16, 400 / 16, 450 / 30])
         token = viewer.token
-        cookie = {"Cookie": f"synpol_scene={token}"}
+        [kept] = page.execute_cdp_cmd("Network.getAllCookies", {})["cookies"]
+        assert token not in kept["value"]
+        cookie = {"Cookie": f"synpol_scene={kept['value']}"}
         for path, headers, code in (
             ("/at?z=1&y=1&x=1", {}, 403),
             ("/at?z=1&y=1&x=1", {"Cookie": "synpol_scene=guessed"}, 403),
+            ("/at?z=1&y=1&x=1", {"Cookie": f"synpol_scene={token}"}, 403),
+            ("/at?z=1&y=1&x=1", {"Cookie": "synpol_scene=\xe9"}, 403),
             ("/at?z=one&y=1&x=1", cookie, 400),
             ("/at?z=nan&y=1&x=1", cookie, 400),
             ("/data/guessed/image/zarr.json", {}, 404),
             ("/data//image/zarr.json", {}, 404),
             (f"/data/{token}/image/../config.yaml", {}, 403),
+            (f"/data/{token}/image/%00", {}, 404),
+            (f"/data/{token}/image/{'a' * 300}", {}, 404),
         ):
             request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
             with pytest.raises(urllib.error.HTTPError, match=str(code)):
@@ -360,7 +368,10 @@ def test_the_command_prints_a_link_and_serves_until_it_is_interrupted(result):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = next(text for text in process.stdout if text.startswith("http://127.0.0.1:"))
-        assert "neuroglancer" in urllib.request.urlopen(line.strip()).read().decode()
+        opening = urllib.request.urlopen(line.strip()).read().decode()
+        way = re.search(r'const way = "(.*)"', opening)[1]
+        scene = urllib.request.urlopen(urllib.parse.urljoin(line, way)).read().decode()
+        assert "neuroglancer" in scene and "synpol_scene" not in scene
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:

@@ -80,7 +80,7 @@ class Announcements:
         """Return the stage that was announced last; None where there is none to be read yet."""
         try:
             return Announcement(**json.loads(self._latest.read_text()))
-        except (OSError, ValueError):  # on a shared file system it may appear bit by bit
+        except (OSError, TypeError, ValueError):  # on a shared file system it may appear bit by bit
             return None
 
     def finish(self, number: int) -> None:

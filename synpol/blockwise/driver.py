@@ -23,7 +23,7 @@ from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.process import BlockRunner
 from synpol.blockwise.progress import Progress, Status
-from synpol.blockwise.schedulers import scheduler_of
+from synpol.blockwise.schedulers import check_place, scheduler_of
 from synpol.blockwise.stage import AnyStage
 from synpol.blockwise.times import summary_of, times_folder
 from synpol.blockwise.worker import REFUSED
@@ -98,7 +98,8 @@ class Driver:
     Raises
     ------
     InputError
-        Another driver works in this folder, or no scheduler has the name that `settings` say.
+        Another driver works in this folder, no scheduler has the name that `settings` say, or the
+        jobs of a scheduler cannot work in this folder.
     RuntimeError
         Workers of an earlier driver do not end.
     """
@@ -116,6 +117,7 @@ class Driver:
         self.work_dir, self.num_workers = work_dir, int(num_workers)
         self.settings, self.gpus = settings, gpus
         self.scheduler = scheduler_of(settings)
+        check_place(settings, work_dir)
         self.lock = DriverLock(work_dir, what)
         try:
             wait_for_orphans(work_dir)
@@ -267,7 +269,7 @@ def wait_for_orphans(work_dir: Path) -> None:
     RuntimeError
         A worker is left after `PATIENCE` seconds.
     """
-    with open(work_dir / "workers.lock", "a") as file:
+    with open(work_dir / "workers.lock", "a+") as file:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

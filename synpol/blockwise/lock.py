@@ -184,6 +184,6 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         holder = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}

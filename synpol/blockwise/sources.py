@@ -61,7 +61,9 @@ class SourceStamps:
         """Return the paths of the images that were rewritten since their stamps were kept."""
         try:
             before = json.loads(self.path.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
+            return []
+        if not isinstance(before, dict):  # damaged
             return []
         return [name for name, stamp in self.now.items() if before.get(name, stamp) != stamp]
 

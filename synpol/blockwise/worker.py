@@ -57,7 +57,8 @@ def main() -> None:
 @contextlib.contextmanager
 def _holding_workers_lock(work_dir: Path) -> Iterator[None]:
     """Hold a shared lock, by which the next driver sees that a worker of the last one is left."""
-    with open(work_dir / "workers.lock", "a") as file:
+    # NFSv4 gives a shared lock only on a file that is open for reading
+    with open(work_dir / "workers.lock", "a+") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 

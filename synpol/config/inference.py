@@ -26,6 +26,12 @@ Extent = Positive | PositiveFloat
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?([MGT])i?B", re.IGNORECASE)
 
 
+#: characters that end a line or that terminals and shells obey; a tab is none
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+#: characters that a shell obeys within quotation marks
+_CODE = re.compile(r"[$`\"'\\]")
+
+
 class Roi(Section):
     """Part of a volume, in nm, or in the unit that the metadata of its image name."""
 
@@ -203,6 +209,7 @@ class Workers(Section):
         for name in self.options:
             if not re.fullmatch(r"[A-Za-z][\w-]*", name):
                 raise ValueError(f"options: {name!r} is no option's name; without dashes, please")
+        self._check_characters()
         if self.executor == "local":
             unread = ("gpus", "memory", "queue", "account", "options", "host")
             given = [name for name in unread if getattr(self, name)]
@@ -212,6 +219,24 @@ class Workers(Section):
                     "executor: slurm (or another cluster's), or leave it out"
                 )
         return self
+
+    def _check_characters(self) -> None:
+        """Refuse names that a job's script would take for commands; shell goes into `setup`."""
+        names: dict[str, object] = {key: getattr(self, key) for key in ("queue", "account", "host")}
+        names |= {f"options.{key}": value for key, value in self.options.items()}
+        for key, value in names.items():
+            if isinstance(value, str) and (_CONTROL.search(value) or "\t" in value):
+                raise ValueError(f"{key} is {value!r:.80}; one line of text is expected")
+            if isinstance(value, str) and ("'" in value or '"' in value):
+                raise ValueError(f"{key} is {value!r:.80}; a text without quotes is expected")
+            if key in ("queue", "account", "host") and _CODE.search(str(value or "")):
+                raise ValueError(f"{key} is {value!r:.80}; a name without $, ` and \\ is expected")
+        for line in self.setup:
+            if _CONTROL.search(line):
+                raise ValueError(
+                    f"setup holds {line!r:.80}; one line of shell is expected: write each line as "
+                    "an item of its own"
+                )
 
     @property
     def memory_bytes(self) -> int | None:

@@ -16,8 +16,13 @@ import yaml
 from synpol.config.recipe import Config
 from synpol.config.section import Section
 from synpol.config.source import TAGS, ImageSource
+from synpol.config.text import DEPTH, LENGTH, parse_yaml, shortened
 from synpol.errors import InputError, nearest
 
+#: characters of a ``section.key=value`` that messages show
+_SHOWN = 200
+#: wrong values that a message lists
+_LISTED = 20
 #: a path that begins in a home folder, alone or after a scheme
 _HOME = re.compile(r"(\w+://)?(~(?:[\w.-]*/.*)?)", re.DOTALL)
 
@@ -40,12 +45,12 @@ def load_config(sources: Sequence[str]) -> Config:
     for source in sources:
         if "=" in source and not os.path.exists(source):  # Path.exists raises on long names
             key, _, text = source.partition("=")
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise InputError(f"{source}: the value is not YAML: {error}") from None
-            layer: Any = value
-            for part in reversed(key.split(".")):
+            source = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+            parts = key.split(".")
+            if len(parts) > DEPTH:
+                raise InputError(f"{source}: no key has {len(parts)} parts")
+            layer: Any = parse_yaml(text, f"{source}: the value is not YAML of a config")
+            for part in reversed(parts):
                 layer = {part: layer}
         else:
             layer = _read_yaml(source)
@@ -80,22 +85,6 @@ def read_section[S: Section](kind: type[S], values: dict[str, Any], path: str) -
         raise InputError(_explain(error, {}, f"{path}.")) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand only once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: str) -> dict[str, Any]:
     file = Path(path)
     if not os.path.isfile(path):
@@ -104,12 +93,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise InputError(
             f"there is no config file {path}{nearest(path, known)}"
             if path.endswith((".yaml", ".yml"))
-            else f"{path!r} is neither a YAML file nor section.key=value"
+            else f"{shortened(path)} is neither a YAML file nor section.key=value"
         )
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {error}") from None
+        with open(path, encoding="utf-8") as content:
+            text = content.read(LENGTH + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from None
+    found = parse_yaml(text, f"{path} is not YAML of a config")
     if not isinstance(found, dict):
         raise InputError(f"{path} does not hold `key: value` lines")
     return found
@@ -146,7 +137,8 @@ def _without_tilde(text: str, path: str, source: str) -> str:
     scheme, place = found[1] or "", os.path.expanduser(found[2])
     if place.startswith("~"):
         raise InputError(
-            f"{source}: {path} is {text!r}, but no home folder {place.partition('/')[0]} is known "
+            f"{source}: {path} is {shortened(text)}, but no home folder "
+            f"{place.partition('/')[0]:.80} is known "
             "here; write the path out"
         )
     return scheme + place
@@ -165,6 +157,7 @@ def _check_keys(
     for key, value in values.items():
         path = f"{prefix}{key}"
         if key not in model.model_fields:
+            path = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
             known = {f"{prefix}{name}" for name in model.model_fields}
             elsewhere = [p for p, *_ in describe(Config) if p.rsplit(".", 1)[-1] == str(key)]
             hint = f"; did you mean {elsewhere[0]!r}?" if elsewhere else nearest(path, known)
@@ -184,16 +177,18 @@ def _where(path: str, origin: dict[str, str]) -> str:
 
 
 def _explain(error: pydantic.ValidationError, origin: dict[str, str], prefix: str = "") -> str:
-    lines = []
-    for one in error.errors():
+    lines, found = [], error.errors()
+    for one in found[:_LISTED]:
         path = (prefix + ".".join(str(p) for p in one["loc"] if p not in TAGS)).rstrip(".")
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "missing":
             message = "this key is required"
         elif path and one["type"] != "value_error":
-            message = f"{message} (it is {one['input']!r})"
+            message = f"{message} (it is {shortened(one['input'])})"
         where = _where(path, origin) if path else ", ".join(dict.fromkeys(origin.values()))
         lines.append(f"{where}: {path + ': ' if path else ''}{message}")
+    if len(found) > _LISTED:
+        lines.append(f"... and {len(found) - _LISTED} more wrong values")
     return "\n".join(lines)
 
 

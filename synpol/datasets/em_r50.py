@@ -8,11 +8,10 @@ it say, and refuses anything else with a message that lists what it found.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.config import EmR50, ImportVolume
+from synpol.datasets.archive import unpack
 from synpol.datasets.import_volume import describe_volume, import_volume
 from synpol.errors import InputError
-from synpol.files import is_url, whole_file, whole_folder
+from synpol.files import is_url, sha256_of, write_text
 from synpol.formats import open_stack
 from synpol.images.image import Image
 from synpol.polarity import check_polarity_labels
@@ -141,49 +141,17 @@ def record_digest(archive: Path) -> str:
     InputError
         The digest that lies beside the file is of other content.
     """
-    with open(archive, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(archive)
     kept = archive.with_name(f"{archive.name}.sha256")
-    if kept.exists() and kept.read_text().split()[0] != digest:
+    before = kept.read_text(errors="replace").partition(" ")[0] if kept.exists() else ""
+    if re.fullmatch("[0-9a-f]{64}", before) and before != digest:
         raise InputError(
-            f"{archive} has changed: its SHA-256 is {digest}, {kept} says "
-            f"{kept.read_text().split()[0]}; remove both to download it again"
+            f"{archive} has changed: its SHA-256 is {digest}, {kept} says {before}; remove "
+            "both to download it again"
         )
     if os.access(archive.parent, os.W_OK):
-        with whole_file(kept) as temporary:
-            temporary.write_text(f"{digest}  {archive.name}\n")
+        write_text(kept, f"{digest}  {archive.name}\n")
     return digest
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a ZIP file into a folder, whole or not at all; a folder that exists is left alone.
-
-    Raises
-    ------
-    InputError
-        The file is not a ZIP file, is damaged, or holds a path that leaves the folder.
-    """
-    if folder.exists():
-        return
-    try:
-        with zipfile.ZipFile(archive) as content, whole_folder(folder) as temporary:
-            root = temporary.resolve()
-            for member in content.infolist():
-                target = (root / member.filename).resolve()
-                is_link = member.external_attr >> 28 == 0o12
-                if not target.is_relative_to(root) or is_link or "\\" in member.filename:
-                    raise InputError(
-                        f"{archive} holds {member.filename!r}, which would be written outside its "
-                        "folder; this is not the data set"
-                    )
-            bad = content.testzip()
-            if bad is not None:
-                raise InputError(f"{archive} is damaged at {bad}; remove it to download it again")
-            content.extractall(temporary)
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{archive} is no readable ZIP file ({error}); remove it to download it again"
-        ) from None
 
 
 def find_volume(unpacked: Path, volume: str, image: str, labels: str) -> dict[str, Path]:

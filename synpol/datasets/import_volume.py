@@ -116,6 +116,7 @@ def import_volume(volume: ImportVolume) -> Image:
         claim = claim_image(volume.output, plan.digest)
         if claim.found is not None and claim.answer is Answer.FINISHED:
             return claim.found
+        stack.check_slab(min(CHUNK[0], plan.last - plan.first))
         image = claim.image_to_write(lambda replace: _created(volume, plan, replace))
         _write(image, volume, stack, plan)
     complete(image)

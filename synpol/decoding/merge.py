@@ -251,8 +251,13 @@ def _merge_stage(
     jobs = sorted(Path(work_dir).glob("decode-*/job.json"))
     if not jobs:
         raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
-    about = json.loads(jobs[0].read_text())
-    grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).tree()
+    try:
+        about = json.loads(jobs[0].read_text())
+        grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).tree()
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{jobs[0]} is damaged ({error!r:.100}); decode again, which makes it anew"
+        ) from None
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}; one of {', '.join(KINDS)} is expected")
     if not 1 <= level < len(grids):

@@ -13,6 +13,8 @@ without chunks).
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -101,10 +103,26 @@ class Stack(ABC):
         Raises
         ------
         InputError
-            The file is damaged.
+            The file is damaged, or a slab is larger than memory.
         """
+        self.check_slab(end - begin)
         with reading(self.source, self.name):
             return self.slab(begin, end)
+
+    def check_slab(self, count: int) -> None:
+        """Refuse sections that take more memory than this machine has left.
+
+        Parameters
+        ----------
+        count : int
+            Sections that are to be in memory at once.
+
+        Raises
+        ------
+        InputError
+        """
+        *lead, _, height, width = self.shape
+        check_memory(self.source, math.prod((*lead, count, height, width)) * self.dtype.itemsize)
 
     def close(self) -> None:
         """Close files; nothing is read afterwards."""
@@ -246,6 +264,39 @@ def open_stack(source: str, key: str | None, choice: Choice | None = None) -> St
         stack.close()
         raise
     return stack
+
+
+def check_memory(what: object, needed: int) -> None:
+    """Refuse a read that takes more memory than this machine has left, before it is asked for.
+
+    A damaged header claims any size, and the system gives out more memory than there is until it
+    ends the process that uses it.
+
+    Parameters
+    ----------
+    what : path or str
+        File that is read.
+    needed : int
+        Bytes in memory at once.
+    """
+    free = _free_memory()
+    if needed > free:
+        raise InputError(
+            f"{what} says that its sections are so large that {needed / 2**30:.1f} GiB have to be "
+            f"in memory at once, and {free / 2**30:.1f} GiB are free; if they are not that large, "
+            "the file is damaged: copy it again"
+        )
+
+
+def _free_memory() -> int:
+    """Return the bytes of memory that this machine can still give."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

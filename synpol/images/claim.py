@@ -7,6 +7,8 @@ from something else, and refuses to touch what others wrote. All jobs ask here.
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,9 @@ from synpol.files import is_url, join
 from synpol.images.image import Image, open_image
 from synpol.images.metadata import HASH
 from synpol.images.nodes import opened_array, opened_group
-from synpol.images.ome import multiscale_of
+from synpol.images.ome import multiscale_of, ome_metadata
+
+_log = logging.getLogger(__name__)
 
 #: attribute of an array that synpol writes: whether it is finished
 COMPLETE = "synpol_complete"
@@ -69,6 +73,7 @@ class Claim:
             Open to be written.
         """
         if self.found is not None and self.answer is not Answer.ANEW:
+            mend_group(self.found)
             return open_image(self.found.path, mode="r+")
         for path in forget:
             if path.is_dir():
@@ -164,6 +169,8 @@ def replaceable_image(
 
     Parameters and errors are those of `claim_image`.
     """
+    if is_damaged(path):
+        return None
     found = _replaceable_array(join(path, "s0"), advice, replace_empty)
     if found is None and _is_occupied(path) and not half_made(path):
         raise _foreign(path, advice)
@@ -174,6 +181,8 @@ def _replaceable_array(path: str, advice: str, replace_empty: bool) -> Image | N
     try:
         found = open_image(path, inside=False)
     except InputError:
+        if not is_url(path) and has_damaged_metadata(Path(path)):
+            return None
         nodes = opened_array(path), opened_group(path, 3), opened_group(path, 2)
         if any(node is not None for node in nodes):
             raise _foreign(path, advice) from None
@@ -209,13 +218,75 @@ def half_made(path: str) -> bool:
             return False
         if multiscale is None or multiscale.paths[0] != "s0":
             return False
-        left = dict(group.members())
+        try:
+            left = dict(group.members())
+        except Exception:  # whatever zarr makes of metadata that are none
+            return False
         return "s0" not in left and all(is_ours(node) for node in left.values())
     if is_url(path) or not Path(path).is_dir():
         return False
     found = [opened_array(join(path, p.name)) for p in Path(path).iterdir() if p.is_dir()]
     arrays = [array for array in found if array is not None]
     return bool(arrays) and all(is_ours(array) for array in arrays)
+
+
+def is_damaged(path: str) -> bool:
+    """Whether a local image has a full resolution whose metadata nobody can read."""
+    return not is_url(path) and has_damaged_metadata(Path(path, "s0"))
+
+
+def has_damaged_metadata(place: Path) -> bool:
+    """Whether nobody can read the metadata of a local array or group.
+
+    Metadata that are whole, and that only this machine cannot read, are not damaged: an array of
+    others may have codecs that are not installed here.
+    """
+    try:
+        about = json.loads((place / "zarr.json").read_bytes())
+    except OSError:  # it is not there, or cannot be read now
+        return False
+    except (ValueError, RecursionError):
+        return True
+    if not isinstance(about, dict) or about.get("node_type") not in ("array", "group"):
+        return True
+    attributes = about.get("attributes")
+    if not isinstance(attributes, dict) or HASH not in attributes:
+        return False
+    return opened_array(str(place)) is None and opened_group(place) is None
+
+
+def set_aside(place: Path) -> None:
+    """Move a damaged image, or damaged metadata, out of the way; nothing of it is removed.
+
+    Its metadata get another name, so that zarr does not stumble over them.
+    """
+    aside, number = place.with_name(f"{place.name}.damaged"), 1
+    while aside.exists():
+        number += 1
+        aside = place.with_name(f"{place.name}.damaged{number}")
+    place.rename(aside)
+    for metadata in [*aside.glob("zarr.json"), *aside.glob("*/zarr.json")]:
+        metadata.rename(f"{metadata}.damaged")
+    _log.warning("%s is damaged and made anew; what was there is now %s", place, aside)
+
+
+def mend_group(image: Image) -> None:
+    """Write the metadata of a local image's group anew, where they are damaged or gone."""
+    path, _, name = image.path.rpartition("/")
+    if is_url(image.path) or name != "s0" or not is_ours(image.array):
+        return
+    group = opened_group(path, 3)
+    try:
+        if group is not None and multiscale_of(group.attrs, path) is not None:
+            return
+    except InputError:
+        pass
+    metadata = Path(path, "zarr.json")
+    if metadata.exists():
+        set_aside(metadata)
+    shape, kind = image.array.shape, Path(path).name
+    about = ome_metadata(kind, len(shape) == 3, image.voxel_size, image.offset, image.unit)
+    zarr.open_group(path, mode="a", zarr_format=3, attributes={"ome": about})
 
 
 def check_complete(image: Image) -> None:

@@ -93,7 +93,10 @@ def _member(group: zarr.Group, name: str, what: str) -> zarr.Group | zarr.Array:
     except KeyError:
         raise InputError(f"{what} is missing") from None
     except Exception as error:  # whatever zarr makes of metadata that are none
-        raise InputError(f"{what} cannot be opened as Zarr: {_told(error)}") from error
+        raise InputError(
+            f"{what} cannot be opened as Zarr: {_told(error)}. Run the command again that makes "
+            "it, or copy it anew"
+        ) from error
 
 
 def _images_in(path: str, group: zarr.Group) -> list[str]:
@@ -161,7 +164,8 @@ def _local_format(path: str) -> Literal[2, 3] | None:
 
 def _unreadable(path: str, error: Exception) -> InputError:
     return InputError(
-        f"{path} cannot be opened as Zarr: {_told(error)}. Correct its metadata, or copy it anew"
+        f"{path} cannot be opened as Zarr: {_told(error)}. Correct its metadata, run the command "
+        "again that makes it, or copy it anew"
     )
 
 

@@ -21,7 +21,13 @@ from zarr.storage import LocalStore
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.claim import COMPLETE, half_made
+from synpol.images.claim import (
+    COMPLETE,
+    half_made,
+    has_damaged_metadata,
+    is_damaged,
+    set_aside,
+)
 from synpol.images.image import Image
 from synpol.images.metadata import UNPLACED
 from synpol.images.nodes import opened_group
@@ -101,7 +107,9 @@ def create_image(
     spatial = len(shape) == 3
     metadata: dict[str, Any] = {"ome": ome_metadata(name, spatial, voxel_size, offset, unit)}
     try:
-        zarr.open_group(str(container), mode="a", zarr_format=3)
+        if is_damaged(group_path):
+            set_aside(Path(group_path))
+        _open_container(container)
         replace = overwrite or half_made(group_path)
         if replace:
             _remove_arrays(group_path)
@@ -128,6 +136,13 @@ def create_image(
     except OSError as error:
         raise InputError(f"{group_path} cannot be written: {error}") from error
     return image if placed else dataclasses.replace(image, placed=False)
+
+
+def _open_container(container: str | os.PathLike[str]) -> None:
+    """Make a group to write images in, where there is none that can be opened."""
+    if not is_url(container) and has_damaged_metadata(Path(container)):
+        set_aside(Path(container, "zarr.json"))
+    zarr.open_group(str(container), mode="a", zarr_format=3)
 
 
 def _place(placed: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -87,14 +88,14 @@ def _free_gpu() -> int:
     It is held until this process ends. `CUDA_VISIBLE_DEVICES` decides which GPUs there are. If none
     is free, one is shared.
     """
-    folder = Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder = _own_folder(Path(tempfile.gettempdir()) / f"synpol-gpus-{os.getuid()}")
     if _taken:
         return next(iter(_taken))
     count = torch.cuda.device_count()
     for index in range(count):
         name = str(torch.cuda.get_device_properties(index).uuid)
-        file = open(folder / name, "a")  # noqa: SIM115 held on purpose
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        file = open(os.open(folder / name, flags, 0o600), "a+")  # noqa: SIM115 held on purpose
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -105,6 +106,27 @@ def _free_gpu() -> int:
     shared = os.getpid() % count
     logging.getLogger(__name__).warning("no GPU is free; cuda:%d is shared", shared)
     return shared
+
+
+def _own_folder(folder: Path) -> Path:
+    """Make a folder that only this user can enter, in a folder where everybody writes.
+
+    Raises
+    ------
+    InputError
+        Somebody else has made something of this name.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(
+            f"{folder} belongs to somebody else, or is no folder; it is where processes share out "
+            "the GPUs: remove it, or say another folder for temporary files (TMPDIR=FOLDER)"
+        )
+    if found.st_mode & 0o077:  # made by an older version
+        folder.chmod(0o700)
+    return folder
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from synpol.config import Config, Model
 from synpol.errors import InputError
 from synpol.images.appearance import Appearance, learned_from
 from synpol.model import RSUNet, build_model
+from synpol.model.content import check_weights, digest_of_content, read_content
 
 
 def best_checkpoint(run_dir: str) -> Path:
@@ -34,14 +33,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     InputError
         The file is missing, damaged, or not a checkpoint of synpol.
     """
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}; train first, or name another one")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} is not a readable checkpoint ({error}); remove it") from None
-    if not isinstance(state, dict) or "model" not in state or "config" not in state:
+    state = read_content(path)
+    config, iteration = state.get("config"), state.get("iteration")
+    if not isinstance(config, dict) or not isinstance(iteration, int) or "model" not in state:
         raise InputError(f"{path} is not a checkpoint that synpol wrote")
+    for section in ("model", "data", "train"):
+        if not isinstance(config.get(section), dict):
+            raise InputError(
+                f"{path} is not a checkpoint that synpol wrote: its config has no {section}"
+            )
     return state
 
 
@@ -56,7 +56,9 @@ class Trained:
     path : str
         Path of the checkpoint.
     digest : str
-        SHA-256 of the checkpoint, which tells whether a prediction is up to date.
+        SHA-256 of the weights, which tells whether a prediction is up to date.
+    file_digest : str
+        SHA-256 of the checkpoint's file, which older predictions were told by.
     iteration : int
         Number of iterations that the network was trained for.
     learned_from : tuple of Appearance
@@ -66,6 +68,7 @@ class Trained:
     model: RSUNet
     path: str
     digest: str
+    file_digest: str
     iteration: int
     learned_from: tuple[Appearance, ...]
 
@@ -124,7 +127,7 @@ def load_trained(
     mine = {"exclusive": exclusive} | {
         f"model.{key}": value for key, value in model.model_dump(mode="json").items()
     }
-    stored = {"exclusive": theirs["exclusive"]} | {
+    stored = {"exclusive": theirs.get("exclusive")} | {
         f"model.{key}": value for key, value in theirs["model"].items()
     }
     for key, value in mine.items():
@@ -134,14 +137,20 @@ def load_trained(
                 f"the config has {value}; use the config it was trained with, or another checkpoint"
             )
     declared = None if intensity_range is None else list(intensity_range)
-    if theirs["data"]["intensity_range"] != declared:
+    trained_with = theirs["data"].get("intensity_range")
+    if trained_with != declared:
         raise InputError(
-            f"{path} was trained with data.intensity_range = {theirs['data']['intensity_range']}, "
+            f"{path} was trained with data.intensity_range = {trained_with}, "
             f"the config has {declared}; the network would see other intensities. Keep this key as "
             "it was, and say predict.intensity_range for an image with others"
         )
     network = build_model(model)
-    network.load_state_dict(state["ema"] if state.get("ema") else state["model"])
+    name = "ema" if state.get("ema") else "model"
+    weights = state[name]
+    check_weights(path, name, weights, network.state_dict())
+    network.load_state_dict(weights)
     network.eval()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Trained(network, str(path), digest, state["iteration"], learned_from(state))
+    with open(path, "rb") as file:
+        file_digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = f"weights-{digest_of_content(weights)}"
+    return Trained(network, str(path), digest, file_digest, state["iteration"], learned_from(state))

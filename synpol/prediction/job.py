@@ -22,6 +22,8 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
 from synpol.images.labels import open_labels
+from synpol.images.metadata import HASH
+from synpol.images.nodes import opened_array
 from synpol.images.resampling import Resampling
 from synpol.images.writing import check_writable, create_image, inner_chunks
 from synpol.polarity import Channels
@@ -174,21 +176,19 @@ class PredictJob:
         blocks = BlockGrid.of(roi.shape, predict.block_shape)
         remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
-        resampled = {} if resampling is None else {"resampled": [a.ratio for a in resampling.axes]}
-        digest = hash_of(
-            {
-                "source": identity_of(source),
-                "mask": None if mask is None else _mask_identity(mask),
-                "checkpoint": network.digest,
-                "predict": predict.model_dump(mode="json", include=options),
-                "window": config.window,
-                "block": blocks.block,
-                "dtype": _dtype_name(network, config.device, remote_gpu),
-                "intensity": [intensity.scale, intensity.shift],
-                "code": PredictStage.version,
-            }
-            | resampled
-        )
+        about = {
+            "source": identity_of(source),
+            "mask": None if mask is None else _mask_identity(mask),
+            "checkpoint": network.digest,
+            "predict": predict.model_dump(mode="json", include=options),
+            "window": config.window,
+            "block": blocks.block,
+            "dtype": _dtype_name(network, config.device, remote_gpu),
+            "intensity": [intensity.scale, intensity.shift],
+            "code": PredictStage.version,
+        }
+        if resampling is not None:
+            about["resampled"] = [a.ratio for a in resampling.axes]
         return cls(
             source=source,
             mask=mask,
@@ -209,7 +209,7 @@ class PredictJob:
             settings=settings,
             num_workers=num_workers or settings.num_predict_workers,
             gpus=settings.gpus if remote_gpu else 0,
-            digest=digest,
+            digest=_digest(str(output), about, trained.file_digest),
             work=work_folder(output, settings.work_dir),
         )
 
@@ -338,6 +338,17 @@ class PredictJob:
             larger = BlockGrid(self.roi.shape, index_of(block))
             if self.windows_in(larger) / once - 1 <= extra / 2:
                 return f"{text}; blocks of {tuple(block)} would halve that (predict.block_shape)"
+
+
+def _digest(output: str, about: dict[str, Any], file_digest: str) -> str:
+    """Return the hash of everything on which a prediction depends.
+
+    Older predictions were told by the file of the checkpoint. One of those that lies in the output
+    keeps its hash, so that it is not made again.
+    """
+    older = hash_of(about | {"checkpoint": file_digest})
+    found = opened_array(join(output, "polarity", "s0"))
+    return older if found is not None and found.attrs.get(HASH) == older else hash_of(about)
 
 
 def _opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None:

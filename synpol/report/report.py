@@ -13,15 +13,15 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from synpol.config import Config
 from synpol.errors import InputError
-from synpol.files import join, whole_file
+from synpol.files import join, write_text
 from synpol.images.image import Image, open_image, shifted
 from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
+from synpol.synapses.reading import read_table
 from synpol.synapses.table import confidence
 from synpol.training.log import read_log
 
@@ -40,7 +40,20 @@ def write_report(
     missed: Mapping[int, int] | None = None,
     link_of: Callable[[Sequence[float]], str] | None = None,
 ) -> None:
-    """Write the report of a result.
+    """Write the report of a result to an HTML file, whole or not at all; see `report_page`."""
+    page = report_page(config, output, scores, correct, missed, link_of)
+    write_text(path, page)
+
+
+def report_page(
+    config: Config,
+    output: str,
+    scores: Mapping[str, Any],
+    correct: Mapping[int, bool] | None = None,
+    missed: Mapping[int, int] | None = None,
+    link_of: Callable[[Sequence[float]], str] | None = None,
+) -> str:
+    """Make the report of a result, which is one HTML page.
 
     Parameters
     ----------
@@ -50,8 +63,6 @@ def write_report(
         Container with ``polarity`` and ``instances``.
     scores : mapping
         Content of ``scores.json``.
-    path : Path
-        HTML file to write.
     correct : mapping of int to bool, optional
         Whether each predicted synapse is right at IoU 0.5, by its number; synapses that were not
         scored are absent.
@@ -74,10 +85,10 @@ def write_report(
         str(Path(other).parent): _compared(other, names[0]) for other in config.evaluate.compare
     }
     path_of_table = Path(join(output, "synapses.parquet"))
-    table = pq.read_table(path_of_table) if path_of_table.is_file() else None
+    table = read_table(path_of_table) if path_of_table.is_file() else None
     pictures = _gallery(config, output, table, correct or {}, missed or {}, link_of)
     log = list(read_log(Path(config.run_dir) / "log.csv"))
-    page = template.render(
+    return template.render(
         title=output,
         run_dir=config.run_dir,
         written=time.strftime("%Y-%m-%d %H:%M"),
@@ -105,8 +116,6 @@ def write_report(
             "min_size": config.evaluate.min_size,
         },
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(page)
 
 
 def _score_figures(table: pa.Table, correct: Mapping[int, bool], truth: int) -> list[str]:
@@ -179,8 +188,9 @@ def _timings(path: Path) -> list[tuple[str, str]]:
     """Read the commands of ``timings.csv`` and their seconds."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return [(" ".join(row[:-1]), row[-1]) for row in csv.reader(file) if len(row) > 1]
+    with open(path, newline="", errors="replace") as file:
+        rows = csv.reader(line.replace("\0", "") for line in file)
+        return [(" ".join(row[:-1]), row[-1]) for row in rows if len(row) > 1]
 
 
 def _sections(config: Config, output: str, sides: bool) -> list[dict[str, str]]:

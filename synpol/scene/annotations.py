@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from synpol.errors import InputError
 from synpol.files import whole_folder
 from synpol.scene.spatial_index import SpatialLevel, spatial_levels
-from synpol.synapses.exports import ROWS, TABLE_HASH, digest_of, open_table
+from synpol.synapses.exports import TABLE_HASH, digest_of
+from synpol.synapses.reading import open_table, parts_of, read_table
 from synpol.synapses.table import confidence
 
 #: version of the content, to be raised when a change of code changes it
@@ -93,11 +92,9 @@ def write_annotations(
     The function needs about 500 bytes of memory for each synapse.
     """
     digest = _digest(table, partners, low, high)
-    info_path = folder / "info"
-    if info_path.is_file():
-        written = json.loads(info_path.read_text())
-        if written.get("synpol_hash") == digest:
-            return int(written["synpol_count"])
+    count = _count_written(folder / "info", digest)
+    if count is not None:
+        return count
     ids, records = _lines(table)
     corners = np.array([low[::-1], high[::-1]], float)
     info: dict[str, Any] = {
@@ -135,11 +132,20 @@ def write_annotations(
     return len(ids)
 
 
+def _count_written(info: Path, digest: str) -> int | None:
+    """Return the number of lines of annotations that are there already; None: make them anew."""
+    try:
+        written = json.loads(info.read_text())
+        return int(written["synpol_count"]) if written["synpol_hash"] == digest else None
+    except (OSError, ValueError, TypeError, KeyError):  # damaged, or none of ours
+        return None
+
+
 def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
     """Return the 2nd and 98th percentile of the scores of a table, as limits for colours."""
     file = open_table(table)
     names = [n for n in file.schema_arrow.names if n in ("pre_score", "post_score", "union_score")]
-    score = confidence(file.read(names))
+    score = confidence(read_table(table, names))
     if not len(score):
         return 0.0, 1.0
     low, high = np.quantile(score, [0.02, 0.98])
@@ -166,24 +172,19 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     names = [f"{p}_{a}" for p in parts for a in "xyz"]
     names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
     names += ["synapse_id", "contact_area", "pre_voxels", "post_voxels"]
-    absent = [name for name in names if name not in file.schema_arrow.names]
-    if absent:
-        raise InputError(f"{table} has no column {absent[0]}, which a synapse table has")
-    ids = np.zeros(file.metadata.num_rows, np.uint64)
-    records, begin = np.zeros(len(ids), _RECORD), 0
-    for batch in file.iter_batches(ROWS, columns=names):
-        rows = pa.Table.from_batches([batch])
-        here = slice(begin, begin + rows.num_rows)
+    ids, records = [np.zeros(0, np.uint64)], [np.zeros(0, _RECORD)]
+    for rows in parts_of(table, names):
+        lines = np.zeros(rows.num_rows, _RECORD)
         ends = [np.stack([rows[f"{p}_{a}"].to_numpy() for a in "xyz"], axis=1) for p in parts]
         first, last = ends[0], ends[-1]  # NaN for a missing side
-        records["line"][here, :3] = np.where(np.isnan(first), last, first)
-        records["line"][here, 3:] = np.where(np.isnan(last), first, last)
-        records["score"][here] = confidence(rows)
+        lines["line"][:, :3] = np.where(np.isnan(first), last, first)
+        lines["line"][:, 3:] = np.where(np.isnan(last), first, last)
+        lines["score"] = confidence(rows)
         for name in ("contact_area", "pre_voxels", "post_voxels"):
-            records[name][here] = rows[name].to_numpy()
-        ids[here] = rows["synapse_id"].to_numpy()
-        begin = here.stop
-    return ids, records
+            lines[name] = rows[name].to_numpy()
+        ids.append(rows["synapse_id"].to_numpy())
+        records.append(lines)
+    return np.concatenate(ids), np.concatenate(records)
 
 
 def _related(
@@ -193,7 +194,7 @@ def _related(
     if partners is None:
         return {}
     metadata = open_table(partners).schema_arrow.metadata or {}
-    rows = pq.read_table(partners, columns=["synapse_id", "pre_id", "post_id"])
+    rows = read_table(partners, ["synapse_id", "pre_id", "post_id"])
     if metadata.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run "

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import logging
 import math
+import os
 import secrets
+import tempfile
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,22 @@ from synpol.errors import InputError
 
 #: cookie of a browser that has opened the scene; only such a browser may follow links into it
 COOKIE = "synpol_scene"
+#: bytes of a request by somebody who does not know the secret of the scene
+BODY = 2**16
+#: page that leads a browser to the scene, and keeps the way there for links from a report. A cookie
+#: goes to every port of this machine, so to servers of other users too; what a page keeps does not.
+_OPENING = """<!doctype html><title>neuroglancer scene</title><script>
+const way = "{way}";
+localStorage.setItem("synpol_scene", way);
+location.replace(way);
+</script><noscript><a href="{way}">Open the scene</a></noscript>
+"""
+_FOLLOWING = """<!doctype html><title>neuroglancer scene</title><script>
+const way = localStorage.getItem("synpol_scene");
+if (way) location.replace(way);
+else document.write("Open the scene in this browser first.");
+</script>
+"""
 
 
 @contextlib.contextmanager
@@ -73,14 +94,67 @@ def scene_server(
             (rf"/data/{token}/{name}/(.*)", _Files, {"path": str(folder.resolve())})
             for name, folder in folders.items()
         ]
-        handlers.append((rf"/open/{token}", _Open, {"viewer": viewer}))
-        handlers.append((r"/at", _GoTo, {"viewer": viewer}))
-        neuroglancer.server.global_server.app.add_handlers(".*", handlers)
+        way = urllib.parse.urlsplit(viewer.get_viewer_url()).path
+        page = {"viewer": viewer, "cookie": secrets.token_hex(16), "way": way}
+        handlers.append((rf"/open/{token}", _Open, page))
+        handlers.append((r"/at", _GoTo, page))
+        app = neuroglancer.server.global_server.app
+        app.add_handlers(".*", handlers)
         address = neuroglancer.server.get_server_url()
         viewer.set_state(state_of({name: f"{address}/data/{token}/{name}/" for name in folders}))
-        yield viewer, f"{address}/open/{token}"
+        with _guarded(app, token):
+            yield viewer, f"{address}/open/{token}"
     finally:
         neuroglancer.server.stop()
+
+
+@contextlib.contextmanager
+def _guarded(app: tornado.web.Application, token: str) -> Iterator[None]:
+    """Hold no large requests of strangers, and keep the secret out of logs."""
+    find_handler = app.find_handler
+
+    def find(request: Any, **more: Any) -> Any:
+        if token not in request.path.split("/"):
+            request.connection.set_max_body_size(BODY)
+        return find_handler(request, **more)
+
+    def without_secret(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(token, "..."), ()
+        return True
+
+    app.find_handler = find  # type: ignore[method-assign]
+    loggers = [
+        logging.getLogger(f"tornado.{name}") for name in ("access", "application", "general")
+    ]
+    for logger in loggers:
+        logger.addFilter(without_secret)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(without_secret)
+
+
+@contextlib.contextmanager
+def private_page(address: str) -> Iterator[Path]:
+    """Write a page that leads to an address, and that only this user can read.
+
+    Other users of this machine see the arguments of a browser, which name this file instead of the
+    address.
+
+    Yields
+    ------
+    Path
+        The page; it is removed at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix="synpol-scene-") as folder:  # mode 0700
+        page = Path(folder) / "scene.html"
+        with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(
+                '<!doctype html><meta charset="utf-8"><title>scene</title>'
+                f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n'
+            )
+        yield page
 
 
 class _Files(CorsStaticFileHandler):
@@ -92,23 +166,34 @@ class _Files(CorsStaticFileHandler):
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "no-store")
 
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        try:
+            return super().validate_absolute_path(root, absolute_path)
+        except (OSError, ValueError):  # a name that no file can have
+            raise tornado.web.HTTPError(404) from None
+
 
 class _Open(tornado.web.RequestHandler):
     """Open the scene, and give the browser the cookie for links from a report."""
 
-    def initialize(self, viewer: neuroglancer.Viewer) -> None:
-        self.viewer = viewer
+    def initialize(self, viewer: neuroglancer.Viewer, cookie: str, way: str) -> None:
+        self.viewer, self.cookie, self.way = viewer, cookie, way
+
+    def set_default_headers(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Referrer-Policy", "no-referrer")
 
     def get(self) -> None:
-        self.set_cookie(COOKIE, self.viewer.token, httponly=True, samesite="Lax")
-        self.redirect(self.viewer.get_viewer_url())
+        self.set_cookie(COOKIE, self.cookie, httponly=True, samesite="Lax", path="/at")
+        self.finish(_OPENING.format(way=self.way))
 
 
 class _GoTo(_Open):
     """Move the scene to the position of ``/at?z=..&y=..&x=..`` (nm)."""
 
     def get(self) -> None:
-        if not secrets.compare_digest(self.get_cookie(COOKIE, ""), self.viewer.token):
+        given = self.get_cookie(COOKIE, "") or ""
+        if not secrets.compare_digest(given.encode(errors="replace"), self.cookie.encode()):
             raise tornado.web.HTTPError(403, "open the scene in this browser first")
         try:
             position = [float(self.get_query_argument(axis)) for axis in "xyz"]
@@ -119,7 +204,7 @@ class _GoTo(_Open):
         with self.viewer.txn() as state:
             nm = [1e9 * scale for scale in state.dimensions.scales]
             state.position = [p / n for p, n in zip(position, nm, strict=True)]
-        self.redirect(self.viewer.get_viewer_url())
+        self.finish(_FOLLOWING)
 
 
 def screenshot(

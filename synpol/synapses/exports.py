@@ -2,81 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from funlib.geometry import Roi
 
 from synpol.errors import InputError
-from synpol.files import whole_file, whole_folder
+from synpol.files import sha256_of, whole_file, whole_folder
 from synpol.images.image import Image
+from synpol.synapses import reading
+from synpol.synapses.reading import open_table, parts_of, schema_read
 from synpol.synapses.table import confidence
 
-if TYPE_CHECKING:
-    from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
-
 #: rows in memory at once
-ROWS = 50_000
+ROWS = reading.ROWS
 #: most rows in one file of a table that is split into several files
 PART_ROWS = 1_000_000
 _PART = re.compile(r"part-\d+\.parquet")
+#: columns from which the tables of other programs are made
+_OF_SIDES = [f"{side}_{name}" for side in ("pre", "post") for name in ("voxels", "score", *"zyx")]
 #: metadata key of tables derived from a synapse table: the hash of the synapse table
 TABLE_HASH = b"synpol_table"
-#: name of the node attribute that holds the position
-POSITION = "position"
-
-
-def open_table(table: str | os.PathLike[str]) -> pq.ParquetFile:
-    """Open the Parquet file of a synapse table.
-
-    Raises
-    ------
-    InputError
-        The file does not exist, or it is not a synapse table.
-    """
-    if not Path(table).is_file():
-        raise InputError(
-            f"there is no synapse table {table}; decode the volume first "
-            "(synpol.decode_blockwise with synapses=PATH, or pipelines/predict_blockwise.py of "
-            "synpol's repository)"
-        )
-    try:
-        file = pq.ParquetFile(table)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{table} is not a Parquet file: {error}") from None
-    if "synapse_id" not in file.schema_arrow.names:
-        raise InputError(f"{table} is not a synapse table: it has no column synapse_id")
-    return file
 
 
 def digest_of(path: str | os.PathLike[str]) -> bytes:
     """Return the hash of a file's content, for the metadata of tables derived from it."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().encode()
-
-
-def parts_of(table: str | os.PathLike[str]) -> Iterator[pa.Table]:
-    """Read the table in parts of at most `ROWS` rows; the errors are those of `open_table`."""
-    for batch in open_table(table).iter_batches(ROWS):
-        yield pa.Table.from_batches([batch])
+    return sha256_of(path).encode()
 
 
 def write_csv(table: str | os.PathLike[str], path: Path) -> int:
     """Write all columns as comma-separated values, and return the number of rows."""
-    count = 0
-    with (
-        whole_file(path) as temporary,
-        pyarrow.csv.CSVWriter(temporary, open_table(table).schema_arrow) as writer,
-    ):
-        for part in parts_of(table):
+    count, schema = 0, schema_read(table)
+    for field in schema:
+        if pa.types.is_nested(field.type):
+            raise InputError(
+                f"{table} has a column {field.name} of the type {field.type}, which a CSV file "
+                "cannot hold; leave the column out"
+            )
+    with whole_file(path) as temporary, pyarrow.csv.CSVWriter(temporary, schema) as writer:
+        for part in parts_of(table, rows=ROWS):
             writer.write_table(part)
             count += part.num_rows
     return count
@@ -106,16 +76,15 @@ def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_RO
     """
     import pyarrow.dataset as ds
 
-    file = open_table(table)
+    schema = schema_read(table)
     with whole_folder(folder) as temporary:
         if folder.exists() and any(not _PART.fullmatch(p.name) for p in folder.iterdir()):
             raise InputError(f"{folder} holds other files than parts of a table; give another name")
-        if file.metadata.num_rows == 0:  # the dataset would have no file and therefore no columns
-            pq.write_table(file.schema_arrow.empty_table(), temporary / "part-0.parquet")
+        parts = parts_of(table, rows=min(ROWS, rows))
         ds.write_dataset(
-            file.iter_batches(min(ROWS, rows)),
+            (batch for part in parts for batch in part.to_batches()),
             temporary,
-            schema=file.schema_arrow,
+            schema=schema,
             format="parquet",
             basename_template="part-{i}.parquet",
             max_rows_per_file=rows,
@@ -123,6 +92,8 @@ def write_parts(table: str | os.PathLike[str], folder: Path, rows: int = PART_RO
             preserve_order=True,
             existing_data_behavior="overwrite_or_ignore",
         )
+        if not any(temporary.iterdir()):  # without rows, there is no file and therefore no column
+            pq.write_table(schema.empty_table(), temporary / "part-0.parquet")
         names = sorted(temporary.iterdir(), key=lambda p: int(p.stem.removeprefix("part-")))
         for number, path in enumerate(names):  # readers sort the files by their names
             path.rename(temporary / f"part-{number:05}.parquet")
@@ -149,6 +120,10 @@ def cave_rows(part: pa.Table, instances: Image) -> pa.Table:
     part = _with_both_sides(part)
     resolution = np.array(instances.voxel_size_nm, float)
     ends = [_columns(part, [f"{side}_{a}" for a in "zyx"]) for side in ("pre", "post")]
+    if max(part["synapse_id"].to_pylist()[-1:], default=0) >= 2**63:  # they ascend
+        raise InputError(
+            "the table has a synapse_id of 2^63 or more, which CAVE's tables cannot hold"
+        )
     columns: dict[str, pa.Array] = {"id": part["synapse_id"].cast(pa.int64())}
     points = zip(("pre", "post", "ctr"), (*ends, (ends[0] + ends[1]) / 2), strict=True)
     for name, nm in points:
@@ -201,13 +176,14 @@ def write_parquet_form(
     int
         Number of synapses that were left out.
     """
-    schema = rows_of(open_table(table).schema_arrow.empty_table(), instances).schema
+    open_table(table, _OF_SIDES)
+    schema = rows_of(schema_read(table).empty_table(), instances).schema
     count = left_out = 0
     with (
         whole_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for part in parts_of(table):
+        for part in parts_of(table, rows=ROWS):
             rows = rows_of(part, instances)
             writer.write_table(rows)
             count += rows.num_rows
@@ -216,154 +192,16 @@ def write_parquet_form(
 
 
 def _with_both_sides(part: pa.Table) -> pa.Table:
-    return part.filter((_columns(part, ["pre_voxels", "post_voxels"]) > 0).all(axis=1))
+    part = part.filter((_columns(part, ["pre_voxels", "post_voxels"]) > 0).all(axis=1))
+    lacking = np.isnan(_columns(part, [f"{s}_{a}" for s in ("pre", "post") for a in "zyx"])).any(1)
+    if lacking.any():
+        number = part["synapse_id"][int(np.flatnonzero(lacking)[0])]
+        raise InputError(
+            f"synapse {number} of the table has voxels on both sides, and no place of one of them; "
+            "decode again, which makes the table anew"
+        )
+    return part
 
 
 def _columns(part: pa.Table, names: list[str]) -> np.ndarray:
     return np.stack([part[name].to_numpy() for name in names], axis=1).reshape(-1, len(names))
-
-
-def open_graph(
-    table: str | os.PathLike[str],
-    roi: Roi,
-    *,
-    sqlite: Path | None = None,
-    postgres: str | None = None,
-) -> SQLiteGraphDataBase | PgSQLGraphDatabase:
-    """Create an empty graph database of funlib.persistence with the columns of the table.
-
-    Parameters
-    ----------
-    table : path
-        Synapse table.
-    roi : Roi
-        Extent of the volume, nm.
-    sqlite : path, optional
-        File of an SQLite database to write; a graph of synpol in this file is replaced.
-    postgres : str, optional
-        Database of a PostgreSQL server, ``HOST/DATABASE`` or ``HOST:PORT/DATABASE``. User and
-        password come from the environment, as for PostgreSQL's own programs (``PGUSER``,
-        ``PGPASSWORD``, ``~/.pgpass``).
-
-    Raises
-    ------
-    InputError
-        The server does not answer or refuses, or the database holds something else.
-    """
-    from funlib.persistence.graphs import PgSQLGraphDatabase, SQLiteGraphDataBase
-    from funlib.persistence.types import Vec
-
-    kinds = {"bool": int, "int64": int, "uint64": int, "double": float}
-    fields = [f for f in pq.read_schema(table) if f.name not in ("synapse_id", *"zyx")]
-    attributes = {POSITION: Vec(float, 3)} | {f.name: kinds[str(f.type)] for f in fields}
-    description: dict[str, Any] = {
-        "position_attribute": POSITION,
-        "mode": "w",
-        "total_roi": roi,
-        "node_attrs": attributes,
-    }
-    if sqlite is not None:
-        sqlite.parent.mkdir(parents=True, exist_ok=True)
-        metadata = sqlite.parent / f"{sqlite.stem}-meta.json"  # a file of funlib.persistence
-        if sqlite.exists() or metadata.exists():
-            _refuse_foreign(SQLiteGraphDataBase, str(sqlite), {"db_file": sqlite})
-        return SQLiteGraphDataBase(sqlite, **description)
-    import psycopg2
-
-    address, slash, name = str(postgres).partition("/")
-    host, _, port = address.partition(":")
-    if not slash or not name.isidentifier() or (port and not port.isdigit()):
-        raise InputError(
-            f"{postgres!r} is no PostgreSQL database; HOST/DATABASE or HOST:PORT/DATABASE is "
-            "expected, the database a plain name"
-        )
-    connection: dict[str, Any] = {
-        "db_name": name,
-        "db_host": host,
-        "db_port": int(port) if port else None,
-        "db_user": os.environ.get("PGUSER"),
-    }
-    try:
-        _refuse_foreign(PgSQLGraphDatabase, str(postgres), connection)
-        return PgSQLGraphDatabase(**connection, **description)
-    except psycopg2.Error as error:
-        raise InputError(f"PostgreSQL at {address} refuses: {str(error).strip()}") from None
-
-
-def _refuse_foreign(kind: Any, name: str, connection: dict[str, Any]) -> None:
-    """Refuse a database that holds another graph, which writing would remove.
-
-    Raises
-    ------
-    InputError
-        The database holds something that is not a table of synapses.
-    """
-    try:
-        graph = kind(**connection, position_attribute=POSITION, mode="r")
-    except RuntimeError:  # funlib.persistence finds no graph in the database
-        if "db_file" in connection or _has_tables(connection):
-            raise InputError(
-                f"{name} exists and holds no synapses of synpol's; remove it or give another name"
-            ) from None
-        return
-    except (AssertionError, KeyError, ValueError):  # another kind of graph
-        attributes: Any = {}
-    else:
-        attributes = graph.node_attrs
-        graph.close() if hasattr(graph, "close") else graph.connection.close()
-    if "touches_border" not in attributes:
-        raise InputError(f"{name} holds another graph; give another database")
-
-
-def _has_tables(connection: dict[str, Any]) -> bool:
-    """Return whether a PostgreSQL database has tables that writing a graph would remove."""
-    import psycopg2
-
-    database = psycopg2.connect(
-        host=connection["db_host"],
-        database=connection["db_name"],
-        user=connection["db_user"],
-        port=connection["db_port"],
-    )
-    try:
-        with database.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM information_schema.tables "
-                "WHERE table_name IN ('nodes', 'edges', 'metadata')"
-            )
-            return bool(cursor.fetchone()[0])
-    finally:
-        database.close()
-
-
-def fill_graph(
-    table: str | os.PathLike[str], graph: SQLiteGraphDataBase | PgSQLGraphDatabase
-) -> int:
-    """Write the synapses of a table as nodes of a graph database.
-
-    Parameters
-    ----------
-    table : path
-        Synapse table.
-    graph : graph database
-        Database that `open_graph` created. A node gets the synapse's id, its centroid (z, y, x in
-        nm) as the position, and the other columns as attributes.
-
-    Returns
-    -------
-    int
-        Number of nodes.
-    """
-    count = 0
-    with graph.bulk_write_mode():
-        for part in parts_of(table):
-            rows = part.to_pylist()
-            nodes = {}
-            for row in rows:
-                position = row.pop("z"), row.pop("y"), row.pop("x")
-                nodes[row.pop("synapse_id")] = {POSITION: position} | {
-                    k: int(v) if isinstance(v, bool) else v for k, v in row.items()
-                }
-            graph.bulk_write_nodes(nodes)
-            count += len(nodes)
-    return count

@@ -7,6 +7,7 @@ values from the arrays ``instances`` and ``polarity``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synpol.files import is_url, whole_file, whole_remote_file
+from synpol.files import digest_beside, is_url, whole_file, whole_remote_file
 from synpol.images.image import Image
 from synpol.polarity import Channels
 from synpol.synapses.statistics import Rows, Stats
@@ -230,6 +231,8 @@ def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) ->
 def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], sides: bool) -> int:
     """Write the table to a Parquet file, part by part; an interruption leaves no partial file.
 
+    Beside a local file its SHA-256 is kept; see `synpol.files.digest_beside`.
+
     Parameters
     ----------
     path : path or URL
@@ -244,9 +247,10 @@ def write_synapses(path: str | os.PathLike[str], parts: Iterable[pa.Table], side
     int
         Number of rows.
     """
-    count = 0
+    count, remote = 0, is_url(path)
     with (
-        whole_remote_file(str(path)) if is_url(path) else whole_file(path) as target,
+        contextlib.nullcontext() if remote else digest_beside(path),
+        whole_remote_file(str(path)) if remote else whole_file(path) as target,
         pq.ParquetWriter(target, schema_of(sides), compression="zstd") as writer,
     ):
         for part in parts:

@@ -11,6 +11,7 @@ import torch
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import whole_file
+from synpol.model.content import DIGEST, digest_of_content
 from synpol.training.data_state import check_same_data
 
 #: to be raised when the request graph draws other patches from the same seed than before
@@ -113,7 +114,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], keep: int = 3) -> None
         Number of newest checkpoints to keep; the first one of the run stays too.
     """
     with whole_file(path, sync=True) as temporary, open(temporary, "wb") as file:
-        torch.save(dict(state), file)
+        torch.save({**state, DIGEST: digest_of_content(state)}, file)
     older = sorted(path.parent.glob("[0-9]*.pt"))[1:-keep]
     for old in older:
         old.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from synpol.files import whole_file
 from synpol.polarity import Channels
 
 if TYPE_CHECKING:  # reading a log needs no torch, which takes seconds to import
     import torch
 
     from synpol.training.validation import Validated
+
+_log = logging.getLogger(__name__)
 
 #: columns of ``log.csv`` before and after those of the loss terms
 _FIRST = ("iteration", "loss")
@@ -49,10 +53,12 @@ class TrainingLog:
         kept = [row for row in read_log(path) if int(row["iteration"]) <= iteration]
         older = loss_terms(kept[0]) if kept else []
         columns = dict.fromkeys([*_FIRST, *terms, *older, *_LAST])
-        self._file = open(path, "w", newline="")  # noqa: SIM115 closed in __exit__
+        with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+            earlier = csv.DictWriter(file, list(columns))
+            earlier.writeheader()
+            earlier.writerows(kept)
+        self._file = open(path, "a", newline="")  # noqa: SIM115 closed in __exit__
         self._rows = csv.DictWriter(self._file, list(columns))
-        self._rows.writeheader()
-        self._rows.writerows(kept)
         self._board = SummaryWriter(folder / "tensorboard", purge_step=iteration + 1)
 
     def write(self, iteration: int, measures: Mapping[str, float]) -> None:
@@ -103,7 +109,35 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, str]]:
-    """Read the rows of a ``log.csv``; none if there is no file, and no half-written last row."""
-    if path.exists():
-        with open(path, newline="") as file:
-            yield from [r for r in csv.DictReader(file) if r.get("loss") and None not in r]
+    """Read the whole rows of a ``log.csv``, neither damaged nor unfinished; none without a file."""
+    if not path.exists():
+        return
+    with open(path, newline="", errors="replace") as file:
+        rows = csv.DictReader(line.replace("\0", "") for line in file)
+        damaged = 0
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error:
+                damaged += 1
+                continue
+            if row is None:
+                break
+            if _is_whole(row):
+                yield row
+            else:
+                damaged += 1
+    if damaged > 1:  # the last one is unfinished after a kill
+        _log.warning("%s has %d damaged lines, which are left out", path, damaged)
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    """Whether a row of a log has an iteration, a loss and numbers in all its columns."""
+    if None in row or not row.get("loss") or not (row.get("iteration") or "").isdecimal():
+        return False
+    try:
+        return all(
+            value is None or value == "" or float(value) is not None for value in row.values()
+        )
+    except ValueError:
+        return False

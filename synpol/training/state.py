@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from synpol.config import Config
+from synpol.errors import InputError
 from synpol.images.appearance import Appearance
 from synpol.model import build_loss, build_model
+from synpol.model.content import check_weights
 from synpol.model.device import autocast, choose_dtype
 from synpol.model.losses import side_right
 from synpol.model.trained import latest_checkpoint, load_checkpoint
@@ -123,11 +126,38 @@ class TrainingState:
 
     def _resume(self) -> None:
         """Take over the newest checkpoint, where there is one."""
-        newest = latest_checkpoint(self.config.run_dir)
-        if newest is None:
+        found = self._newest_readable()
+        if found is None:
             return
-        stored = load_checkpoint(newest)
-        check_same_run(newest, stored, self.config, self.data_state)
+        newest, stored = found
+        try:
+            check_same_run(newest, stored, self.config, self.data_state)
+            check_weights(newest, "model", stored["model"], self._model.state_dict())
+            self._take_over(stored)
+        except InputError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{newest} is no checkpoint that this run can go on from "
+                f"({error or type(error).__name__!s:.200}); remove it, and training goes on from "
+                "the one before"
+            ) from error
+
+    def _newest_readable(self) -> tuple[Path, dict[str, Any]] | None:
+        """Read the newest checkpoint; damaged ones are set aside, so that they stop no run."""
+        while (newest := latest_checkpoint(self.config.run_dir)) is not None:
+            try:
+                return newest, load_checkpoint(newest)
+            except InputError as error:
+                if self._processes.size > 1:  # the others read it too
+                    raise
+                aside = newest.with_suffix(".damaged")
+                newest.replace(aside)
+                _log.warning("%s. It is now %s; training goes on without it", error, aside)
+        return None
+
+    def _take_over(self, stored: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
         self._model.load_state_dict(stored["model"])
         self._optimizer.load_state_dict(stored["optimizer"])
         self._schedule.load_state_dict(stored["schedule"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -188,8 +188,7 @@ class Validation:
         """Make the best checkpoint that of the best row; without a checkpoint, drop all rows."""
         kept = best_checkpoint(self.config.run_dir)
         if self.best is not None:
-            iteration = load_checkpoint(kept)["iteration"] if kept.exists() else None
-            if iteration == self.best.iteration:
+            if _iteration_of(kept) == self.best.iteration:
                 return
             original = checkpoint_path(self.config.run_dir, self.best.iteration)
             if original.exists():
@@ -282,6 +281,14 @@ class Validation:
             rows.writerows(asdict(row) for row in self.rows)
 
 
+def _iteration_of(checkpoint: Path) -> int | None:
+    """Return the iteration of a checkpoint; None where there is none that can be read."""
+    try:
+        return int(load_checkpoint(checkpoint)["iteration"])
+    except InputError:
+        return None
+
+
 def _copy_whole(source: Path, target: Path) -> None:
     with whole_file(target) as temporary:
         shutil.copyfile(source, temporary)
@@ -298,20 +305,29 @@ def read_validation(path: Path) -> list[Validated]:
     """Read the rows of a ``validation.csv``; none if there is no such file."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        return [
-            Validated(
-                int(row["iteration"]),
-                float(row["f1"]),
-                float(row["precision"]),
-                float(row["recall"]),
-                int(row["matched"]),
-                int(row["predicted"]),
-                int(row["truth"]),
-                row.get("settings", ""),
-            )
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with open(path, newline="") as file:
+            return _validated_rows(file)
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        _log.warning("%s is damaged (%s); validation begins anew", path, error)
+        return []
+
+
+def _validated_rows(file: Iterable[str]) -> list[Validated]:
+    """Read the rows of a ``validation.csv``."""
+    return [
+        Validated(
+            int(row["iteration"]),
+            float(row["f1"]),
+            float(row["precision"]),
+            float(row["recall"]),
+            int(row["matched"]),
+            int(row["predicted"]),
+            int(row["truth"]),
+            row.get("settings") or "",
+        )
+        for row in csv.DictReader(file)
+    ]
 
 
 @contextmanager

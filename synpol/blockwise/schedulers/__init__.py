@@ -115,5 +115,28 @@ def scheduler_of(settings: Workers | None) -> Scheduler:
     return SCHEDULERS[name]
 
 
+def check_place(settings: Workers | None, work_dir: Path) -> None:
+    """Refuse folders whose names a job's script would take for commands.
+
+    Raises
+    ------
+    InputError
+        Workers are jobs of a cluster, and the work folder or the current folder is such a one.
+    """
+    if not scheduler_of(settings).remote:
+        return
+    advice = {
+        work_dir: "give another one: workers.work_dir=FOLDER",
+        Path.cwd(): "start the command in another folder",
+    }
+    for folder, way in advice.items():
+        odd = next((c for c in str(folder) if c in "$`\"'\\" or not c.isprintable()), None)
+        if odd is not None:
+            raise InputError(
+                f"{str(folder)!r} has {odd!r} in its name, which the script of a job would take "
+                f"for a command; {way}"
+            )
+
+
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
