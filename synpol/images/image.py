@@ -26,9 +26,9 @@ from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
-from synpol.images.precomputed import SCHEME, PrecomputedArray
+from synpol.images.precomputed import SCHEME, is_precomputed, open_precomputed
 from synpol.images.view import View, check_kind
-from synpol.images.world import Placement, in_unit
+from synpol.images.world import Placement, in_nm, in_unit, power_of
 from synpol.polarity import shown_labels
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Image(Located):
         Path or URL of the array itself.
     array : zarr.Array
         ``(z, y, x)``, or ``(channel, z, y, x)``; a `View` where it is stored otherwise, a
-        `PrecomputedArray` where a segmentation is in that format.
+        `View` too where it is not Zarr.
     voxel_size, offset : Coordinate
         Size of a voxel, and corner of the first voxel, in `unit`; z, y, x.
     unit : {"nm", "angstrom", "pm", "fm"}
@@ -157,6 +157,7 @@ def open_image(
     mode: str = "r",
     bare: bool = False,
     inside: bool = True,
+    beside: Image | None = None,
 ) -> Image:
     """Open an image wherever it is read: a group or an array, Zarr v3 or v2, OME 0.4 to 0.6.
 
@@ -164,7 +165,7 @@ def open_image(
     ----------
     source : path or URL, or ImageSource
         An OME-Zarr group (its first, full-resolution dataset is taken) or an array; or, to be read
-        only, a precomputed segmentation (``precomputed://`` and its folder or URL). A mapping of a
+        only, a precomputed volume (``precomputed://`` and its folder or URL). A mapping of a
         config says more: which channel, and what metadata leave open.
     channels : int, optional
         Refuse an array that does not have this many channels; 0 means ``(z, y, x)`` is expected.
@@ -174,6 +175,9 @@ def open_image(
         voxel counts as 1 nm then, with a warning.
     inside : bool
         Whether a group that holds exactly one image stands for it.
+    beside : Image, optional
+        Image that this one goes with. Of several scales of a precomputed volume the one that fits
+        its voxel size is taken; without it the finest.
 
     Returns
     -------
@@ -206,8 +210,8 @@ def open_image(
     """
     options = None if isinstance(source, str | os.PathLike) else source
     path = str(source if options is None else options.path).rstrip("/")
-    if path.startswith(SCHEME):
-        return _open_precomputed(path, options, channels, mode)
+    if path.startswith(SCHEME) or is_precomputed(path):
+        return _in_place(path, options, channels, mode, beside)
     found = find_array(path, mode, inside)
     multiscale, name = _metadata(found, options)
     layout = _layout(found, multiscale, channels, options)
@@ -220,13 +224,8 @@ def open_image(
     return Image(
         path=path,
         array=_as_read(found, layout, mode, _background(options)),
-        voxel_size=where.voxel_size,
-        offset=where.offset,
-        unit=where.unit,
-        said_unit=where.said_unit,
-        placed=where.placed,
-        point=where.point,
         options=options,
+        **vars(where),
     )
 
 
@@ -326,23 +325,24 @@ def _background(options: ImageSource | None) -> tuple[int, ...]:
     return tuple(v for v in (*(options.background or ()), *(options.unknown or ())) if v)
 
 
-def _open_precomputed(
-    path: str, options: ImageSource | None, channels: int | None, mode: str
+def _in_place(
+    path: str, options: ImageSource | None, channels: int | None, mode: str, beside: Image | None
 ) -> Image:
-    if channels or mode != "r":
-        raise InputError(f"{path} is precomputed; only segmentations are read in that format")
-    read = {"path", "background", "unknown"}
-    unread = sorted(set(options.model_dump()) - read) if options is not None else []
-    if unread:
-        raise InputError(
-            f"{path} is precomputed, for which `{unread[0]}` is not read; leave it out"
-        )
-    volume = PrecomputedArray(path.removeprefix(SCHEME))
-    voxel_size, offset, unit = volume.placement(path)
-    array = cast(zarr.Array, volume)
-    image = Image(path, array, voxel_size, offset, unit, options=options)
-    background = _background(options)
-    return replace(image.without(background), background=()) if background else image
+    """Open an image of another format than Zarr."""
+    if mode != "r":
+        raise InputError(f"{path} is precomputed, which is read only; give another place")
+    path = path if path.startswith(SCHEME) else f"{SCHEME}{path}"
+    size = None if beside is None else beside.voxel_size_nm
+    view, where, is_finest = open_precomputed(path, options, channels, size)
+    if not is_finest and (options is None or options.voxel_size is None):  # to open it again
+        from synpol.config import ImageSource
+
+        told = {} if options is None else options.model_dump()
+        factor = 10.0 ** -power_of(told.get("unit", "nm"), "the key `unit`")
+        chosen = [in_nm(v, where.unit) * factor for v in where.voxel_size]
+        options = ImageSource.model_validate({**told, "path": path, "voxel_size": chosen})
+    array = cast(zarr.Array, view.without(_background(options)))
+    return Image(path=path, array=array, options=options, **vars(where))
 
 
 def listed(image: Image) -> tuple[Multiscale, str] | None:

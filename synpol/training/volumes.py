@@ -71,7 +71,7 @@ def open_volume(volume: TrainingVolume, intensity_range: tuple[float, float] | N
         or not what the config says, or a float image is outside 0..1.
     """
     raw = open_image(volume.raw, channels=0)
-    truth = open_labels(volume.truth, volume.labels)
+    truth = open_labels(volume.truth, volume.labels, raw)
     for image in (raw, truth):
         check_complete(image)
         check_readable(image)

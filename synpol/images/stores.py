@@ -1,0 +1,154 @@
+"""Where chunked images of other formats lie: in a folder, or at an https, gs or s3 URL.
+
+tensorstore reads them; it takes a tenth of a second to import, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from synpol.errors import InputError
+from synpol.files import is_url
+
+if TYPE_CHECKING:
+    import tensorstore
+
+#: attempts that are made where a server does not answer, for about a quarter of a minute
+_RETRIES = {"max_retries": 6, "initial_delay": "250ms", "max_delay": "8s"}
+#: URLs that are understood, for messages
+KNOWN = "https://, http://, gs://, s3:// and file://"
+#: variables of the environment that name an S3 server other than Amazon's, and its region
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+class Store:
+    """A folder or URL whose files are read by name.
+
+    Parameters
+    ----------
+    path : str
+        Folder or URL, without the scheme of a format.
+    anonymous : bool
+        Whether no credentials are used.
+
+    Raises
+    ------
+    InputError
+        A URL of a kind that is not known.
+    """
+
+    def __init__(self, path: str, anonymous: bool = False) -> None:
+        import tensorstore
+
+        self.path = path.rstrip("/")
+        self.anonymous = anonymous
+        self.spec = _spec_of(self.path, anonymous)
+        self.context = tensorstore.Context(
+            {f"{kind}_request_retries": _RETRIES for kind in ("http", "gcs", "s3")}
+        )
+        with reading(self.path, anonymous):
+            self.files = tensorstore.KvStore.open(self.spec, context=self.context).result()
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file; None where it does not exist.
+
+        Raises
+        ------
+        InputError
+            The server refuses, or does not answer.
+        """
+        with reading(f"{self.path}/{name}", self.anonymous):
+            found = self.files.read(name).result()
+        return found.value if found.state == "value" else None
+
+    def open(self, driver: str, **more: Any) -> tensorstore.TensorStore:
+        """Open the array that lies here.
+
+        Raises
+        ------
+        InputError
+            The metadata or the server are at fault.
+        """
+        import tensorstore
+
+        spec = {"driver": driver, "kvstore": self.spec, **more}
+        with reading(self.path, self.anonymous):
+            return tensorstore.open(spec, context=self.context, read=True, open=True).result()
+
+
+def _spec_of(path: str, anonymous: bool) -> dict[str, Any]:
+    """Describe to tensorstore where a folder lies."""
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if not is_url(path):
+        return {"driver": "file", "path": f"{Path(path).resolve()}/"}
+    url = urlsplit(path)
+    inner = f"{url.path.strip('/')}/".removeprefix("/")
+    if url.scheme in ("http", "https"):
+        base = f"{url.scheme}://{url.netloc}" + (f"?{url.query}" if url.query else "")
+        return {"driver": "http", "base_url": base, "path": f"/{inner}"}
+    if url.scheme == "gs" and anonymous:  # the public interface of a bucket asks for nothing
+        base = f"https://storage.googleapis.com/{url.netloc}"
+        return {"driver": "http", "base_url": base, "path": inner}
+    if url.scheme == "gs":
+        return {"driver": "gcs", "bucket": url.netloc, "path": inner}
+    if url.scheme == "s3":
+        spec: dict[str, Any] = {"driver": "s3", "bucket": url.netloc, "path": inner}
+        for key, names in (("endpoint", _ENDPOINTS), ("aws_region", _REGIONS)):
+            said = next((os.environ[name] for name in names if os.environ.get(name)), None)
+            if said:
+                spec[key] = said
+        if anonymous:
+            spec["aws_credentials"] = {"type": "anonymous"}
+        return spec
+    raise InputError(f"{path}: URLs of this kind are not known; use one of {KNOWN}")
+
+
+class reading:
+    """Turn what tensorstore raises about a path into an InputError that says how to go on."""
+
+    def __init__(self, path: str, anonymous: bool) -> None:
+        self.path, self.anonymous = path, anonymous
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InputError) or not isinstance(error, ValueError | OSError | KeyError):
+            return
+        raise InputError(fault_of(self.path, str(error), self.anonymous)) from None
+
+
+def fault_of(path: str, said: str, anonymous: bool) -> str:
+    """Say what is wrong with a place that cannot be read, and how to go on.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    said : str
+        Message of a library.
+    anonymous : bool
+        Whether no credentials were used.
+    """
+    reason = said.partition(" [")[0].strip().rstrip(".") or "no reason was given"
+    text = said.lower()
+    words = ("permission", "unauthenticated", "credential", "forbidden", "access denied")
+    denied = any(word in text for word in words) or "403" in text or "401" in text
+    if is_url(path) and denied:
+        way = (
+            "its owner has to allow it to be read without credentials; leave `anonymous` out to "
+            "use yours"
+            if anonymous
+            else "give credentials as the provider's own programs take them (s3: AWS_PROFILE, or "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; gs: GOOGLE_APPLICATION_CREDENTIALS), or, "
+            f"if it is public, say so: {{path: {path}, anonymous: true}}"
+        )
+        return f"{path} may not be read ({reason}); {way}"
+    if is_url(path) and any(word in text for word in ("unavailable", "resolve", "timed out")):
+        return f"{path} does not answer ({reason}); check the address and the connection"
+    return f"{path} cannot be read: {reason}. Correct it, or copy it anew"
