@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 #: how their paths and URLs begin
 SCHEME = "precomputed://"
-_DRIVER = "neuroglancer_precomputed"
+#: name of the format in tensorstore
+DRIVER = "neuroglancer_precomputed"
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -177,7 +178,7 @@ class PrecomputedArray(ArrayApart):
         self.scale = scales[index]
         sharded = self.scale.about.get("sharding") is not None
         stored = self._place.open(
-            _DRIVER,
+            DRIVER,
             scale_index=index,
             # a chunk under another name is missing for tensorstore, and must not become 0
             fill_missing_data_reads=sharded and fill_missing,

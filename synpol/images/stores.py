@@ -65,8 +65,35 @@ class Store:
             found = self.files.read(name).result()
         return found.value if found.state == "value" else None
 
-    def open(self, driver: str, **more: Any) -> tensorstore.TensorStore:
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file.
+
+        Raises
+        ------
+        InputError
+            It cannot be written.
+        """
+        with reading(f"{self.path}/{name}", self.anonymous):
+            self.files.write(name, content).result()
+
+    def clear(self) -> None:
+        """Remove all files."""
+        import tensorstore
+
+        with reading(self.path, self.anonymous):
+            self.files.delete_range(tensorstore.KvStore.KeyRange()).result()
+
+    def open(self, driver: str, *, write: bool = False, **more: Any) -> tensorstore.TensorStore:
         """Open the array that lies here.
+
+        Parameters
+        ----------
+        driver : str
+            Name of its format.
+        write : bool
+            Whether it is written too, and made where it does not exist.
+        **more
+            Further members of the specification.
 
         Raises
         ------
@@ -77,7 +104,8 @@ class Store:
 
         spec = {"driver": driver, "kvstore": self.spec, **more}
         with reading(self.path, self.anonymous):
-            return tensorstore.open(spec, context=self.context, read=True, open=True).result()
+            how = {"create": True} if write else {"read": True}
+            return tensorstore.open(spec, context=self.context, open=True, **how).result()
 
 
 def _spec_of(path: str, anonymous: bool) -> dict[str, Any]:
