@@ -135,7 +135,7 @@ def test_a_chunk_that_is_missing_in_a_shard_is_an_error_too(volume):
         "hash": "identity",
     }
     write_precomputed(volume, values, empty=False, sharding=sharding)
-    with pytest.raises(InputError, match=r"volume.* missing.*fill_missing: true"):
+    with pytest.raises(InputError, match=r"volume: the chunk .*7-14_6-12_5-10 is missing"):
         opened(volume).array[:]
     assert np.array_equal(opened(volume, fill_missing=True).array[:], values)
 

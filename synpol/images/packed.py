@@ -1,8 +1,9 @@
-"""Chunks of a precomputed volume that lie compressed, under another name or under their own.
+"""Chunks of a precomputed volume that tensorstore alone does not read as they are meant.
 
 cloud-volume compresses the chunks that it writes. In a folder it gives them another name
 (``0-64_0-64_0-64.gz``), on a server it leaves it to the server to say so. Here they are unpacked
-into memory, and read by tensorstore from there.
+into memory, and read by tensorstore from there. So are chunks in shards, of which tensorstore does
+not tell that one is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.images.stores import Store, fault_of, reading
+from synpol.images.sharding import key_of, morton, open_shards
+from synpol.images.stores import Store, reading
 
 if TYPE_CHECKING:
     import tensorstore
@@ -60,7 +62,7 @@ _MARKS = {b"\x1f\x8b": _gzip, b"\x28\xb5\x2f\xfd": _zstd}
 
 
 class Chunks:
-    """The chunks of one scale that is not sharded, each a file.
+    """The chunks of one scale, each a file or in a shard.
 
     Parameters
     ----------
@@ -76,15 +78,22 @@ class Chunks:
     Attributes
     ----------
     are_packed : bool
-        Whether a compressed one was met.
+        Whether they have to be unpacked: a compressed one was met, or they are in shards.
     """
 
     def __init__(self, place: Store, info: Mapping[str, Any], index: int, voxel_bytes: int) -> None:
         self._place = place
         self._scale: Mapping[str, Any] = info["scales"][index]
-        self._info = json.dumps({**info, "scales": [{**self._scale, "key": "scale"}]}).encode()
+        scale = {k: v for k, v in self._scale.items() if k != "sharding"} | {"key": "scale"}
+        self._info = json.dumps({**info, "scales": [scale]}).encode()
         self._voxel_bytes = voxel_bytes
-        self.are_packed = False
+        self._shards = None
+        sharding = self._scale.get("sharding")
+        if sharding is not None:
+            base = place.spec_of(str(self._scale["key"]))
+            with reading(place.path, place.anonymous):
+                self._shards = open_shards(base, sharding, place.context)
+        self.are_packed = self._shards is not None
 
     @contextmanager
     def unpacked(
@@ -110,14 +119,19 @@ class Chunks:
         memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
         memory["info"] = self._info
         missing = []
-        for name, content in self._read(list(self._names(box))):
+        chunks = self._chunks(box)
+        read = self._read(list(chunks)) if self._shards is None else self._read_shards(chunks)
+        for name, content in read:
             if content is not None:
                 memory[f"scale/{name}"] = content
             elif not fill_missing:
                 missing.append(name)
         if missing:
-            raise _missing(
-                self._place.path, f"the chunk {self._scale['key']}/{missing[0]} is missing"
+            where = f"precomputed://{self._place.path}"
+            raise InputError(
+                f"{where}: the chunk {self._scale['key']}/{missing[0]} is missing. Copy it too; "
+                "or, where chunks without content were never stored, have missing ones read as 0: "
+                f"{{path: {where}, fill_missing: true}}"
             )
         with reading(f"precomputed://{self._place.path}", self._place.anonymous):
             yield tensorstore.open(
@@ -126,17 +140,34 @@ class Chunks:
                 open=True,
             ).result()
 
-    def _names(self, box: Sequence[slice]) -> Iterator[str]:
-        """Names of the chunks of a region."""
+    def _chunks(self, box: Sequence[slice]) -> dict[str, tuple[int, ...]]:
+        """The chunks of a region: their names, and their places in the grid of chunks, x, y, z."""
+        begin, end, step, sides = *self._bounds(), []
+        for wanted, first, last, length in zip(box[::-1], begin, end, step, strict=True):
+            places = range((wanted.start - first) // length, -(-(wanted.stop - first) // length))
+            corners = [(first + p * length, min(first + (p + 1) * length, last)) for p in places]
+            sides.append([(p, f"{a}-{b}") for p, (a, b) in zip(places, corners, strict=True)])
+        cells = itertools.product(*sides)
+        return {"_".join(name for _, name in cell): tuple(p for p, _ in cell) for cell in cells}
+
+    def _bounds(self) -> list[list[int]]:
+        """First voxel, one past the last, and extent of a chunk; each x, y, z."""
         begin = [int(v) for v in self._scale.get("voxel_offset", [0, 0, 0])]
-        sides = []
-        for wanted, first, length, step in zip(
-            box[::-1], begin, self._scale["size"], self._scale["chunk_sizes"][0], strict=True
-        ):
-            end, low, high = first + int(length), wanted.start - first, wanted.stop - first
-            corners = range(first + low // int(step) * int(step), first + high, int(step))
-            sides.append([f"{c}-{min(c + int(step), end)}" for c in corners])
-        yield from ("_".join(sides_xyz) for sides_xyz in itertools.product(*sides))
+        end = [b + int(n) for b, n in zip(begin, self._scale["size"], strict=True)]
+        return [begin, end, [int(v) for v in self._scale["chunk_sizes"][0]]]
+
+    def _read_shards(
+        self, chunks: Mapping[str, tuple[int, ...]]
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """Read chunks that lie in shards."""
+        assert self._shards is not None
+        begin, end, step = np.array(self._bounds())
+        codes = morton(np.array(list(chunks.values())), -(-(end - begin) // step))
+        asked = [self._shards.read(key_of(code)) for code in codes.tolist()]
+        with reading(f"precomputed://{self._place.path}", self._place.anonymous):
+            for name, future in zip(chunks, asked, strict=True):
+                found = future.result()
+                yield name, found.value if found.state == "value" else None
 
     def _read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
         """Read chunks, unpacked; all of one ending at a time."""
@@ -177,27 +208,3 @@ def _unpacked(where: str, content: bytes, unpack: Callable[[bytes], bytes]) -> b
         return unpack(content)
     except Exception as error:  # each library has its own
         raise InputError(f"{where} cannot be unpacked: {error}. Copy it anew") from error
-
-
-def _missing(path: str, what: str) -> InputError:
-    return InputError(
-        f"precomputed://{path}: {what}. Copy it too; or, where chunks without content were never "
-        "stored, have missing ones read as 0: "
-        f"{{path: precomputed://{path}, fill_missing: true}}"
-    )
-
-
-def fault_of_shard(path: str, said: str) -> InputError:
-    """Say what is wrong with a volume whose chunks lie in shards.
-
-    Parameters
-    ----------
-    path : str
-        Folder or URL of the volume.
-    said : str
-        Message of tensorstore.
-    """
-    reason = said.partition(" [")[0].rstrip(".")
-    if "missing" in said.lower():
-        return _missing(path, f"a chunk is missing in a shard ({reason})")
-    return InputError(fault_of(f"precomputed://{path}", said, False))

@@ -21,8 +21,8 @@ from synpol.images.apart import ArrayApart
 from synpol.images.axes import layout_of, named_axes
 from synpol.images.location import same_size
 from synpol.images.metadata import Numbers, Statement, placement
-from synpol.images.packed import Chunks, fault_of_shard
-from synpol.images.stores import Store
+from synpol.images.packed import Chunks
+from synpol.images.stores import Store, reading
 from synpol.images.view import View
 from synpol.images.world import Placement, is_number, power_of
 
@@ -176,19 +176,20 @@ class PrecomputedArray(ArrayApart):
         self._place = Store(path, anonymous)
         info, scales = scales_of(path, self._place.read("info"))
         self.scale = scales[index]
-        sharded = self.scale.about.get("sharding") is not None
+        # here tensorstore alone knows what is meant
+        self._is_filled = fill_missing and self.scale.about.get("sharding") is not None
         stored = self._place.open(
             DRIVER,
             scale_index=index,
             # a chunk under another name is missing for tensorstore, and must not become 0
-            fill_missing_data_reads=sharded and fill_missing,
+            fill_missing_data_reads=self._is_filled,
         )
         self._stored = stored.T
         self.shape = (int(stored.shape[3]), *self.scale.shape)
         self.chunks = (self.shape[0], *self.scale.chunk)
         self.dtype = np.dtype(stored.dtype.numpy_dtype)
         voxel_bytes = self.shape[0] * self.dtype.itemsize
-        self._chunks = None if sharded else Chunks(self._place, info, index, voxel_bytes)
+        self._chunks = Chunks(self._place, info, index, voxel_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PrecomputedArray, self._how
@@ -202,13 +203,14 @@ class PrecomputedArray(ArrayApart):
             for w, b, n in zip(space, self.scale.begin, self.scale.shape, strict=True)
         ]
         index = (channel, *box)
-        if self._chunks is None or not self._chunks.are_packed:
+        if self._is_filled:
+            with reading(f"{SCHEME}{self.path}", self._place.anonymous):
+                return np.asarray(self._stored[index].read().result())
+        if not self._chunks.are_packed:
             try:
                 return np.asarray(self._stored[index].read().result())
-            except (ValueError, OSError, KeyError) as error:
-                if self._chunks is None:
-                    raise fault_of_shard(self.path, str(error)) from None
-        # missing, or compressed
+            except (ValueError, OSError, KeyError):  # missing, or compressed
+                pass
         with self._chunks.unpacked(box, self.fill_missing) as stored:
             return np.asarray(stored.T[index].read().result())
 

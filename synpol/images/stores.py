@@ -53,6 +53,10 @@ class Store:
         with reading(self.path, anonymous):
             self.files = tensorstore.KvStore.open(self.spec, context=self.context).result()
 
+    def spec_of(self, name: str) -> dict[str, Any]:
+        """Describe a folder in it to tensorstore."""
+        return {**self.spec, "path": f"{self.spec['path']}{name.strip('/')}/"}
+
     def read(self, name: str) -> bytes | None:
         """Read a file; None where it does not exist.
 
@@ -83,15 +87,13 @@ class Store:
         with reading(self.path, self.anonymous):
             self.files.delete_range(tensorstore.KvStore.KeyRange()).result()
 
-    def open(self, driver: str, *, write: bool = False, **more: Any) -> tensorstore.TensorStore:
+    def open(self, driver: str, **more: Any) -> tensorstore.TensorStore:
         """Open the array that lies here.
 
         Parameters
         ----------
         driver : str
             Name of its format.
-        write : bool
-            Whether it is written too, and made where it does not exist.
         **more
             Further members of the specification.
 
@@ -104,8 +106,7 @@ class Store:
 
         spec = {"driver": driver, "kvstore": self.spec, **more}
         with reading(self.path, self.anonymous):
-            how = {"create": True} if write else {"read": True}
-            return tensorstore.open(spec, context=self.context, open=True, **how).result()
+            return tensorstore.open(spec, context=self.context, read=True, open=True).result()
 
 
 def _spec_of(path: str, anonymous: bool) -> dict[str, Any]:

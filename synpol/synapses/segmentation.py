@@ -29,7 +29,9 @@ from synpol.images.downsampling import label_of_cells, level_factors
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
 from synpol.images.precomputed import DRIVER, SCHEME
-from synpol.images.stores import Store
+from synpol.images.sharding import TYPE as SHARDED
+from synpol.images.sharding import key_of, morton, open_shards, shard_box
+from synpol.images.stores import Store, reading
 from synpol.images.writing import check_writable
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 
 #: voxels along each side of a chunk
 CHUNK = 64
-#: chunks in a shard, as a power of two; 2 of it are the chunks that share an index within it
-_SHARD_BITS, _INDEX_BITS = 5, 2
+#: chunks in a shard, and those of them that share an index, as powers of two
+_SHARD_BITS, _INDEX_BITS = 5, 3
 #: file of cloud-volume that says where a volume comes from; written first and last
 _ABOUT = "provenance"
 _TASK = "synpol: instances as a precomputed segmentation"
@@ -80,36 +82,88 @@ class Level:
         """Name of its folder."""
         return "_".join(f"{v:.10g}" for v in self.size[::-1])
 
-    def spec(self) -> dict[str, Any]:
-        """Describe it to tensorstore."""
-        about: dict[str, Any] = {
+    @property
+    def grid(self) -> Index:
+        """Number of chunks along x, y and z."""
+        return index_of(-(-n // CHUNK) for n in self.shape[::-1])
+
+    @property
+    def shard(self) -> Index:
+        """Voxels of a shard."""
+        return index_of(CHUNK * n for n in shard_box(self.grid, _SHARD_BITS)[::-1])
+
+    @property
+    def sharding(self) -> dict[str, Any]:
+        """How chunks are distributed over shards."""
+        bits = sum((n - 1).bit_length() for n in self.grid)
+        preshift = min(bits, _INDEX_BITS)
+        minishard = min(bits, _SHARD_BITS) - preshift
+        return {
+            "@type": SHARDED,
+            "hash": "identity",
+            "preshift_bits": preshift,
+            "minishard_bits": minishard,
+            "shard_bits": bits - preshift - minishard,
+            "data_encoding": "gzip",
+            "minishard_index_encoding": "gzip",
+        }
+
+    def info(self) -> dict[str, Any]:
+        """What the file ``info`` says about it."""
+        return {
             "key": self.key,
             "resolution": [int(v) if v == int(v) else v for v in self.size[::-1]],
             "voxel_offset": self.begin[::-1],
             "size": self.shape[::-1],
-            "chunk_size": [CHUNK] * 3,
+            "chunk_sizes": [[CHUNK] * 3],
             "encoding": "compressed_segmentation",
             "compressed_segmentation_block_size": [8, 8, 8],
+            "sharding": self.sharding,
         }
-        bits = sum((-(-n // CHUNK) - 1).bit_length() for n in self.shape)
-        if bits > _SHARD_BITS:  # else there are so few chunks that each may be a file
-            about["sharding"] = {
-                "@type": "neuroglancer_uint64_sharded_v1",
-                "hash": "identity",
-                "preshift_bits": _SHARD_BITS - _INDEX_BITS,
-                "minishard_bits": _INDEX_BITS,
-                "shard_bits": bits - _SHARD_BITS,
-                "data_encoding": "gzip",
-                "minishard_index_encoding": "gzip",
-            }
-        return {
-            "multiscale_metadata": {
-                "type": "segmentation",
-                "data_type": "uint64",
-                "num_channels": 1,
-            },
-            "scale_metadata": about,
-        }
+
+
+def info_of(scales: list[dict[str, Any]]) -> dict[str, Any]:
+    """The file ``info`` of a segmentation."""
+    return {
+        "@type": "neuroglancer_multiscale_volume",
+        "type": "segmentation",
+        "data_type": "uint64",
+        "num_channels": 1,
+        "scales": scales,
+    }
+
+
+def encoded(voxels: np.ndarray) -> dict[tuple[int, ...], bytes]:
+    """Encode the chunks of a shard, those without labels too.
+
+    Parameters
+    ----------
+    voxels : (z, y, x) uint64
+
+    Returns
+    -------
+    dict of (int, int, int) to bytes
+        Each chunk by its place along x, y and z.
+    """
+    import tensorstore
+
+    level = Level((1, 1, 1), (1, 1, 1), (0, 0, 0), index_of(voxels.shape))
+    scale = {k: v for k, v in level.info().items() if k != "sharding"}
+    context = tensorstore.Context()
+    memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
+    memory["info"] = json.dumps(info_of([scale])).encode()
+    spec = {
+        "driver": DRIVER,
+        "kvstore": {"driver": "memory"},
+        "store_data_equal_to_fill_value": True,
+    }
+    tensorstore.open(spec, context=context, open=True).result().T[0].write(voxels).result()
+    found = {}
+    for place in np.ndindex(level.grid):
+        corners = zip(place, level.shape[::-1], strict=True)
+        sides = (f"{p * CHUNK}-{min((p + 1) * CHUNK, n)}" for p, n in corners)
+        found[place] = memory[f"{level.key}/{'_'.join(sides)}"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -120,12 +174,12 @@ class OpenLevels:
     ----------
     source : array
         Instances, or the resolution before.
-    target : tensorstore.TensorStore
-        Resolution to write.
+    target : tensorstore.KvStore
+        Chunks of the resolution to write, by their numbers.
     """
 
     source: Any
-    target: tensorstore.TensorStore
+    target: tensorstore.KvStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +208,15 @@ class SegmentationStage(VoxelStage[OpenLevels, np.ndarray, np.ndarray]):
     voxel_cost = 8
 
     def open(self) -> OpenLevels:
+        level, store = self.levels[self.number], Store(self.place)
         source: Any
         if self.number:
-            source = _opened(self.place, self.levels[self.number - 1])
+            stored = store.open(DRIVER, scale_index=self.number - 1)
+            source = stored.T[0].translate_to[0, 0, 0]
         else:
             source = open_image(self.instances, channels=0).array
-        return OpenLevels(source, _opened(self.place, self.levels[self.number]))
+        base = store.spec_of(level.key)
+        return OpenLevels(source, open_shards(base, level.sharding, store.context))
 
     def read(self, index: Index, opened: OpenLevels) -> np.ndarray:
         level, finer = self.levels[self.number], self.levels[max(0, self.number - 1)]
@@ -182,17 +239,15 @@ class SegmentationStage(VoxelStage[OpenLevels, np.ndarray, np.ndarray]):
     def write(self, index: Index, opened: OpenLevels, result: np.ndarray) -> None:
         import tensorstore
 
-        with tensorstore.Transaction() as whole_shard:
-            opened.target.with_transaction(whole_shard)[self.blocks.slices(index)] = result
+        level = self.levels[self.number]
+        chunks = encoded(np.asarray(result, np.uint64))
+        first = [a // CHUNK for a in self.blocks.bounds(index)[0][::-1]]
+        numbers = morton(np.array(list(chunks)) + first, np.array(level.grid)).tolist()
+        with reading(self.place, False), tensorstore.Transaction() as whole_shard:
+            target = opened.target.with_transaction(whole_shard)
+            for number, content in sorted(zip(numbers, chunks.values(), strict=True)):
+                target[key_of(number)] = content
         write_record(self.folder, index, Done())
-
-
-def _opened(place: str, level: Level) -> tensorstore.TensorStore:
-    """Open a resolution as (z, y, x) from 0 on, or make it."""
-    stored = Store(place).open(
-        DRIVER, write=True, store_data_equal_to_fill_value=True, **level.spec()
-    )
-    return stored.T[0].translate_to[0, 0, 0]
 
 
 def write_segmentation(
@@ -244,15 +299,16 @@ def write_segmentation(
         if _claimed(place, digest, work):
             return len(levels)
         folder = records_of(work, SegmentationStage.name, place, digest)
+        info = info_of([level.info() for level in levels])
+        Store(place).write("info", json.dumps(info, indent=1).encode())
         for number, level in enumerate(levels):
-            shard = _opened(place, level).chunk_layout.write_chunk.shape or ()
             stage = SegmentationStage(
                 folder=folder / level.key,
                 instances=instances.source,
                 place=place,
                 levels=levels,
                 number=number,
-                blocks=BlockGrid.of(level.shape, shard),
+                blocks=BlockGrid.of(level.shape, level.shard),
             )
             driver.run(stage)
         if not is_url(place):  # of writers that were killed
