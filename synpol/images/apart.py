@@ -1,8 +1,8 @@
 """Reading in a process of its own, for processes that were forked.
 
-The processes that prepare training batches are forked from the training loop. tensorstore has
-threads, which do not survive a fork, and ends a forked process that uses it. So an array that was
-opened through tensorstore starts a process that reads for it where it finds itself in a fork.
+The processes that prepare training batches are forked from the training loop. What reads at URLs
+has threads, which do not survive a fork, and tensorstore even ends a forked process that uses it.
+So such an array starts a process that reads for it where it finds itself in a fork.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class ArrayApart(ABC):
         self._process = os.getpid()
         self._reader: _Reader | None = None
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
     @abstractmethod
     def read(self, where: tuple[int | slice, ...]) -> np.ndarray:
         """Read a region; an index or a slice with both ends for each axis."""
@@ -54,6 +58,26 @@ class ArrayApart(ABC):
         if self._reader is None or self._reader.owner != here:
             self._reader = _Reader(self, here)
         return self._reader.read(where)
+
+
+class RemoteArray(ArrayApart):
+    """A Zarr array at a URL, or a view of one.
+
+    Parameters
+    ----------
+    array : array
+    """
+
+    def __init__(self, array: Any) -> None:
+        super().__init__()
+        self._array = array
+        self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteArray, (self._array,)
+
+    def read(self, where: tuple[int | slice, ...]) -> np.ndarray:
+        return np.asarray(self._array[where])
 
 
 class _Reader:

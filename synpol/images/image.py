@@ -21,6 +21,7 @@ import zarr
 from funlib.geometry import Coordinate
 
 from synpol.errors import InputError
+from synpol.files import is_url
 from synpol.images.axes import Layout, layout_of
 from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
@@ -210,9 +211,15 @@ def open_image(
     """
     options = None if isinstance(source, str | os.PathLike) else source
     path = str(source if options is None else options.path).rstrip("/")
-    if path.startswith(SCHEME) or is_precomputed(path):
+    if path.startswith(SCHEME) or (not is_url(path) and is_precomputed(path)):
         return _in_place(path, options, channels, mode, beside)
-    found = find_array(path, mode, inside)
+    anonymous = options is not None and options.anonymous
+    try:
+        found = find_array(path, mode, inside, anonymous)
+    except InputError:
+        if not is_url(path) or not is_precomputed(path, anonymous):
+            raise
+        return _in_place(path, options, channels, mode, beside)
     multiscale, name = _metadata(found, options)
     layout = _layout(found, multiscale, channels, options)
     path, array = found.path, found.array
@@ -277,7 +284,7 @@ def _metadata(found: Found, options: ImageSource | None) -> tuple[Multiscale | N
     if HASH in found.array.attrs and SIZE_KEYS[0] in found.array.attrs:
         return None, ""  # what synpol wrote does not contradict itself
     try:
-        listed = described(found.path)
+        listed = described(found.path, options is not None and options.anonymous)
     except InputError:
         sized = any(key in found.array.attrs for key in SIZE_KEYS)
         if not (sized or (options and options.voxel_size)):
@@ -350,7 +357,8 @@ def listed(image: Image) -> tuple[Multiscale, str] | None:
     if image.path.startswith(SCHEME):
         return None
     try:
-        found = described(image.path)
+        options = image.options
+        found = described(image.path, options is not None and options.anonymous)
     except InputError:  # metadata that were not needed to open it
         return None
     return None if found is None or found[1] != found[0].paths[0] else found

@@ -140,6 +140,34 @@ class Chunks:
                 open=True,
             ).result()
 
+    def files(self, count: int) -> list[str]:
+        """Name the files of some chunks or shards, spread evenly over the volume.
+
+        Parameters
+        ----------
+        count : int
+            Largest number of files.
+        """
+        begin, end, step = np.array(self._bounds())
+        grid = -(-(end - begin) // step)
+        total = int(np.prod(grid))
+        flat = np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+        places = np.stack(np.unravel_index(flat, grid[::-1])[::-1], axis=1)
+        key = self._scale["key"]
+        sharding = self._scale.get("sharding")
+        if sharding is not None and sharding["hash"] == "identity":
+            bits = [int(sharding[f"{k}_bits"]) for k in ("preshift", "minishard", "shard")]
+            numbers = sorted({int(c) >> sum(bits[:2]) for c in morton(places, grid).tolist()})
+            return [f"{key}/{n:0{-(-bits[2] // 4)}x}.shard" for n in numbers]
+        if sharding is not None:
+            return []
+        names = []
+        for place in places:
+            first = begin + place * step
+            sides = zip(first.tolist(), np.minimum(first + step, end).tolist(), strict=True)
+            names.append(f"{key}/{'_'.join(f'{a}-{b}' for a, b in sides)}")
+        return names
+
     def _chunks(self, box: Sequence[slice]) -> dict[str, tuple[int, ...]]:
         """The chunks of a region: their names, and their places in the grid of chunks, x, y, z."""
         begin, end, step, sides = *self._bounds(), []

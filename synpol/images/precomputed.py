@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.files import is_url
 from synpol.images.apart import ArrayApart
 from synpol.images.axes import layout_of, named_axes
 from synpol.images.location import same_size
@@ -36,8 +37,13 @@ DRIVER = "neuroglancer_precomputed"
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 
 
-def is_precomputed(path: str) -> bool:
-    """Whether a local folder holds a precomputed volume, and no Zarr."""
+def is_precomputed(path: str, anonymous: bool = False) -> bool:
+    """Whether a folder or URL holds a precomputed volume, and no Zarr."""
+    if is_url(path):
+        try:
+            return "scales" in json.loads(Store(path, anonymous).read("info") or b"[]")
+        except (ValueError, TypeError):
+            return False
     info = f"{path}/info"
     if not os.path.isfile(info) or any(os.path.exists(f"{path}/{n}") for n in _ZARR):
         return False
@@ -193,6 +199,10 @@ class PrecomputedArray(ArrayApart):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PrecomputedArray, self._how
+
+    def files(self, count: int) -> list[str]:
+        """Name some files of this scale, spread evenly over it; ``info`` first."""
+        return ["info", *self._chunks.files(count)]
 
     def read(self, where: tuple[int | slice, ...]) -> np.ndarray:
         channel, *space = where

@@ -6,6 +6,7 @@ tensorstore reads them; it takes a tenth of a second to import, so it is importe
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,13 +17,33 @@ from synpol.files import is_url
 if TYPE_CHECKING:
     import tensorstore
 
-#: attempts that are made where a server does not answer, for about a quarter of a minute
+#: attempts where a server does not answer: a quarter of a minute in a job, two seconds at first
 _RETRIES = {"max_retries": 6, "initial_delay": "250ms", "max_delay": "8s"}
+_FIRST_RETRIES = {**_RETRIES, "max_retries": 3}
+#: public addresses of buckets of Google, which ask for no credentials
+_PUBLIC = "https://storage.googleapis.com"
 #: URLs that are understood, for messages
 KNOWN = "https://, http://, gs://, s3:// and file://"
 #: variables of the environment that name an S3 server other than Amazon's, and its region
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+#: words by which libraries say that something may not be read, or that nobody answers
+_DENIED = (
+    "permission",
+    "unauthenticated",
+    "unauthorized",
+    "credential",
+    "forbidden",
+    "denied",
+    "403,",
+    "401,",
+)
+_SILENT = ("unavailable", "resolve", "timed out", "timeout", "connect", "name or service")
+#: where details begin in a message of tensorstore
+_DETAILS = re.compile(r" \[(?:HTTP|http_|curl_code|source|method|grpc)")
+_PACKAGE = re.compile(r"install [`'\"]?(gcsfs|s3fs|aiohttp|requests)")
 
 
 class Store:
@@ -47,11 +68,15 @@ class Store:
         self.path = path.rstrip("/")
         self.anonymous = anonymous
         self.spec = _spec_of(self.path, anonymous)
-        self.context = tensorstore.Context(
-            {f"{kind}_request_retries": _RETRIES for kind in ("http", "gcs", "s3")}
+        self.context, at_first = (
+            tensorstore.Context(
+                {f"{kind}_request_retries": retries for kind in ("http", "gcs", "s3")}
+            )
+            for retries in (_RETRIES, _FIRST_RETRIES)
         )
         with reading(self.path, anonymous):
             self.files = tensorstore.KvStore.open(self.spec, context=self.context).result()
+            self._first_files = tensorstore.KvStore.open(self.spec, context=at_first).result()
 
     def spec_of(self, name: str) -> dict[str, Any]:
         """Describe a folder in it to tensorstore."""
@@ -66,7 +91,7 @@ class Store:
             The server refuses, or does not answer.
         """
         with reading(f"{self.path}/{name}", self.anonymous):
-            found = self.files.read(name).result()
+            found = self._first_files.read(name).result()
         return found.value if found.state == "value" else None
 
     def write(self, name: str, content: bytes) -> None:
@@ -121,7 +146,7 @@ def _spec_of(path: str, anonymous: bool) -> dict[str, Any]:
         base = f"{url.scheme}://{url.netloc}" + (f"?{url.query}" if url.query else "")
         return {"driver": "http", "base_url": base, "path": f"/{inner}"}
     if url.scheme == "gs" and anonymous:  # the public interface of a bucket asks for nothing
-        base = f"https://storage.googleapis.com/{url.netloc}"
+        base = f"{_PUBLIC}/{url.netloc}"
         return {"driver": "http", "base_url": base, "path": inner}
     if url.scheme == "gs":
         return {"driver": "gcs", "bucket": url.netloc, "path": inner}
@@ -135,6 +160,21 @@ def _spec_of(path: str, anonymous: bool) -> dict[str, Any]:
             spec["aws_credentials"] = {"type": "anonymous"}
         return spec
     raise InputError(f"{path}: URLs of this kind are not known; use one of {KNOWN}")
+
+
+def for_zarr(path: str, anonymous: bool) -> tuple[str, dict[str, Any] | None]:
+    """The URL under which zarr reads a URL, and its options for the storage.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    anonymous : bool
+        Whether no credentials are used.
+    """
+    if anonymous and path.startswith("gs://"):
+        return f"{_PUBLIC}/{path.removeprefix('gs://')}", None
+    return path, {"anon": True} if anonymous and path.startswith("s3://") else None
 
 
 class reading:
@@ -164,20 +204,22 @@ def fault_of(path: str, said: str, anonymous: bool) -> str:
     anonymous : bool
         Whether no credentials were used.
     """
-    reason = said.partition(" [")[0].strip().rstrip(".") or "no reason was given"
+    reason = _DETAILS.split(said)[0].strip().rstrip(".") or "no reason was given"
     text = said.lower()
-    words = ("permission", "unauthenticated", "credential", "forbidden", "access denied")
-    denied = any(word in text for word in words) or "403" in text or "401" in text
-    if is_url(path) and denied:
-        way = (
-            "its owner has to allow it to be read without credentials; leave `anonymous` out to "
-            "use yours"
-            if anonymous
-            else "give credentials as the provider's own programs take them (s3: AWS_PROFILE, or "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; gs: GOOGLE_APPLICATION_CREDENTIALS), or, "
-            f"if it is public, say so: {{path: {path}, anonymous: true}}"
-        )
+    if (found := _PACKAGE.search(text)) is not None:
+        way = ", or, if it is public, say `anonymous: true`" if path.startswith("gs://") else ""
+        return f"{path} is read with the package {found[1]}: pip install {found[1]}{way}"
+    if is_url(path) and any(word in text for word in _DENIED):
+        way = "if it is public, say `anonymous: true` beside its `path`; else give credentials: "
+        if anonymous:
+            way = "it is not public: leave `anonymous` out, and give credentials: "
+        if path.startswith("s3://"):
+            way += "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        elif path.startswith("gs://"):
+            way += "GOOGLE_APPLICATION_CREDENTIALS"
+        else:
+            way = "give a URL that everybody may read, or copy it"
         return f"{path} may not be read ({reason}); {way}"
-    if is_url(path) and any(word in text for word in ("unavailable", "resolve", "timed out")):
+    if is_url(path) and any(word in text for word in _SILENT):
         return f"{path} does not answer ({reason}); check the address and the connection"
     return f"{path} cannot be read: {reason}. Correct it, or copy it anew"

@@ -12,6 +12,8 @@ from funlib.persistence import Array
 
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
+from synpol.files import is_url
+from synpol.images.apart import RemoteArray
 from synpol.images.claim import check_complete
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
@@ -207,7 +209,7 @@ def as_funlib(image: Image) -> Array:
     place along each axis, so it is moved to the multiple below. Image and labels move alike.
     """
     return Array(
-        image.array,
+        RemoteArray(image.array) if is_url(image.path) else image.array,
         image.offset - image.offset % image.voxel_size,
         image.voxel_size,
         ["z", "y", "x"],
