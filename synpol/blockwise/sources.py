@@ -112,8 +112,9 @@ def _remote_stamp(path: str, image: Image) -> str | None:
     if isinstance(array, PrecomputedArray):
         files = [f"{place}/{name}" for name in array.files(REMOTE_SAMPLES)]
     else:
-        files = [f"{place}/{name}" for name in ("zarr.json", ".zarray")]
-        files += _chunk_files(place, cast(zarr.Array, array), REMOTE_SAMPLES)
+        stored = cast(zarr.Array, array)
+        files = [f"{place}/{'zarr.json' if stored.metadata.zarr_format == 3 else '.zarray'}"]
+        files += _chunk_files(place, stored, REMOTE_SAMPLES)
 
     def state(file: str) -> list[str] | None:
         try:
