@@ -35,7 +35,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if not config.decode.sides or config.decode.semantic:
         raise InputError("partners need numbered sides: decode.sides true, decode.semantic false")
     instances = open_image(join(output, "instances"), channels=0)
-    segmentation = open_labels(config.need_image("connect.segmentation"), "ids")
+    segmentation = open_labels(config.need_image("connect.segmentation"), "ids", instances)
     for image in (instances, segmentation):
         check_complete(image)
         check_readable(image)
@@ -51,6 +51,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     partners = partners_blockwise(
         instances,
         segmentation,
+        partly=True,
         block_shape=config.decode.block_shape,
         work_dir=work_folder(output, config.workers.work_dir),
         num_workers=config.workers.num_workers,

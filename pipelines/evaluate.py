@@ -39,7 +39,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
             "instances without sides"
         )
     instances = open_image(join(output, "instances"), channels=0)
-    true = open_labels(truth, config.evaluate.labels)
+    true = open_labels(truth, config.evaluate.labels, instances)
     for image in (instances, true):
         check_complete(image)
         check_readable(image)
@@ -120,7 +120,8 @@ def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str,
         margin = config.evaluate.lin2020_margin
         scores["lin2020"] = asdict(lin2020(predicted, true, margin=margin))
     if "cremi-partners" in wanted:
-        neurons = open_labels(config.need_image("evaluate.segmentation"), "ids")
+        source = config.need_image("evaluate.segmentation")
+        neurons = open_labels(source, "ids", instances)
         segments = neurons.part_like(instances, "evaluate.segmentation")
         found = cremi_partners(predicted, true, segments, instances.voxel_size_nm)
         scores["cremi-partners"] = found.scores()

@@ -1,4 +1,4 @@
-"""Write the synapse table in a form that other programs read.
+"""Write the synapse table, or the instances, in a form that other programs read.
 
   --csv FILE              all columns
   --parts FOLDER          all columns, a Parquet file for every million synapses
@@ -6,8 +6,10 @@
   --synful FILE           Parquet with the columns of synful's tables
   --sqlite FILE           a graph database of funlib.persistence: synapses as nodes
   --postgres HOST/DB      the same in PostgreSQL (user and password as psql takes them)
+  --precomputed FOLDER    the instances as a segmentation that neuroglancer and cloud-volume
+                          open, with coarser resolutions; FOLDER may be a URL (s3://, gs://)
 
-Reads predict.output/synapses.parquet.
+Reads predict.output: synapses.parquet, and instances.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from funlib.geometry import Coordinate, Roi
 
+from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import is_url, join
-from synpol.images.image import open_image
+from synpol.images.image import Image, open_image
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import (
     cave_rows,
@@ -33,6 +36,7 @@ from synpol.synapses.exports import (
 )
 from synpol.synapses.graphs import write_postgres, write_sqlite
 from synpol.synapses.reading import open_table
+from synpol.synapses.segmentation import write_segmentation
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
     parser.add_argument("--parts", type=Path, metavar="FOLDER")
     parser.add_argument("--postgres", metavar="HOST/DATABASE")
+    parser.add_argument("--precomputed", metavar="FOLDER")
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -47,17 +52,34 @@ def main(config: Config, given: argparse.Namespace) -> None:
     if is_url(output):
         raise InputError("predict.output is remote; copy its synapses.parquet first")
     files = (given.csv, given.cave, given.synful, given.sqlite)
-    if given.postgres is None and given.parts is None and not any(files):
+    tables = [*files, given.parts, given.postgres]
+    if not any([*tables, given.precomputed]):
         raise InputError(
-            "say what to write: --csv, --parts, --cave, --synful, --sqlite or --postgres"
+            "say what to write: --csv, --parts, --cave, --synful, --sqlite, --postgres or "
+            "--precomputed"
         )
     for file in filter(None, files):
         if file.is_dir():
             raise InputError(f"{file} is a folder; a file to write is expected")
         check_writable(file.parent)
     table = Path(output) / "synapses.parquet"
-    open_table(table)
+    if any(tables):
+        open_table(table)
     instances = open_image(join(output, "instances"), channels=0)
+    write_tables(table, instances, given)
+    if given.precomputed:
+        count = write_segmentation(
+            instances,
+            given.precomputed,
+            work_dir=work_folder(output, config.workers.work_dir),
+            num_workers=config.workers.num_workers,
+            workers=config.workers,
+        )
+        print(f"{count} resolutions in {given.precomputed}")
+
+
+def write_tables(table: Path, instances: Image, given: argparse.Namespace) -> None:
+    """Write the forms of the table that are asked for."""
     if given.csv:
         print(f"{write_csv(table, given.csv)} synapses in {given.csv}")
     if given.parts:

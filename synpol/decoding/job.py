@@ -112,7 +112,7 @@ def decode_blockwise(
         ``<output>.work``, to be given where `output` is remote.
     fresh : bool
         Do all of it again, whatever was done before. A rerun notices by itself that a foreign
-        prediction on this machine was rewritten in place, but not that a remote one was.
+        prediction was rewritten in place.
     workers : synpol.config.Workers, optional
         Where workers run and with what; by default as processes on this machine. How many is said
         by `num_workers`.

@@ -102,7 +102,7 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         coarse = tuple(
             slice(f.start // m, -(-f.stop // m)) for f, m in zip(fine, self.multiple, strict=True)
         )
-        labels = read_voxels(opened.other, coarse, self.other)
+        labels = _read_inside(opened.other, coarse, self.other)
         for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
             if m > 1:
                 labels = np.repeat(labels, m, axis=axis)
@@ -118,6 +118,25 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
             labelled = predicted != 0
             predicted, other = predicted[labelled], other[labelled]
         return Overlaps.of([(predicted, other)])
+
+
+def _read_inside(
+    array: zarr.Array, where: Sequence[slice], source: str | ImageSource
+) -> np.ndarray:
+    """Read a region of labels that may reach beyond the array, where there are none."""
+    inside = [
+        slice(min(max(w.start, 0), n), max(min(w.stop, n), 0))
+        for w, n in zip(where, array.shape, strict=True)
+    ]
+    if inside == list(where):
+        return read_voxels(array, tuple(where), source)
+    found = np.zeros([w.stop - w.start for w in where], array.dtype)
+    if all(i.start < i.stop for i in inside):
+        at = (
+            slice(i.start - w.start, i.stop - w.start) for i, w in zip(inside, where, strict=True)
+        )
+        found[tuple(at)] = read_voxels(array, tuple(inside), source)
+    return found
 
 
 def evaluate_blockwise(
@@ -197,6 +216,7 @@ def overlaps_blockwise(
     *,
     coarser: bool = False,
     predicted_only: bool = False,
+    partly: bool = False,
     block_shape: Sequence[int],
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
@@ -214,6 +234,8 @@ def overlaps_blockwise(
         Whether the other volume may have larger voxels, in whole multiples along each axis.
     predicted_only : bool
         Whether to leave out voxels without a predicted label.
+    partly : bool
+        Whether the other volume may cover a part of the prediction; beyond it there is no label.
     block_shape, work_dir, num_workers, workers
         As in `evaluate_blockwise`.
 
@@ -230,7 +252,7 @@ def overlaps_blockwise(
     for image in (predicted, other):
         if image.array.dtype.kind not in "uib":
             raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
-    begin = other.place_of(predicted, what, coarser)
+    begin = other.place_of(predicted, what, coarser, partly)
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
     sources = [identity_of(image) for image in (predicted, other)]
     digest = hash_of(

@@ -40,7 +40,9 @@ def identity_of(image: Image) -> dict[str, Any]:
     }
     if image.options is not None:
         told = image.options.model_dump(mode="json")
-        about["read_as"] = {key: value for key, value in told.items() if key != "path"}
+        read_as = {key: value for key, value in told.items() if key not in ("path", "anonymous")}
+        if read_as or not image.options.anonymous:
+            about["read_as"] = read_as
     return about | {"hash": image.array.attrs[HASH]} if is_ours(image.array) else about
 
 

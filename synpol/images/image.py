@@ -21,16 +21,16 @@ import zarr
 from funlib.geometry import Coordinate
 
 from synpol.errors import InputError
-from synpol.files import join
+from synpol.files import is_url, join
 from synpol.images.axes import Layout, layout_of
 from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
-from synpol.images.precomputed import SCHEME, PrecomputedArray
+from synpol.images.precomputed import SCHEME, is_precomputed, open_precomputed
 from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, check_kind
-from synpol.images.world import Placement, in_unit
+from synpol.images.world import Placement, in_nm, in_unit, power_of
 from synpol.polarity import shown_labels
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Image(Located):
         Path or URL of the array itself.
     array : zarr.Array
         ``(z, y, x)``, or ``(channel, z, y, x)``; a `View` where it is stored otherwise, a
-        `PrecomputedArray` where a segmentation is in that format.
+        `View` too where it is not Zarr.
     voxel_size, offset : Coordinate
         Size of a voxel, and corner of the first voxel, in `unit`; z, y, x.
     unit : {"nm", "angstrom", "pm", "fm"}
@@ -159,6 +159,7 @@ def open_image(
     mode: str = "r",
     bare: bool = False,
     inside: bool = True,
+    beside: Image | None = None,
 ) -> Image:
     """Open an image wherever it is read: a group or an array, Zarr v3 or v2, OME 0.4 to 0.6.
 
@@ -166,7 +167,7 @@ def open_image(
     ----------
     source : path or URL, or ImageSource
         An OME-Zarr group (its first, full-resolution dataset is taken) or an array; or, to be read
-        only, a precomputed segmentation (``precomputed://`` and its folder or URL). A mapping of a
+        only, a precomputed volume (``precomputed://`` and its folder or URL). A mapping of a
         config says more: which channel, and what metadata leave open.
     channels : int, optional
         Refuse an array that does not have this many channels; 0 means ``(z, y, x)`` is expected.
@@ -176,6 +177,9 @@ def open_image(
         voxel counts as 1 nm then, with a warning.
     inside : bool
         Whether a group that holds exactly one image stands for it.
+    beside : Image, optional
+        Image that this one goes with. Of several scales of a precomputed volume the one that fits
+        its voxel size is taken; without it the finest.
 
     Returns
     -------
@@ -208,9 +212,15 @@ def open_image(
     """
     options = None if isinstance(source, str | os.PathLike) else source
     path = str(source if options is None else options.path).rstrip("/")
-    if path.startswith(SCHEME):
-        return _open_precomputed(path, options, channels, mode)
-    found = find_array(path, mode, inside)
+    if path.startswith(SCHEME) or (not is_url(path) and is_precomputed(path)):
+        return _in_place(path, options, channels, mode, beside)
+    anonymous = options is not None and options.anonymous
+    try:
+        found = find_array(path, mode, inside, anonymous)
+    except InputError:
+        if not is_url(path) or not is_precomputed(path, anonymous):
+            raise
+        return _in_place(path, options, channels, mode, beside)
     multiscale, name = _metadata(found, options)
     layout = _layout(found, multiscale, channels, options)
     path, array = found.path, found.array
@@ -222,13 +232,8 @@ def open_image(
     return Image(
         path=path,
         array=_as_read(found, layout, mode, _background(options)),
-        voxel_size=where.voxel_size,
-        offset=where.offset,
-        unit=where.unit,
-        said_unit=where.said_unit,
-        placed=where.placed,
-        point=where.point,
         options=options,
+        **vars(where),
     )
 
 
@@ -283,7 +288,7 @@ def _metadata(found: Found, options: ImageSource | None) -> tuple[Multiscale | N
     if HASH in found.array.attrs and SIZE_KEYS[0] in found.array.attrs:
         return None, ""  # what synpol wrote does not contradict itself
     try:
-        listed = described(found.path)
+        listed = described(found.path, options is not None and options.anonymous)
     except InputError:
         sized = any(key in found.array.attrs for key in SIZE_KEYS)
         if not (sized or (options and options.voxel_size)):
@@ -331,23 +336,24 @@ def _background(options: ImageSource | None) -> tuple[int, ...]:
     return tuple(v for v in (*(options.background or ()), *(options.unknown or ())) if v)
 
 
-def _open_precomputed(
-    path: str, options: ImageSource | None, channels: int | None, mode: str
+def _in_place(
+    path: str, options: ImageSource | None, channels: int | None, mode: str, beside: Image | None
 ) -> Image:
-    if channels or mode != "r":
-        raise InputError(f"{path} is precomputed; only segmentations are read in that format")
-    read = {"path", "background", "unknown"}
-    unread = sorted(set(options.model_dump()) - read) if options is not None else []
-    if unread:
-        raise InputError(
-            f"{path} is precomputed, for which `{unread[0]}` is not read; leave it out"
-        )
-    volume = PrecomputedArray(path.removeprefix(SCHEME))
-    voxel_size, offset, unit = volume.placement(path)
-    array = cast(zarr.Array, volume)
-    image = Image(path, array, voxel_size, offset, unit, options=options)
-    background = _background(options)
-    return replace(image.without(background), background=()) if background else image
+    """Open an image of another format than Zarr."""
+    if mode != "r":
+        raise InputError(f"{path} is precomputed, which is read only; give another place")
+    path = path if path.startswith(SCHEME) else f"{SCHEME}{path}"
+    size = None if beside is None else beside.voxel_size_nm
+    view, where, is_finest = open_precomputed(path, options, channels, size)
+    if not is_finest and (options is None or options.voxel_size is None):  # to open it again
+        from synpol.config import ImageSource
+
+        told = {} if options is None else options.model_dump()
+        factor = 10.0 ** -power_of(told.get("unit", "nm"), "the key `unit`")
+        chosen = [in_nm(v, where.unit) * factor for v in where.voxel_size]
+        options = ImageSource.model_validate({**told, "path": path, "voxel_size": chosen})
+    array = cast(zarr.Array, view.without(_background(options)))
+    return Image(path=path, array=array, options=options, **vars(where))
 
 
 def listed(image: Image) -> tuple[Multiscale, str] | None:
@@ -355,7 +361,8 @@ def listed(image: Image) -> tuple[Multiscale, str] | None:
     if image.path.startswith(SCHEME):
         return None
     try:
-        found = described(image.path)
+        options = image.options
+        found = described(image.path, options is not None and options.anonymous)
     except InputError:  # metadata that were not needed to open it
         return None
     return None if found is None or found[1] != found[0].paths[0] else found

@@ -44,7 +44,7 @@ _APART = 100.0
 _log = logging.getLogger(__name__)
 
 
-def open_labels(source: str | ImageSource, kind: Kind) -> Image:
+def open_labels(source: str | ImageSource, kind: Kind, beside: Image | None = None) -> Image:
     """Open labels, with values that mean background read as 0.
 
     Parameters
@@ -52,6 +52,8 @@ def open_labels(source: str | ImageSource, kind: Kind) -> Image:
     source : str or ImageSource
         As in `open_image`; the keys `background` and `unknown` replace what is recognised.
     kind : {"polarity", "union", "ids", "mask"}
+    beside : Image, optional
+        Image that they go with; see `open_image`.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def open_labels(source: str | ImageSource, kind: Kind) -> Image:
     InputError
         As `open_image`; not whole numbers; or a value that may be a label or background.
     """
-    image = open_image(source, channels=0)
+    image = open_image(source, channels=0, beside=beside)
     dtype, options = image.array.dtype, image.options
     if dtype.kind == "f" and kind == "mask":
         return image

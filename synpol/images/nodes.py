@@ -15,6 +15,7 @@ import zarr.errors
 from synpol.errors import InputError, nearest
 from synpol.files import is_url, join
 from synpol.images.ome import Multiscale, inner_paths, is_layout_of_series, multiscale_of
+from synpol.images.stores import fault_of, for_zarr
 
 #: how many groups are entered, one in another, to find an image
 _DEPTH = 4
@@ -44,7 +45,7 @@ class Found:
     name: str = ""
 
 
-def find_array(path: str, mode: str, inside: bool) -> Found:
+def find_array(path: str, mode: str, inside: bool, anonymous: bool = False) -> Found:
     """Open an array, or the full resolution of the image that a group is.
 
     Parameters
@@ -54,13 +55,15 @@ def find_array(path: str, mode: str, inside: bool) -> Found:
     mode : {"r", "r+"}
     inside : bool
         Whether a group that holds exactly one image stands for it.
+    anonymous : bool
+        Whether no credentials are used at a URL.
 
     Raises
     ------
     InputError
         Nothing there, several images, or metadata that cannot be read.
     """
-    node = open_node(path, mode)
+    node = open_node(path, mode, anonymous)
     if isinstance(node, zarr.Array):
         return Found(path, node)
     for _ in range(_DEPTH):
@@ -135,7 +138,7 @@ def _no_image(path: str, group: zarr.Group) -> InputError:
     )
 
 
-def open_node(path: str, mode: str) -> zarr.Group | zarr.Array:
+def open_node(path: str, mode: str, anonymous: bool = False) -> zarr.Group | zarr.Array:
     """Open a group or an array.
 
     Raises
@@ -144,13 +147,19 @@ def open_node(path: str, mode: str) -> zarr.Group | zarr.Array:
         Nothing is there, or it cannot be opened.
     """
     try:
-        return zarr.open(path, mode=mode, zarr_format=_local_format(path))  # type: ignore[arg-type]
+        place, options = for_zarr(path, anonymous)
+        return zarr.open(
+            place,
+            mode=mode,  # type: ignore[arg-type]
+            zarr_format=_local_format(path),
+            storage_options=options,
+        )
     except (FileNotFoundError, KeyError, zarr.errors.NodeNotFoundError) as error:
         if isinstance(error, KeyError) and _has_metadata(path):
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error, anonymous) from error
         raise InputError(f"there is no Zarr array or group at {path}{_siblings(path)}") from error
     except Exception as error:  # whatever zarr makes of metadata that are none
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, anonymous) from error
 
 
 def _local_format(path: str) -> Literal[2, 3] | None:
@@ -162,7 +171,9 @@ def _local_format(path: str) -> Literal[2, 3] | None:
     return 2 if any(os.path.exists(f"{path}/{name}") for name in (".zarray", ".zgroup")) else None
 
 
-def _unreadable(path: str, error: Exception) -> InputError:
+def _unreadable(path: str, error: Exception, anonymous: bool = False) -> InputError:
+    if is_url(path):
+        return InputError(fault_of(path, _told(error), anonymous))
     return InputError(
         f"{path} cannot be opened as Zarr: {_told(error)}. Correct its metadata, run the command "
         "again that makes it, or copy it anew"
@@ -196,13 +207,15 @@ def _siblings(path: str) -> str:
     return f" ({parent} exists{nearest(missing, [p.name for p in parent.iterdir()][:1000])})"
 
 
-def described(path: str) -> tuple[Multiscale, str] | None:
+def described(path: str, anonymous: bool = False) -> tuple[Multiscale, str] | None:
     """The metadata of a group that list an array, and the array's path within that group.
 
     Parameters
     ----------
     path : str
         Path or URL of an array.
+    anonymous : bool
+        Whether no credentials are used at a URL.
 
     Returns
     -------
@@ -215,18 +228,18 @@ def described(path: str) -> tuple[Multiscale, str] | None:
         The metadata cannot be read.
     """
     for parent, name in _parents(path):
-        attributes = _attributes(parent)
+        attributes = _attributes(parent, anonymous)
         found = None if attributes is None else multiscale_of(attributes, parent)
         if found is not None and name in found.paths:
             return found, name
     return None
 
 
-def _attributes(path: str) -> Mapping[str, Any] | None:
+def _attributes(path: str, anonymous: bool) -> Mapping[str, Any] | None:
     """Attributes of a group, None where there is none; of a local one without zarr: it is read
     each time an array is opened."""
     if is_url(path):
-        group = opened_group(path)
+        group = opened_group(path, anonymous=anonymous)
         return None if group is None else group.attrs
     for name in _METADATA:
         try:
@@ -262,10 +275,12 @@ def opened_group(
     path: str | os.PathLike[str],
     zarr_format: Literal[2, 3] | None = None,
     mode: Literal["r", "r+"] = "r",
+    anonymous: bool = False,
 ) -> zarr.Group | None:
     """A Zarr group, or None where there is none."""
+    place, options = for_zarr(str(path), anonymous)
     try:
-        return zarr.open_group(str(path), mode=mode, zarr_format=zarr_format)
+        return zarr.open_group(place, mode=mode, zarr_format=zarr_format, storage_options=options)
     except Exception:  # whatever zarr makes of what lies there: it is no group
         return None
 

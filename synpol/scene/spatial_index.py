@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synpol.images.sharding import morton
+
 #: most levels; the last level takes all lines that are left
 MOST_LEVELS = 24
 #: most cells that a line crosses on average; no level has smaller cells
@@ -98,27 +100,3 @@ def _cells_of(
     for axis in range(3):
         step, offset[:, axis] = np.divmod(step, extent[line, axis])
     return morton(begin[line] + offset, grid), line
-
-
-def morton(index: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Compute compressed Morton codes: the bits of x, y and z in turn, as many as each axis needs.
-
-    Parameters
-    ----------
-    index : (n, 3) int64
-        Indices of cells along x, y, z.
-    grid : (3,) int64
-        Number of cells along each axis.
-
-    Returns
-    -------
-    (n,) uint64
-        Code of each cell.
-    """
-    code, shift = np.zeros(len(index), np.uint64), 0
-    for bit in range(int(max(grid)).bit_length()):
-        for axis in range(3):
-            if (int(grid[axis]) - 1) >> bit:
-                code |= ((index[:, axis] >> bit) & 1).astype(np.uint64) << np.uint64(shift)
-                shift += 1
-    return code

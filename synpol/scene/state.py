@@ -105,7 +105,9 @@ class Layers:
         raw = open_image(config.need_image("predict.raw"), channels=0)
 
         def image(source: Source | None) -> Image | None:
-            return None if source is None else open_image(source, channels=0).fitted_to(raw)
+            if source is None:
+                return None
+            return open_image(source, channels=0, beside=raw).fitted_to(raw)
 
         polarity = None
         if is_url(output) or Path(output, "polarity").exists():

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from synpol.config import TrainingVolume
 from synpol.errors import InputError
+from synpol.files import is_url
+from synpol.images.apart import RemoteArray
 from synpol.images.appearance import Appearance, shown_range
 from synpol.images.claim import check_complete
 from synpol.images.image import Image, check_readable, open_image
@@ -82,7 +84,7 @@ def open_volume(
         or not what the config says, or a float image is outside 0..1 or not finite.
     """
     raw = open_image(volume.raw, channels=0)
-    truth = open_labels(volume.truth, volume.labels)
+    truth = open_labels(volume.truth, volume.labels, raw)
     for image in (raw, truth):
         check_complete(image)
         check_readable(image)
@@ -274,7 +276,7 @@ def as_funlib(image: Image) -> Array:
     place along each axis, so it is moved to the multiple below. Image and labels move alike.
     """
     return Array(
-        image.array,
+        RemoteArray(image.array) if is_url(image.path) else image.array,
         image.offset - image.offset % image.voxel_size,
         image.voxel_size,
         ["z", "y", "x"],
