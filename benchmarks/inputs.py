@@ -1,130 +1,76 @@
 """What opens: files of many writers; and how fast, against the format's library alone.
 
-    python benchmarks/inputs.py [--megabytes 2048] [--json FILE]
-    python benchmarks/inputs.py --page
+    python benchmarks/inputs.py [--gigabytes 2] [--repeats 2] [--no-files] [--json FILE]
 
-First every file of input_files.py is imported, and opened in place where that is possible: values,
-voxel size and offset are compared with what its writer meant. A file that means no volume has to
-be refused. Then a TIFF stack and a gzip HDF5 of so many megabytes are imported; beside it tifffile
-or h5py alone reads them and zarr-python alone writes what was read, each in a process of its own.
-The ratio of speeds and the largest memory are told. At last a network predicts from chunked
-formats, and the share of time is told in which it waited for data.
+Every file of input_files/ is imported, and read in place where that is possible: values, voxel size
+and place are compared with what was written, a training patch and a predicted block with those of
+a plain Zarr of the same values. A file that means no volume has to be refused.
+
+A TIFF stack and a gzip HDF5 are imported; beside that tifffile or h5py alone reads them and
+zarr-python alone writes what was read, with the same chunks and codecs. Both take turns, each in a
+process of its own; told are the ratio of speeds (medians) and the largest memory of an import.
+
+A network of the default size predicts from each chunked format; told is the share of time in which
+it waited for data. The last figure is how long `import synpol` and `open_image` take together.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from figures import tell
-from input_files import SIZE, File, all_files
+from input_files import all_files
+from input_files.trial import Trial
 
 from synpol.config import ImportVolume
-from synpol.datasets.import_volume import CHUNK, import_volume
+from synpol.datasets.import_volume import import_volume
 from synpol.errors import InputError
-from synpol.formats import format_of
-from synpol.images.image import Image, open_image
+from synpol.images.image import open_image
 
-#: page of the docs with the table of files, and what encloses the table
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
-BEGIN, END = "<!-- made by benchmarks/inputs.py --page -->", "<!-- end -->"
 #: pixels along an edge of the sections whose import is timed
 EDGE = 2048
+SIZE = (40.0, 8.0, 4.0)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a file was read.
-
-    Attributes
-    ----------
-    file : File
-    way : {"import", "in place"}
-    result : {"right", "refused", "wrong"}
-    note : str
-        What was wrong, or the refusal.
-    """
-
-    file: File
-    way: str
-    result: str
-    note: str
-
-
-# ---------------------------------------------------------------- files of many writers
-
-
-def outcomes() -> list[Outcome]:
-    """Read every file in every way that is possible."""
-    found = []
-    for file in all_files():
-        with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folder = Path(name)
-            source = str(file.write(folder))
-            volume = ImportVolume(source=source, output=str(folder / "made"), **file.entry)
-            found.append(outcome(file, "import", partial(import_volume, volume)))
-            if file.in_place:
-                scheme = "precomputed://" if format_of(source).name == "precomputed" else ""
-                found.append(outcome(file, "in place", partial(open_image, scheme + source)))
-    return found
-
-
-def outcome(file: File, way: str, read: Callable[[], Image]) -> Outcome:
-    """Read a file in one way, and compare."""
-    try:
-        image = read()
-        different = difference(file, image)
-    except InputError as error:
-        return Outcome(file, way, "wrong" if file.values is not None else "refused", str(error))
-    except Exception as error:  # what a user would see as a traceback
-        return Outcome(file, way, "wrong", f"{type(error).__name__}: {error}")
-    return Outcome(file, way, "wrong" if different else "right", different)
-
-
-def difference(file: File, image: Image) -> str:
-    """Say how an image differs from what the writer meant."""
-    if file.values is None:
-        return "it was not refused"
-    values = np.asarray(image.array[tuple(slice(0, int(n)) for n in image.array.shape)])
-    if values.shape != file.values.shape or not np.array_equal(values, file.values):
-        return "other values"
-    if not np.allclose(image.voxel_size_nm, SIZE, rtol=1e-6):
-        return f"voxels of {image.voxel_size_nm} nm"
-    if not np.allclose(image.offset_nm, file.offset, atol=1e-3):
-        return f"offset {image.offset_nm} nm"
-    return ""
-
-
-def table(results: list[Outcome]) -> str:
-    """Return the Markdown table of files for the docs."""
-    lines = ["| writer | file | imported | in place |", "| --- | --- | --- | --- |"]
-    ways: dict[int, dict[str, str]] = {}
+def counts() -> dict[str, float]:
+    """Read every file in every way that is possible, and count."""
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        trial = Trial(Path(name))
+        for file in all_files():
+            for way in file.ways:
+                with tempfile.TemporaryDirectory() as folder:
+                    results.append(trial.outcome(file, way, Path(folder)))
     for one in results:
-        ways.setdefault(id(one.file), {})[one.way] = one.result
-    for file in {id(one.file): one.file for one in results}.values():
-        way = ways[id(file)]
-        lines.append(
-            f"| {file.writer} | {file.about} | {way['import']} | {way.get('in place', '')} |"
-        )
-    return "\n".join(lines) + "\n"
+        if one.result == "wrong":
+            print(f"wrong: {one.file.name}, {one.way}: {one.note[:300]}")
+    writers = sorted({one.file.writer for one in results})
+    print(", ".join(f"{name} {_version(name)}" for name in writers))
+    found = Counter(one.result for one in results)
+    return {
+        "files": len({id(one.file) for one in results}),
+        "writers": len(writers),
+        **{result: found[result] for result in ("right", "refused", "wrong")},
+    }
 
 
-def with_table(text: str, results: list[Outcome]) -> str:
-    """Return the page of formats with its table as it is."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(results)}{END}{after}"
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(by hand)"
 
 
 # ---------------------------------------------------------------- speed
@@ -151,28 +97,25 @@ def make_stack(path: Path, sections: int) -> None:
 
 
 def by_libraries(source: Path, output: Path) -> None:
-    """Read with the format's library alone and write with zarr-python alone."""
+    """Read with the format's library alone and write with zarr-python alone.
+
+    `output` is an empty copy of what the import made: the same chunks and codecs.
+    """
     import h5py
     import tifffile
     import zarr
-    from zarr.codecs import ZstdCodec
 
-    def copy(shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> None:
-        target = zarr.create_array(
-            output, shape=shape, dtype="u1", chunks=CHUNK, compressors=ZstdCodec(level=1)
-        )
-        for z in range(0, shape[0], CHUNK[0]):
-            end = min(z + CHUNK[0], shape[0])
-            target[z:end] = read(z, end)
-
+    target = zarr.open_array(output, mode="r+")
+    slabs = [(z, min(z + 16, target.shape[0])) for z in range(0, target.shape[0], 16)]
     if source.suffix == ".tif":
         with tifffile.TiffFile(source) as tiff:
-            shape = tiff.series[0].shape
-            copy(shape, lambda a, b: tiff.asarray(key=slice(a, b)).reshape(b - a, *shape[1:]))
+            for begin, end in slabs:
+                values = tiff.asarray(key=slice(begin, end))
+                target[begin:end] = values.reshape(end - begin, *target.shape[1:])
         return
     with h5py.File(source, "r") as file:
-        data = file["main"]
-        copy(data.shape, lambda a, b: data[a:b])
+        for begin, end in slabs:
+            target[begin:end] = file["main"][begin:end]
 
 
 def run_one(way: str, source: Path, output: Path) -> None:
@@ -198,66 +141,151 @@ def measured(way: str, source: Path, output: Path) -> tuple[float, float]:
     return seconds, peak
 
 
-def speeds(megabytes: int) -> dict[str, float]:
+def emptied(made: Path, place: Path) -> Path:
+    """Return a new, empty array with the metadata of an imported one."""
+    array = open_image(made).path
+    place.mkdir(parents=True)
+    (place / "zarr.json").write_text((Path(array) / "zarr.json").read_text())
+    return place
+
+
+def speeds(gigabytes: float, repeats: int) -> dict[str, float]:
     """Compare imports with the libraries alone; both read a file that was just written."""
-    sections = max(16, megabytes * 2**20 // EDGE**2)
+    sections = max(16, int(gigabytes * 2**30) // EDGE**2)
+    megabytes = sections * EDGE**2 / 2**20
     found = {}
     for ending, name in ((".tif", "tiff"), (".h5", "hdf5")):
+        taken, alone, peaks = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / f"stack{ending}"
             make_stack(source, sections)
-            alone, _ = measured("libraries", source, Path(folder) / "alone")
-            taken, peak = measured("import", source, Path(folder) / "out" / "made")
-        found[f"{name}_over_library"] = alone / taken
-        found[f"{name}_import_mb_per_s"] = sections * EDGE**2 / 2**20 / taken
-        found[f"{name}_import_peak_mb"] = peak
+            for turn in range(repeats):
+                made = Path(folder) / f"{turn}" / "made"
+                seconds, peak = measured("import", source, made)
+                taken.append(seconds)
+                peaks.append(peak)
+                copy = emptied(made, made.with_name("alone"))
+                alone.append(measured("libraries", source, copy)[0])
+                if turn == 0:
+                    _check_same(made, copy)
+                subprocess.run(["rm", "-r", made.parent], check=True)
+        found[f"{name}_over_library"] = statistics.median(alone) / statistics.median(taken)
+        found[f"{name}_import_mb_per_s"] = megabytes / statistics.median(taken)
+        found[f"{name}_import_peak_mb"] = max(peaks)
+        print(f"{name}: {megabytes:.0f} MB; import {taken} s, libraries {alone} s")
     return found
 
 
-def idle_fraction() -> float:
-    """Share of a prediction's time in which the network waited for data."""
-    from predict import configured, make_checkpoint, make_image, prepared, stage_seconds
+def _check_same(made: Path, copy: Path) -> None:
+    """Refuse to compare speeds of what is not the same."""
+    import zarr
 
+    one, other = open_image(made).array, zarr.open_array(copy, mode="r")
+    for z in (0, one.shape[0] - 1):
+        if not np.array_equal(one[z : z + 1, :, :], other[z : z + 1]):
+            raise RuntimeError(f"{made} and {copy} differ")
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def write_formats(folder: Path, values: np.ndarray) -> dict[str, str]:
+    """Write an image in the chunked formats; returns what a config names, by format."""
+    import tensorstore
+    import zarr
+
+    size = [30, 16, 16]
+    about: dict[str, Any] = {"attributes": {"voxel_size": size, "units": ["nm"] * 3}}
+    about |= {"data": values, "chunks": (32, 64, 64)}
+    zarr.create_array(folder / "zarr_v2", zarr_format=2, **about)
+    zarr.create_array(folder / "zarr_v3", **about)
+    zarr.create_array(folder / "sharded", shards=(64, 128, 128), **about)
+    shape, chunk = list(values.shape[::-1]), [64, 64, 32]
+    whole = {"type": "image", "data_type": "uint8", "num_channels": 1}
+    scale = {"resolution": size[::-1], "size": shape, "encoding": "raw", "chunk_size": chunk}
+    metadata = {"dimensions": shape, "blockSize": chunk, "dataType": "uint8"}
+    specs: dict[str, tuple[str, dict[str, Any]]] = {
+        "precomputed": ("neuroglancer_precomputed", {"multiscale_metadata": whole}),
+        "n5": ("n5", {"metadata": metadata | {"compression": {"type": "gzip"}}}),
+    }
+    specs["precomputed"][1]["scale_metadata"] = scale
+    for name, (driver, more) in specs.items():
+        where = {"driver": "file", "path": f"{folder}/{name}/"}
+        spec = {"driver": driver, "kvstore": where, **more}
+        store = tensorstore.open(spec, create=True, open=True).result()
+        (store[..., 0] if name == "precomputed" else store).write(values.T).result()
+    attributes = folder / "n5" / "attributes.json"
+    said = json.loads(attributes.read_text())
+    said["pixelResolution"] = {"dimensions": size[::-1], "unit": "nm"}
+    attributes.write_text(json.dumps(said))
+    named = {name: str(folder / name) for name in ("zarr_v2", "zarr_v3", "sharded", "n5")}
+    return named | {"precomputed": f"precomputed://{folder}/precomputed"}
+
+
+def idle_fractions() -> dict[str, float]:
+    """Share of a prediction's time in which the network waited for data, by format."""
+    from predict import configured, make_checkpoint, stage_seconds
+
+    from synpol.prediction.job import PredictJob
+
+    found = {}
+    values = np.random.default_rng(0).integers(0, 255, (32, 256, 256), np.uint8)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_image(folder, (64, 256, 256))
         config = configured(None, folder, workers__num_workers=1)
-        make_checkpoint(folder, config)
-        stage_seconds(*prepared(config, folder))
-        rows = [
-            [float(v) for v in line.split()[3:]]
-            for path in folder.rglob("*.times")
-            for line in path.read_text().splitlines()
-        ]
-    _, computing, idle = np.array(rows).T
-    return float(idle.sum() / (idle.sum() + computing.sum()))
+        checkpoint = make_checkpoint(folder, config)
+        for kind, source in write_formats(folder, values).items():
+            try:
+                job = PredictJob.of(config, source, str(folder / f"{kind}.out"), checkpoint)
+            except InputError as error:
+                print(f"{kind} is not read in place: {str(error)[:200]}")
+                continue
+            polarity = job.claim(fresh=True).image_to_write(job.create, forget=[job.folder])
+            stage_seconds(job, polarity.path)
+            lines = [path.read_text() for path in job.work.rglob("*.times")]
+            rows = [line.split()[3:] for text in lines for line in text.splitlines()]
+            _, computing, idle = np.array(rows, float).T
+            fraction = float(idle.sum() / (idle.sum() + computing.sum()))
+            found[f"reading_idle_fraction_{kind}"] = fraction
+    return found | {"reading_idle_fraction": max(found.values())}
+
+
+def open_seconds(repeats: int = 7) -> float:
+    """Seconds of `import synpol` and `open_image` of a local Zarr, in a new process."""
+    from predict import make_image
+
+    code = (
+        "import sys, time; t = time.perf_counter(); import synpol; "
+        "from synpol.images.image import open_image; open_image(sys.argv[1]); "
+        "print(time.perf_counter() - t)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        make_image(Path(folder), (32, 128, 128))
+        command = [sys.executable, "-c", code, f"{folder}/raw"]
+        runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(repeats)]
+    return statistics.median(float(run.stdout) for run in runs)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=2048, help="size of the timed imports")
-    parser.add_argument("--page", action="store_true", help="write the table in docs/formats.md")
-    parser.add_argument("--json", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gigabytes", type=float, default=2, help="size of the timed imports")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of the timed imports")
+    parser.add_argument("--no-files", action="store_true", help="speed only")
+    parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     parser.add_argument("--one", nargs=3, metavar=("WAY", "SOURCE", "OUTPUT"), help="one timed run")
     given = parser.parse_args()
     if given.one:
         run_one(given.one[0], Path(given.one[1]), Path(given.one[2]))
         return
-    results = outcomes()
-    for one in results:
-        if one.result == "wrong":
-            print(f"wrong: {one.file.writer}, {one.file.about}, {one.way}: {one.note[:200]}")
-    if given.page:
-        PAGE.write_text(with_table(PAGE.read_text(), results))
-        return
-    counts = Counter(one.result for one in results)
-    figures: dict[str, float] = {
-        "files": len({id(one.file) for one in results}),
-        "writers": len({one.file.writer for one in results}),
-        **{name: counts[name] for name in ("right", "refused", "wrong")},
-    }
-    figures |= speeds(given.megabytes)
-    figures["reading_idle_fraction"] = idle_fraction()
+    names = ("numpy", "zarr", "tifffile", "h5py", "tensorstore", "torch")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    print(f"{platform.machine()}, Python {platform.python_version()}, {packages}")
+    figures = {} if given.no_files else counts()
+    figures |= speeds(given.gigabytes, given.repeats)
+    figures |= idle_fractions()
+    figures["open_seconds"] = open_seconds()
     tell(figures, given.json)
 
 

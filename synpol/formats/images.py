@@ -20,8 +20,6 @@ from synpol.formats.first_bytes import first_bytes
 from synpol.images.image import open_image
 from synpol.images.precomputed import SCHEME
 
-#: what the warning about an array without a voxel size says
-_UNSAID = "says nothing about its voxel size"
 _ZARR = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -43,15 +41,15 @@ class ZarrStack(ArrayStack):
             axes=choice.axes,
             fill_missing=choice.fill_missing,
         )
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             try:
                 self.image = open_image(source, bare=True)
             except InputError as error:
                 # the keys of a mapping are keys of the import itself
                 text = re.sub(r"\{path: .*?, (\w+): (\w+)\}", r"`\1: \2`", str(error))
                 raise InputError(text) from None
-        self._has_size = not any(_UNSAID in str(warning.message) for warning in said)
+        self._has_size = _says_size(source)
         self.what = self.image.path
         self.array = self.image.array
         self.names = "czyx"[-len(self.image.array.shape) :]
@@ -99,3 +97,12 @@ class PrecomputedStack(ZarrStack):
     @classmethod
     def opens_url(cls, url: str) -> bool:
         return url.startswith(SCHEME)
+
+
+def _says_size(source: ImageSource) -> bool:
+    """Whether an image that can be opened says a voxel size that can be trusted."""
+    try:
+        open_image(source)
+    except InputError:
+        return False
+    return True
