@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 from figures import tell
 from input_files import all_files
-from input_files.trial import Trial
 
 from synpol.config import ImportVolume
 from synpol.datasets.import_volume import import_volume
@@ -46,6 +45,8 @@ SIZE = (40.0, 8.0, 4.0)
 
 def counts() -> dict[str, float]:
     """Read every file in every way that is possible, and count."""
+    from input_files.trial import Trial  # torch, whose memory is not that of an import
+
     results = []
     with tempfile.TemporaryDirectory() as name:
         trial = Trial(Path(name))
