@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/: config.md and table.md, from the models of both.
+"""Write the generated parts of docs/: pages of keys, columns, stages and formats.
 
     python docs/generate.py [--pictures [NAME ...]]
 
@@ -20,7 +20,8 @@ from synpol.decoding.stages import STAGES
 from synpol.formats import known_formats
 from synpol.synapses.table import schema_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
 DEMO = Path("runs/demo/heldout")
 #: marks around the generated part of a page that is written by hand
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
@@ -75,6 +76,17 @@ def decoding_page() -> str:
         name = stage.__name__.removesuffix("Stage").lower()
         rows.append(f"| `{name}` | {stage.job} | {stage.reads} | {stage.leaves} |")
     return _filled("decoding.md", rows)
+
+
+def formats_page() -> str:
+    """Make the page of formats, with the files that the tests read."""
+    from input_files import all_files, files_table  # in benchmarks/
+
+    pins = (HERE.parent / "constraints.txt").read_text().split()
+    pinned = dict(line.split("==") for line in pins if "==" in line)
+    packages = {file.writer.lower(): file.writer for file in all_files()}
+    versions = [f"{name} {pinned[key]}" for key, name in packages.items() if key in pinned]
+    return _filled("formats.md", [f"Versions: {', '.join(versions)}.", "", *files_table()])
 
 
 def _filled(page: str, rows: list[str]) -> str:
@@ -146,6 +158,7 @@ if __name__ == "__main__":
     (HERE / "config.md").write_text(config_page())
     (HERE / "table.md").write_text(table_page())
     (HERE / "decoding.md").write_text(decoding_page())
+    (HERE / "formats.md").write_text(formats_page())
     if named is not None:
         for name in named or PICTURES:
             PICTURES[name]()

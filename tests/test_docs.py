@@ -24,6 +24,8 @@ def test_the_page_of_config_keys_is_up_to_date():
     assert table == generate.table_page(), "run: python docs/generate.py"
     decoding = (ROOT / "docs" / "decoding.md").read_text()
     assert decoding == generate.decoding_page(), "run: python docs/generate.py"
+    formats = (ROOT / "docs" / "formats.md").read_text()
+    assert formats == generate.formats_page(), "run: python docs/generate.py"
 
 
 MODULES = ["synpol", *(m.name for m in pkgutil.walk_packages(synpol.__path__, "synpol."))]

@@ -543,6 +543,12 @@ def test_the_key_origin_says_which_point_is_told(tmp_path, translation, origin, 
     assert image.placed == (translation is not None or origin is not None)
 
 
+def test_half_a_voxel_is_that_of_the_size_that_the_config_says(tmp_path):
+    path = ome(tmp_path / "a", scale=(1, 1, 1), unit=None, translation=(0, 0, 0))
+    image = open_image(ImageSource(path=str(path), voxel_size=SIZE))
+    assert is_as_written(image, offset=(-20, -2, -3))
+
+
 def test_the_key_offset_places_what_has_no_place(tmp_path):
     for number, translation in enumerate([None, (0, 0, 0)]):
         path = ome(tmp_path / f"a{number}", translation=translation)

@@ -50,6 +50,23 @@ def test_an_array_inside_a_group_is_found_by_its_key(path):
     same(made_of(path, voxel_size=SIZE, key="volumes/raw"), RAW)
 
 
+def test_zarr_axes_are_obeyed_and_its_channels_and_times_chosen(path):
+    both = np.stack([RAW, 255 - RAW])
+    for name, key in (("c", "channel"), ("t", "time")):
+        names = ["x", name, "y", "z"]
+        source = path.with_name(name)
+        zarr.create_array(source, data=both.transpose(3, 0, 2, 1), dimension_names=names)
+        refused(source, f"2 {key}s.*`{key}: 0`")
+        same(made_of(source, voxel_size=SIZE, **{key: 1}), 255 - RAW, SIZE)
+
+
+def test_zarr_predictions_become_polarity(path):
+    values = np.stack([RAW, 255 - RAW, RAW])
+    zarr.create_array(path, data=values)
+    refused(path, "channel")
+    same(made_of(path, voxel_size=SIZE, kind="polarity"), values)
+
+
 def test_zarr_at_a_url_is_imported(path, output):
     url = f"memory://{path.parent.name}/source"
     zarr.create_array(url, data=RAW, attributes={"voxel_size": [40, 8, 4]})

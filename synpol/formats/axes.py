@@ -13,22 +13,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.images.axes import letter_of
 
-#: names that axes have in files, and the letter of each
+#: more names of axes in files, beside those of Zarr, and the letter of each
 _LETTERS = {
-    "z": "z",
-    "y": "y",
-    "x": "x",
-    "c": "c",
-    "t": "t",
     "depth": "z",
     "plane": "z",
     "height": "y",
     "width": "x",
-    "channel": "c",
-    "channels": "c",
     "s": "c",  # samples of a pixel in TIFF
-    "time": "t",
 }
 
 
@@ -73,7 +66,7 @@ def letters_of(names: Sequence[str]) -> tuple[str, ...]:
     >>> letters_of(["Z", "c^", "height", "phi"])
     ('z', 'c', 'y', 'phi')
     """
-    return tuple(_LETTERS.get(name.strip("^").lower(), name) for name in names)
+    return tuple(_LETTERS.get(name.lower()) or letter_of(name) or name for name in names)
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from synpol.errors import InputError
+from synpol.images.world import NANOMETERS, power_of
 
-#: nm in one unit, for every length that files name
-_NANOMETERS = {
-    "m": 1e9,
-    "cm": 1e7,
-    "mm": 1e6,
-    "um": 1e3,
-    "nm": 1.0,
-    "angstrom": 0.1,
-    "pm": 1e-3,
-    "fm": 1e-6,
-}
-_NAMES = {
-    "meter": "m",
-    "metre": "m",
-    "centimeter": "cm",
-    "millimeter": "mm",
-    "micrometer": "um",
-    "micrometre": "um",
-    "micron": "um",
-    "microns": "um",
-    "µm": "um",  # micro sign
-    "μm": "um",  # Greek mu
-    "\\u00b5m": "um",  # as ImageJ writes it
-    "nanometer": "nm",
-    "nanometre": "nm",
-    "å": "angstrom",
-    "a": "angstrom",
-    "picometer": "pm",
-    "femtometer": "fm",
-}
 #: two numbers that people and headers give for one size differ by less than this, relative
 _ROUNDING = 1e-3
 #: a voxel below this many nm is a number in another unit
@@ -52,12 +23,10 @@ def nanometers(unit: str) -> float | None:
     >>> nanometers("Micrometers"), nanometers("Å"), nanometers("pixel")
     (1000.0, 0.1, None)
     """
-    name = unit.strip().lower()
-    for candidate in (name, name.removesuffix("s")):
-        found = _NANOMETERS.get(_NAMES.get(candidate, candidate))
-        if found is not None:
-            return found
-    return None
+    try:
+        return float(f"1e{power_of(unit, 'a unit')}")
+    except InputError:
+        return None
 
 
 def rounded(value: float) -> float:
@@ -182,7 +151,7 @@ def resolved(
     InputError
         Neither says the voxel size, or they contradict each other.
     """
-    factor = _NANOMETERS[unit or "nm"]
+    factor = NANOMETERS[unit or "nm"]
     if found.unit is None:
         found = _with_unit(source, found, voxel_size, unit)
     found = found.in_nm()
@@ -219,8 +188,8 @@ def _with_unit(
                 f"{source}: {found.where} says the voxel size {_text(found.voxel_size)} (z, y, x) "
                 "without a unit; say `unit`, for instance `unit: nm`, or `voxel_size`"
             )
-        return replace(found, unit=_NANOMETERS[unit])
-    factor = _NANOMETERS[unit or "nm"]
+        return replace(found, unit=NANOMETERS[unit])
+    factor = NANOMETERS[unit or "nm"]
     known = [(v, s) for v, s in zip(found.voxel_size, voxel_size, strict=True) if v is not None]
     if not known:
         return Calibration()

@@ -57,7 +57,7 @@ def matlab_axes(data: h5py.Dataset, path: Path, what: str) -> list[str] | None:
     kind = data.attrs.get("MATLAB_class")
     if kind is None and not first_bytes(path, 16).startswith(b"MATLAB 7.3"):
         return None
-    name = kind.decode() if isinstance(kind, bytes) else str(kind or "double")
+    name = "double" if kind is None else kind.decode() if isinstance(kind, bytes) else str(kind)
     numeric = re.fullmatch(r"u?int\d+|single|double|logical", name)
     if not numeric or "MATLAB_sparse" in data.attrs or "MATLAB_empty" in data.attrs:
         raise InputError(

@@ -7,10 +7,14 @@ crops and shrinks them.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
+from synpol.config import ImageSource
+from synpol.errors import InputError
 from synpol.formats import ArrayStack, register
+from synpol.formats.axes import Choice
 from synpol.formats.calibration import Calibration
 from synpol.formats.first_bytes import first_bytes
 from synpol.images.image import open_image
@@ -27,19 +31,29 @@ class ZarrStack(ArrayStack):
     files = "Zarr and OME-Zarr (v2 and v3)"
 
     def __init__(self, path: Path, key: str | None) -> None:
-        self._open("/".join([str(path), *([key.strip("/")] if key else [])]))
+        self._path = "/".join([str(path), *([key.strip("/")] if key else [])])
 
-    def _open(self, path: str) -> None:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            image = open_image(path, bare=True)
-        self._has_size = not any(
-            "says nothing about its voxel size" in str(w.message) for w in said
+    def choose(self, choice: Choice) -> None:
+        source = ImageSource(
+            path=self._path,
+            channel=choice.channel,
+            time=choice.time,
+            axes=choice.axes,
+            fill_missing=choice.fill_missing,
         )
-        self.image = image
-        self.what = image.path
-        self.array = image.array
-        self.names = "czyx"[-len(image.array.shape) :]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.image = open_image(source, bare=True)
+            except InputError as error:
+                # the keys of a mapping are keys of the import itself
+                text = re.sub(r"\{path: .*?, (\w+): (\w+)\}", r"`\1: \2`", str(error))
+                raise InputError(text) from None
+        self._has_size = _says_size(source)
+        self.what = self.image.path
+        self.array = self.image.array
+        self.names = "czyx"[-len(self.image.array.shape) :]
+        super().choose(Choice(choice.kind))
 
     @classmethod
     def opens(cls, path: Path) -> bool:
@@ -56,7 +70,8 @@ class ZarrStack(ArrayStack):
     def calibration(self) -> Calibration:
         if not self._has_size:
             return Calibration()
-        size, offset = self.image.voxel_size_nm, self.image.offset_nm
+        size = self.image.voxel_size_nm
+        offset = self.image.offset_nm if self.image.placed else None
         return Calibration.of(size, "nm", "its metadata", offset)
 
 
@@ -68,7 +83,7 @@ class PrecomputedStack(ZarrStack):
     files = "neuroglancer's precomputed format (a folder with `info`, precomputed://)"
 
     def __init__(self, path: Path, key: str | None) -> None:
-        self._open(f"{SCHEME}{str(path).removeprefix(SCHEME)}")
+        self._path = f"{SCHEME}{str(path).removeprefix(SCHEME)}"
 
     @classmethod
     def opens(cls, path: Path) -> bool:
@@ -82,3 +97,12 @@ class PrecomputedStack(ZarrStack):
     @classmethod
     def opens_url(cls, url: str) -> bool:
         return url.startswith(SCHEME)
+
+
+def _says_size(source: ImageSource) -> bool:
+    """Whether an image that can be opened says a voxel size that can be trusted."""
+    try:
+        open_image(source)
+    except InputError:
+        return False
+    return True

@@ -66,8 +66,20 @@ class N5Stack(ArrayStack):
 
     def calibration(self) -> Calibration:
         found = Calibration()
-        for part in (self._pixel_resolution(), self._transform(), self._resolution()):
-            found = found.joined(part, self.what)
+        for key, part in (
+            ("pixelResolution", self._pixel_resolution),
+            ("transform", self._transform),
+            ("resolution", self._resolution),
+        ):
+            try:
+                said = part()
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+                raise InputError(
+                    f"{self.what} has an attribute {key} = {self.attributes.get(key)!r}, which "
+                    "cannot be understood; correct it, or say `voxel_size` in the config with "
+                    "`ignore_metadata: true`"
+                ) from None
+            found = found.joined(said, self.what)
         return found
 
     def _pixel_resolution(self) -> Calibration:

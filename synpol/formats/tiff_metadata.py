@@ -137,7 +137,7 @@ def _ome(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Calibratio
 
 
 def _imagej(about: Mapping[str, Any], page: tifffile.TiffPage) -> Calibration:
-    unit = str(about.get("unit", ""))
+    unit = str(about.get("unit", "")).replace("\\u00B5", "µ")  # as ImageJ writes it
     factor = {"inch": _INCH}.get(unit) or nanometers(unit)
     if factor is None:
         return Calibration()

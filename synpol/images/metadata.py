@@ -305,7 +305,8 @@ def _corner(
 ) -> tuple[Numbers, bool]:
     """Corner of the first voxel in nm, and whether anything says it."""
     origin = None if options is None else options.origin
-    placed = [one for one in said if one.place is not None]
+    # where the config corrects the size, half a voxel is half of that
+    placed = [replace(one, size=size) for one in said if one.place is not None]
     if placed and not placed[0].placed and (options is None or not (options.offset or origin)):
         return placed[0].corners(None)[0], False
     corner: Numbers | None = None
