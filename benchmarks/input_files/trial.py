@@ -197,7 +197,7 @@ class Trial:
         stage = job.stage(job.create(False).path)
         opened = stage.open()
         found = stage.compute(INDEX, opened, stage.read(INDEX, opened))
-        return [] if found is None else [found]
+        return [] if found.polarity is None else [found.polarity]
 
 
 def _same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:

@@ -209,7 +209,7 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
         (n,) int64 array
             See `synpol.blockwise.records.Written`; empty where the sizes are not known.
         """
-        from synpol.images.writing import stored_sizes, write_block
+        from synpol.images.blocks import stored_sizes, write_block
 
         where = self.blocks.slices(index)
         write_block(array, where, values)
@@ -218,8 +218,8 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
 
     def done(self) -> np.ndarray:
         """Tell which blocks are done; removes the record of a block whose files have changed."""
+        from synpol.images.blocks import stored_sizes
         from synpol.images.nodes import opened_array
-        from synpol.images.writing import stored_sizes
 
         done = super().done()
         array = opened_array(self.filled) if done.any() and not is_url(self.filled) else None

@@ -25,11 +25,12 @@ from synpol.files import is_url
 from synpol.formats import Stack, keys_of, open_stack, reading
 from synpol.formats.axes import Choice
 from synpol.formats.calibration import Calibration, resolved
+from synpol.images.blocks import write_block
 from synpol.images.claim import Answer, begun, claim_image
 from synpol.images.identity import hash_of
 from synpol.images.image import Image
 from synpol.images.world import whole_placement
-from synpol.images.writing import check_writable, complete, create_image, write_block
+from synpol.images.writing import check_writable, complete, create_image
 
 CHUNK = (16, 128, 128)
 #: attribute of an unfinished import: how many of its sections are written

@@ -15,11 +15,10 @@ import numpy as np
 
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Index, write_record
-from synpol.blockwise.stage import VoxelStage
+from synpol.blockwise.stage import FillStage, VoxelStage
 from synpol.datasets.link_sides import SideRule, Site, sides_of
 from synpol.files import whole_file
 from synpol.images.image import open_image, shifted
-from synpol.images.writing import write_block
 
 if TYPE_CHECKING:
     import zarr
@@ -149,14 +148,23 @@ class MadeSides:
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Record of a block: rows of links without contact; (n,) int64."""
+class SidesRecord:
+    """Record of a block.
+
+    Attributes
+    ----------
+    apart : (n,) int64
+        Rows of links without contact.
+    sizes : (n,) int64
+        Bytes of each file of the block; see `synpol.blockwise.records.Written`.
+    """
 
     apart: np.ndarray
+    sizes: np.ndarray
 
 
 @dataclass(frozen=True)
-class SidesStage(VoxelStage[OpenVolumes, None, MadeSides]):
+class SidesStage(FillStage[OpenVolumes, None, MadeSides]):
     """Make the sides of the synapses in every block.
 
     Attributes
@@ -225,8 +233,13 @@ class SidesStage(VoxelStage[OpenVolumes, None, MadeSides]):
         return MadeSides(labels, rows)
 
     def write(self, index: Index, opened: OpenVolumes, result: MadeSides) -> None:
-        write_block(opened.output, self.blocks.slices(index), result.labels)
-        write_record(self.folder, index, Apart(result.apart))
+        values = result.labels if result.labels.any() else None
+        sizes = self.fill(index, opened.output, values)
+        write_record(self.folder, index, SidesRecord(result.apart, sizes))
+
+    @property
+    def filled(self) -> str:
+        return self.output
 
     def box_of(self, site: Site) -> tuple[np.ndarray, np.ndarray]:
         """Return the first voxel of the box of a synapse and one past its last, in the image."""

@@ -25,9 +25,9 @@ from synpol.datasets.link_sides import (
     SideRule,
 )
 from synpol.datasets.link_stages import (
-    Apart,
     FoundNeurons,
     NeuronsStage,
+    SidesRecord,
     SidesStage,
     Table,
     Volume,
@@ -160,7 +160,7 @@ def write_link_sides(
         forget = [p for p in (folder / "sides", table) if p.exists()]
         made_image = fill_image(driver, claim, create, stage_of, forget=forget)
         sorted_rows = stage.links.column("row")
-        for record in stage.records(Apart):
+        for record in stage.records(SidesRecord):
             status[sorted_rows[record.apart]] = APART
         _write_table(table, links, pre_id, post_id, number, status)
         shutil.rmtree(folder, ignore_errors=True)

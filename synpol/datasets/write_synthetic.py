@@ -17,10 +17,11 @@ from synpol.config import SyntheticDataset
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.files import is_url, join
+from synpol.images.blocks import write_block
 from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of
 from synpol.images.image import Image, open_image
-from synpol.images.writing import check_writable, complete, create_image, write_block
+from synpol.images.writing import check_writable, complete, create_image
 from synpol.polarity import side_labels, split_labels, synapse_of
 
 BLOCK = (40, 320, 320)

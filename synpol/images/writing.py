@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import shutil
 import tempfile
@@ -17,10 +16,10 @@ import zarr.errors
 from funlib.geometry import Coordinate
 from numpy.typing import DTypeLike
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
 
 from synpol.errors import InputError
 from synpol.files import is_url, join
+from synpol.images.blocks import folder_of, partials
 from synpol.images.claim import (
     COMPLETE,
     half_made,
@@ -301,100 +300,15 @@ def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
     group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
 
 
-def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
-    """Write a region of whole chunks (shards), and remove what a killed writer left of them.
-
-    zarr writes a file under a temporary name first; nobody else takes away the one of a process
-    that was killed meanwhile.
-
-    Parameters
-    ----------
-    array : zarr.Array
-    where : 3 slices
-        A region along z, y, x, which nobody else writes; of all channels.
-    values : array or None
-        None: all zeros, which are not stored.
-    """
-    root = _folder_of(array)
-    where = (*[slice(None)] * (array.ndim - len(where)), *where)
-    if root is not None:
-        *lead, last = _cells(array, where)
-        for index in itertools.product(*lead):
-            file = root / array.metadata.encode_chunk_key((*index, 0))
-            for left in _partials(file.parent):
-                number = left.name.partition(".")[0]
-                if number.isdigit() and int(number) in last:
-                    left.unlink(missing_ok=True)
-        if values is None:  # of an earlier attempt, or put there by others
-            for index in itertools.product(*lead, last):
-                (root / array.metadata.encode_chunk_key(index)).unlink(missing_ok=True)
-    if values is not None:
-        array[where] = values
-
-
-def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None:
-    """Return the bytes of each file that holds a region.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        Array in Zarr v3 format.
-    where : 3 slices
-        Region along z, y, x; of all channels.
-
-    Returns
-    -------
-    (n,) int64 array or None
-        In C order of the files' chunk indices, -1 for a file that is not there; None where the
-        array is not on a local disk, or a file holds more than the region.
-    """
-    root = _folder_of(array)
-    where = (*[slice(None)] * (array.ndim - len(where)), *where)
-    for w, length, unit in zip(where, array.shape, array.shards or array.chunks, strict=True):
-        begin, end, _ = w.indices(length)
-        if begin % unit or (end % unit and end != length):
-            return None
-    if root is None:
-        return None
-    sizes = []
-    for index in itertools.product(*_cells(array, where)):
-        try:
-            sizes.append(os.stat(root / array.metadata.encode_chunk_key(index)).st_size)
-        except FileNotFoundError:
-            sizes.append(-1)
-    return np.array(sizes, np.int64)
-
-
-def _cells(array: zarr.Array, where: Sequence[slice]) -> list[range]:
-    """Return the indices of the files (chunks, or shards) of a region, along each axis."""
-    unit = array.shards or array.chunks
-    ends = (w.indices(n)[:2] for w, n in zip(where, array.shape, strict=True))
-    return [range(a // u, -(-b // u)) for (a, b), u in zip(ends, unit, strict=True)]
-
-
 def complete(image: Image) -> None:
     """Mark an image of ours as finished."""
     image.array.update_attributes({COMPLETE: True})
-    root = _folder_of(image.array)
+    root = folder_of(image.array)
     if root is not None:  # what killed writers left of metadata
         for folder in (root, root.parent, root.parent.parent):
-            for left in _partials(folder):
+            for left in partials(folder):
                 if left.name.startswith("zarr."):
                     left.unlink(missing_ok=True)
-
-
-def _folder_of(array: zarr.Array) -> Path | None:
-    store = array.store_path.store
-    return Path(store.root) / array.store_path.path if isinstance(store, LocalStore) else None
-
-
-def _partials(folder: Path) -> list[Path]:
-    """Files that zarr had begun to write."""
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(e.path) for e in entries if e.name.endswith(".partial")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

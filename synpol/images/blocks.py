@@ -1,0 +1,98 @@
+"""Write blocks of an array, and tell how large the files of a block are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+
+def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
+    """Write a region of whole chunks (shards), and remove what a killed writer left of them.
+
+    zarr writes a file under a temporary name first; nobody else takes away the one of a process
+    that was killed meanwhile.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    where : 3 slices
+        A region along z, y, x, which nobody else writes; of all channels.
+    values : array or None
+        None: all zeros, which are not stored.
+    """
+    root = folder_of(array)
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
+    if root is not None:
+        *lead, last = _cells(array, where)
+        for index in itertools.product(*lead):
+            file = root / array.metadata.encode_chunk_key((*index, 0))
+            for left in partials(file.parent):
+                number = left.name.partition(".")[0]
+                if number.isdigit() and int(number) in last:
+                    left.unlink(missing_ok=True)
+        if values is None:  # of an earlier attempt, or put there by others
+            for index in itertools.product(*lead, last):
+                (root / array.metadata.encode_chunk_key(index)).unlink(missing_ok=True)
+    if values is not None:
+        array[where] = values
+
+
+def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None:
+    """Return the bytes of each file that holds a region.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Array in Zarr v3 format.
+    where : 3 slices
+        Region along z, y, x; of all channels.
+
+    Returns
+    -------
+    (n,) int64 array or None
+        In C order of the files' chunk indices, -1 for a file that is not there; None where the
+        array is not on a local disk, or a file holds more than the region.
+    """
+    root = folder_of(array)
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
+    for w, length, unit in zip(where, array.shape, array.shards or array.chunks, strict=True):
+        begin, end, _ = w.indices(length)
+        if begin % unit or (end % unit and end != length):
+            return None
+    if root is None:
+        return None
+    sizes = []
+    for index in itertools.product(*_cells(array, where)):
+        try:
+            sizes.append(os.stat(root / array.metadata.encode_chunk_key(index)).st_size)
+        except FileNotFoundError:
+            sizes.append(-1)
+    return np.array(sizes, np.int64)
+
+
+def _cells(array: zarr.Array, where: Sequence[slice]) -> list[range]:
+    """Return the indices of the files (chunks, or shards) of a region, along each axis."""
+    unit = array.shards or array.chunks
+    ends = (w.indices(n)[:2] for w, n in zip(where, array.shape, strict=True))
+    return [range(a // u, -(-b // u)) for (a, b), u in zip(ends, unit, strict=True)]
+
+
+def folder_of(array: zarr.Array) -> Path | None:
+    """Return the folder of an array; None where it is not on a local disk."""
+    store = array.store_path.store
+    return Path(store.root) / array.store_path.path if isinstance(store, LocalStore) else None
+
+
+def partials(folder: Path) -> list[Path]:
+    """Return the files in a folder that zarr had begun to write."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(e.path) for e in entries if e.name.endswith(".partial")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
