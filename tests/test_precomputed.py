@@ -318,3 +318,14 @@ def test_the_truth_may_be_precomputed_with_several_scales(tmp_path):
     assert run("evaluate", config) == 0
     scores = json.loads((tmp_path / "result" / "scores.json").read_text())
     assert scores["iou"]["0.5"]["polarity_correct"]["f1"] == 1
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_chunk_that_is_met_missing_in_a_block_ends_the_command(num_workers, tmp_path, capsys):
+    write(tmp_path / "result", "polarity", np.full((3, 8, 40, 40), 255, np.uint8))
+    config = tiny_config(tmp_path, workers={"num_workers": num_workers})
+    assert run("predict_blockwise", config, "--only", "decode") == 0
+    place = write_precomputed(tmp_path / "n", np.ones((8, 40, 40), np.uint64), (30, 16, 16))
+    next(place.rglob("7-14_6-12_5-8")).unlink()
+    message = run_refused(capsys, "connect", config, f"connect.segmentation={place}")
+    assert "7-14_6-12_5-8 is missing" in message and "fill_missing: true" in message

@@ -25,7 +25,7 @@ from synpol.files import is_url, write_whole
 from synpol.images.claim import is_ours
 from synpol.images.identity import hash_of
 from synpol.images.image import Image
-from synpol.images.nodes import opened_array
+from synpol.images.nodes import opened_array, zip_of
 from synpol.images.precomputed import SCHEME, PrecomputedArray
 from synpol.images.stores import for_zarr
 from synpol.images.view import View
@@ -100,6 +100,8 @@ def stamp_of(image: Image) -> str | None:
         return None
     if is_url(path):
         return _remote_stamp(path, image)
+    if (zipped := zip_of(path)) is not None:
+        path = zipped[0]
     array = opened_array(path) if os.path.isdir(path) else None
     files = _files(path) if array is None else _chunk_files(path, array, SAMPLES)
     return hash_of([_state(file) for file in files])

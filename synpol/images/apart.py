@@ -61,7 +61,7 @@ class ArrayApart(ABC):
 
 
 class RemoteArray(ArrayApart):
-    """A Zarr array at a URL, or a view of one.
+    """A Zarr array at a URL or in a ZIP file, or a view of one.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import zarr
 import zarr.errors
+from zarr.storage import ZipStore
 
 from synpol.errors import InputError, nearest
 from synpol.files import is_url, join
@@ -22,6 +24,15 @@ _DEPTH = 4
 #: how many folders up from an array its metadata may lie
 _UP = 3
 _METADATA = ("zarr.json", ".zattrs")
+#: how volumes of other formats are imported
+_BY = "(prepare.imports), by pipelines/prepare.py of synpol's repository"
+#: files by which folders of other formats are known
+_IMPORTED = {
+    "attributes.json": "N5",
+    "datasource-properties.json": "a WEBKNOSSOS data set (its Zarr layers, "
+    "FOLDER/LAYER/MAGNIFICATION, may be named too, with their `voxel_size`)",
+    "knossos.conf": "a KNOSSOS data set",
+}
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,11 @@ def open_node(path: str, mode: str, anonymous: bool = False) -> zarr.Group | zar
     InputError
         Nothing is there, or it cannot be opened.
     """
+    if mode != "r" and zip_of(path) is not None:
+        raise InputError(f"{path} is zipped, which is read only; unpack it, or give another place")
     try:
+        if (zipped := zip_of(path)) is not None:
+            return zarr.open(ZipStore(zipped[0], mode="r"), path=zipped[1], mode="r")
         place, options = for_zarr(path, anonymous)
         return zarr.open(
             place,
@@ -160,6 +175,17 @@ def open_node(path: str, mode: str, anonymous: bool = False) -> zarr.Group | zar
         raise InputError(f"there is no Zarr array or group at {path}{_siblings(path)}") from error
     except Exception as error:  # whatever zarr makes of metadata that are none
         raise _unreadable(path, error, anonymous) from error
+
+
+def zip_of(path: str) -> tuple[str, str] | None:
+    """The ZIP file that a local path lies in, and the path within it; None where there is none."""
+    if is_url(path) or os.path.isdir(path):
+        return None
+    for place in (Path(path), *Path(path).parents):
+        if place.is_file():
+            inner = Path(path).relative_to(place).as_posix()
+            return (str(place), inner.strip(".")) if zipfile.is_zipfile(place) else None
+    return None
 
 
 def _local_format(path: str) -> Literal[2, 3] | None:
@@ -193,13 +219,16 @@ def _siblings(path: str) -> str:
     if is_url(path):
         return ""
     here = Path(path)
+    kinds = [kind for name, kind in _IMPORTED.items() if (here / name).is_file()]
+    if kinds:
+        return f"; it is {kinds[0]}, which is imported first {_BY}"
     if here.is_dir():
         names = sorted(p.name for p in here.iterdir())[:20]
         return "; it is a folder without Zarr metadata" + (
             f", in which there is: {', '.join(names)}" if names else " and empty"
         )
     if here.exists():
-        return "; it is a file; formats such as HDF5 and TIFF are imported first (prepare.imports)"
+        return f"; it is a file; formats such as HDF5 and TIFF are imported first {_BY}"
     parent = next((p for p in here.parents if p.exists()), Path("."))
     missing = here.relative_to(parent).parts[0] if parent != Path(".") else here.parts[0]
     if not parent.is_dir():
@@ -238,7 +267,7 @@ def described(path: str, anonymous: bool = False) -> tuple[Multiscale, str] | No
 def _attributes(path: str, anonymous: bool) -> Mapping[str, Any] | None:
     """Attributes of a group, None where there is none; of a local one without zarr: it is read
     each time an array is opened."""
-    if is_url(path):
+    if is_url(path) or zip_of(path) is not None:
         group = opened_group(path, anonymous=anonymous)
         return None if group is None else group.attrs
     for name in _METADATA:
@@ -265,7 +294,8 @@ def _parents(path: str) -> Iterator[tuple[str, str]]:
             return
         inner = f"{name}/{inner}".rstrip("/")
         here = parent or ("/" if slash else ".")
-        if is_url(here) or any(os.path.exists(f"{here}/{n}") for n in _METADATA):
+        known = is_url(here) or any(os.path.exists(f"{here}/{n}") for n in _METADATA)
+        if known or zip_of(here) is not None:
             yield here, inner
         elif not os.path.isdir(here):
             return
@@ -280,6 +310,8 @@ def opened_group(
     """A Zarr group, or None where there is none."""
     place, options = for_zarr(str(path), anonymous)
     try:
+        if (zipped := zip_of(str(path))) is not None:
+            return zarr.open_group(ZipStore(zipped[0], mode="r"), path=zipped[1], mode="r")
         return zarr.open_group(place, mode=mode, zarr_format=zarr_format, storage_options=options)
     except Exception:  # whatever zarr makes of what lies there: it is no group
         return None

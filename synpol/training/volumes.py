@@ -21,6 +21,7 @@ from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, Range, intensity_of
 from synpol.images.labels import Survey, boxes, check_sides, is_semantic, open_labels
 from synpol.images.location import same_size
+from synpol.images.nodes import zip_of
 from synpol.images.world import finest
 
 _log = logging.getLogger(__name__)
@@ -275,8 +276,9 @@ def as_funlib(image: Image) -> Array:
     between two of them (half a voxel off, as where its first voxel is centred at 0) would lose one
     place along each axis, so it is moved to the multiple below. Image and labels move alike.
     """
+    apart = is_url(image.path) or zip_of(image.path) is not None  # these do not survive a fork
     return Array(
-        RemoteArray(image.array) if is_url(image.path) else image.array,
+        RemoteArray(image.array) if apart else image.array,
         image.offset - image.offset % image.voxel_size,
         image.voxel_size,
         ["z", "y", "x"],
