@@ -320,9 +320,11 @@ def reading(what: object, kind: str) -> Iterator[None]:
             "large, the file is damaged: copy it again"
         ) from error
     except Exception as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"the entry {reason} is missing"
         raise InputError(
-            f"{what} cannot be read as {kind}: {error or type(error).__name__}; if the file is "
-            "damaged, copy it again"
+            f"{what} cannot be read as {kind}: {reason}; if the file is damaged, copy it again"
         ) from error
 
 

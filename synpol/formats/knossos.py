@@ -64,12 +64,13 @@ class _Cubes:
         self.dtype = np.dtype(np.uint8)
         self.fill_missing = False
         found = next(iter(sorted(folder.rglob("*x0000_y0000_z0000*"))), None)
-        if found is None or found.suffix != ".raw" or found.stat().st_size != _EDGE**3:
+        if found is None or found.suffix != ".raw":
             there = found.name if found else "no first cube"
             raise InputError(
                 f"{folder} holds {there}; raw cubes of {_EDGE} x {_EDGE} x {_EDGE} bytes are "
                 "expected: export them as .raw, or as TIFF"
             )
+        _check_size(found)
         self._prefix = found.name.partition("x0000_y0000_z0000")[0]
 
     def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
@@ -99,11 +100,20 @@ class _Cubes:
                 f"{path} is missing; copy it too, or set `fill_missing: true` to import zeros in "
                 "its place"
             )
-        if path.stat().st_size != _EDGE**3:
-            raise InputError(f"{path} has not {_EDGE**3} bytes; copy it again")
+        _check_size(path)
         area = _EDGE**2
         part = np.fromfile(path, self.dtype, count * area, offset=begin * area)
         return part.reshape(count, _EDGE, _EDGE)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a cube that is cut, or of other voxels than bytes."""
+    size = path.stat().st_size
+    if size != _EDGE**3:
+        raise InputError(
+            f"{path} has {size} bytes instead of {_EDGE**3}; copy it again, or export the data set "
+            f"as raw cubes of {_EDGE} x {_EDGE} x {_EDGE} bytes or as TIFF"
+        )
 
 
 def _conf_of(path: Path) -> Path | None:

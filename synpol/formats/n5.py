@@ -142,6 +142,12 @@ def _check_dataset(place: Path) -> None:
     """
     if _is_dataset(place):
         return
+    about = place / "attributes.json"
+    if about.is_file():
+        try:
+            json.loads(about.read_bytes())
+        except ValueError as error:
+            raise InputError(f"{about} is not JSON ({error}); copy it again") from None
     top = next((p for p in (place, *place.parents) if p.is_dir()), place)
     names = [str(p.relative_to(top)) for p in _datasets(top, _DEPTH)]
     raise InputError(

@@ -120,10 +120,26 @@ def _several_kinds(folder: Path, groups: dict[str, list[Path]]) -> str:
     if len(groups) > len(shown):
         text += f" and {len(groups) - len(shown)} more kinds"
     copies = [name for name in groups if "(#)" in name or "copy" in name.lower()]
+    ways = []
     if copies and most not in copies:
-        text += f"; {groups[copies[0]][0].name!r} looks like a copy: remove copies, or"
-    key = re.sub(r"[\[\]?*]", "?", most).replace("#", "*")
-    return f"{text}; say which are the sections with `key`, for instance `key: '{key}'`"
+        ways.append(f"remove copies such as {groups[copies[0]][0].name!r}")
+    others = [path.name for name in groups if name != most for path in groups[name]]
+    key = _pattern_of([path.name for path in groups[most]], most, others)
+    if key is not None:
+        ways.append(f"say which are the sections with `key`, for instance `key: '{key}'`")
+    elif not ways:
+        ways.append("move what is not wanted to another folder")
+    return f"{text}; {', or '.join(ways)}"
+
+
+def _pattern_of(names: list[str], kind: str, others: list[str]) -> str | None:
+    """Return a pattern of all names of a kind and of no other name, if there is one."""
+    plain = re.sub(r"[\[\]?*]", "?", kind).replace("#", "*")
+    patterns = [plain]
+    if len({len(name) for name in names}) == 1:
+        patterns.append(re.sub(r"[\[\]?*\d]", "?", names[0]))
+    fits = (p for p in patterns if not any(fnmatchcase(name, p) for name in others))
+    return next(fits, None)
 
 
 def _in_order(folder: Path, images: list[Path]) -> Sections:
