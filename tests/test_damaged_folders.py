@@ -23,6 +23,7 @@ DAMAGES = {
     "garbage": lambda content: b"\xff\x00garbage" * 20,
     "a list": lambda content: b"[1]",
     "no keys": lambda content: b"{}",
+    "attributes of another kind": lambda content: b'{"node_type": "group", "attributes": 0.5}',
     "deep": lambda content: b"[" * 3000,
     "a flipped bit": lambda content: content.replace(b"{", b"[", 1),
 }

@@ -249,8 +249,10 @@ def has_damaged_metadata(place: Path) -> bool:
         return True
     if not isinstance(about, dict) or about.get("node_type") not in ("array", "group"):
         return True
-    attributes = about.get("attributes")
-    if not isinstance(attributes, dict) or HASH not in attributes:
+    attributes = about.get("attributes", {})
+    if not isinstance(attributes, dict):
+        return True
+    if HASH not in attributes:
         return False
     return opened_array(str(place)) is None and opened_group(place) is None
 
