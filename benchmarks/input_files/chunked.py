@@ -21,20 +21,22 @@ def chunked_files() -> Iterator[File]:
         write = partial(stored, driver=driver, values=RAW, metadata={"shape": SHAPE, **about})
         yield File("Zarr", "tensorstore", driver, write, keys=SAID, in_place=True)
     for codec in ("gzip", "raw", "zstd", "bzip2"):
-        yield File("N5", "tensorstore", codec, partial(n5, codec=codec))
+        yield File("N5", "tensorstore", codec, partial(n5, codec=codec), in_place=True)
     write = partial(n5, codec="gzip", values=IDS)
-    yield File("N5", "tensorstore", "gzip, uint64", write, IDS, LABELS)
+    yield File("N5", "tensorstore", "gzip, uint64", write, IDS, LABELS, True)
     moved = {"resolution": SIZE[::-1], "offset": CORNER[::-1], "units": ["nm"] * 3}
     write = partial(n5, codec="gzip", about=moved)
-    yield File("N5", "tensorstore", "resolution and offset of funlib", write, placed=True)
-    yield File("N5", "tensorstore", "no size", partial(n5, codec="raw", about={}), keys=SAID)
+    what = "resolution and offset of funlib"
+    yield File("N5", "tensorstore", what, write, placed=True, in_place=True)
+    write = partial(n5, codec="raw", about={})
+    yield File("N5", "tensorstore", "no size", write, keys=SAID, in_place=True)
     for encoding in ("raw", "compressed_segmentation"):
         write = partial(precomputed, encoding=encoding)
         yield File(
             "precomputed", "tensorstore", f"segmentation, {encoding}", write, IDS, LABELS, True
         )
     write = partial(precomputed, encoding="raw", values=RAW)
-    yield File("precomputed", "tensorstore", "image, raw", write)
+    yield File("precomputed", "tensorstore", "image, raw", write, in_place=True)
     yield File("KNOSSOS", "numpy", "raw cubes and knossos.conf", knossos)
     yield File("WEBKNOSSOS", "zarr", "layer of Zarr v3", webknossos)
 

@@ -25,6 +25,7 @@ from synpol.files import is_url, join
 from synpol.images.axes import Layout, layout_of
 from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
+from synpol.images.n5 import is_n5, open_n5
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
 from synpol.images.precomputed import SCHEME, is_precomputed, open_precomputed
@@ -215,6 +216,8 @@ def open_image(
     if path.startswith(SCHEME) or (not is_url(path) and is_precomputed(path)):
         return _in_place(path, options, channels, mode, beside)
     anonymous = options is not None and options.anonymous
+    if is_n5(path):
+        return _open_n5(path, options, channels, mode)
     try:
         found = find_array(path, mode, inside, anonymous)
     except InputError:
@@ -352,6 +355,14 @@ def _in_place(
         factor = 10.0 ** -power_of(told.get("unit", "nm"), "the key `unit`")
         chosen = [in_nm(v, where.unit) * factor for v in where.voxel_size]
         options = ImageSource.model_validate({**told, "path": path, "voxel_size": chosen})
+    array = cast(zarr.Array, view.without(_background(options)))
+    return Image(path=path, array=array, options=options, **vars(where))
+
+
+def _open_n5(path: str, options: ImageSource | None, channels: int | None, mode: str) -> Image:
+    if mode != "r":
+        raise InputError(f"{path} is N5, which is read only; give another path to write to")
+    view, where = open_n5(path, options, channels)
     array = cast(zarr.Array, view.without(_background(options)))
     return Image(path=path, array=array, options=options, **vars(where))
 

@@ -151,13 +151,13 @@ def _by_attributes(
     for key in SIZE_KEYS:
         if attributes.get(key) is None:
             continue
-        size = _along(attributes[key], layout, array.ndim, f"{key} of {path}", float)
+        size = along(attributes[key], layout, array.ndim, f"{key} of {path}", float)
         listed = [given] * 3 if given is None or isinstance(given, str) else given
-        units = _along(listed, layout, array.ndim, f"units of {path}", str)
+        units = along(listed, layout, array.ndim, f"units of {path}", str)
         place = None
         if attributes.get("offset") is not None:
-            place = _along(attributes["offset"], layout, array.ndim, f"offset of {path}", float)
-        one = _statement(path, f"its attribute `{key}`", size, place, "corner", units, unit)
+            place = along(attributes["offset"], layout, array.ndim, f"offset of {path}", float)
+        one = statement_of(path, f"its attribute `{key}`", size, place, "corner", units, unit)
         found.append(replace(one, placed=not attributes.get(UNPLACED)))
     return found
 
@@ -178,11 +178,11 @@ def _by_ome(
     units = layout.spatial([a.unit for a in multiscale.axes] or [None] * array.ndim)
     place = None if moved is None else layout.spatial(moved)
     where = f"the OME metadata of {multiscale.where}"
-    return [_statement(path, where, layout.spatial(scale), place, "centre", units, unit)]
+    return [statement_of(path, where, layout.spatial(scale), place, "centre", units, unit)]
 
 
-def _along(values: object, layout: Layout, ndim: int, what: str, kind: type) -> Any:
-    """Values of an attribute along z, y, x; one that is missing is None."""
+def along(values: object, layout: Layout, ndim: int, what: str, kind: type) -> Any:
+    """Return the values of an attribute along z, y, x; one that is missing is None."""
     fits = is_number if kind is float else lambda v: v is None or isinstance(v, str)
     ok = isinstance(values, list | tuple) and all(map(fits, values))
     if not ok or len(values) not in (3, ndim):  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def _along(values: object, layout: Layout, ndim: int, what: str, kind: type) -> 
     return layout.spatial(list(values))  # type: ignore[call-overload]
 
 
-def _statement(
+def statement_of(
     path: str,
     where: str,
     size: Sequence[float],
@@ -202,6 +202,26 @@ def _statement(
     units: Sequence[str | None],
     unit: str | None,
 ) -> Statement:
+    """Make a statement of numbers as a source has them.
+
+    Parameters
+    ----------
+    path, where : str
+        Path of the array, and the source of the numbers, for messages.
+    size, place : sequence of 3 numbers
+        Voxel size, and place of the first voxel (None where nobody says it), z, y, x.
+    point : {"corner", "centre"}
+        Which point of the first voxel is at `place`.
+    units : sequence of 3 str or None
+        Unit along each axis.
+    unit : str or None
+        Unit where the source names none.
+
+    Raises
+    ------
+    InputError
+        A unit that is unknown.
+    """
     named = [u or unit for u in units]
     axes = {axis: u for axis, u in zip("zyx", named, strict=True)}
     lacking = [axis for axis, u in axes.items() if not u]

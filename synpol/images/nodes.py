@@ -28,7 +28,7 @@ _METADATA = ("zarr.json", ".zattrs")
 _BY = "(prepare.imports), by pipelines/prepare.py of synpol's repository"
 #: files by which folders of other formats are known
 _IMPORTED = {
-    "attributes.json": "N5",
+    "attributes.json": "a group of an N5 container (its datasets may be named too)",
     "datasource-properties.json": "a WEBKNOSSOS data set (its Zarr layers, "
     "FOLDER/LAYER/MAGNIFICATION, may be named too, with their `voxel_size`)",
     "knossos.conf": "a KNOSSOS data set",
