@@ -8,6 +8,8 @@ from recipes import run, tiny_config, tiny_volume
 from zarr.storage import ZipStore
 
 from synpol.blockwise import sources
+from synpol.config import ImportVolume
+from synpol.datasets.import_volume import import_volume
 from synpol.errors import InputError
 from synpol.images.image import open_image
 
@@ -75,3 +77,13 @@ def test_files_that_are_imported_first_say_so(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(InputError, match=r"HDF5 and TIFF are imported first .*prepare.py"):
         open_image(tmp_path / "a.h5")
+
+
+def test_an_array_in_a_zip_file_is_imported(tmp_path):
+    path = zipped(tmp_path / "a.zip", raw=RAW, other=RAW[:2])
+    entry = {"source": str(path), "output": str(tmp_path / "made")}
+    made = import_volume(ImportVolume(**entry, key="raw"))
+    assert np.array_equal(made.array[:], RAW)
+    assert made.voxel_size_nm == (30, 16, 16) and made.offset_nm == (30, 0, 16)
+    with pytest.raises(InputError, match="`anonymous` is not read"):
+        import_volume(ImportVolume(**entry, key="raw", anonymous=True))

@@ -105,6 +105,10 @@ class ImportVolume(Section):
     fill_missing: bool = Field(
         default=False, description="whether zeros stand for missing sections, instead of an error"
     )
+    anonymous: bool = Field(
+        default=False,
+        description="whether a URL is read without credentials; for Zarr and precomputed",
+    )
     ignore_metadata: bool = Field(
         default=False,
         description="whether the config alone counts, where a file says a wrong voxel size or "

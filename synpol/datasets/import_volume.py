@@ -40,7 +40,7 @@ _NOTED_EVERY = 5.0
 #: bytes of a slab up to which the next one is read while it is written
 _READ_AHEAD = 2**28
 #: keys whose default says that nothing is changed; only others stand in a digest, as in old ones
-_LATER_KEYS = ("axes", "channel", "time", "fill_missing", "ignore_metadata")
+_LATER_KEYS = ("anonymous", "axes", "channel", "time", "fill_missing", "ignore_metadata")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,14 @@ def import_volume(volume: ImportVolume) -> Image:
         The source cannot be read, its voxel size is not known, or `output` exists and is something
         else.
     """
-    choice = Choice(volume.kind, volume.channel, volume.time, volume.axes, volume.fill_missing)
+    choice = Choice(
+        volume.kind,
+        volume.channel,
+        volume.time,
+        volume.axes,
+        volume.fill_missing,
+        volume.anonymous,
+    )
     with closing(open_stack(volume.source, volume.key, choice)) as stack:
         plan = _plan(volume, stack)
         claim = claim_image(volume.output, plan.digest)

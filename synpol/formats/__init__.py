@@ -65,6 +65,8 @@ class Stack(ABC):
     name: ClassVar[str]
     files: ClassVar[str]
     is_fallback: ClassVar[bool] = False
+    #: whether it can read a URL without credentials
+    is_anonymous: ClassVar[bool] = False
     shape: tuple[int, ...]
     dtype: np.dtype
     read_as: str = ""
@@ -249,6 +251,11 @@ def open_stack(source: str, key: str | None, choice: Choice | None = None) -> St
         Nothing is there, the format is unknown, or the file cannot be used.
     """
     kind = format_of(source)
+    if choice is not None and choice.anonymous and not (is_url(source) and kind.is_anonymous):
+        raise InputError(
+            f"{source} is not Zarr or precomputed at a URL, so `anonymous` is not read; leave it "
+            "out"
+        )
     with reading(source, kind.name):
         stack = kind(source if is_url(source) else Path(source), key)  # type: ignore[arg-type]
     stack.source = source

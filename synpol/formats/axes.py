@@ -49,6 +49,8 @@ class Choice:
         Letters of the stored axes, slowest first, such as ``"zcyx"``.
     fill_missing : bool
         Whether zeros stand for sections or blocks that are missing.
+    anonymous : bool
+        Whether a URL is read without credentials.
     """
 
     kind: Literal["image", "labels", "polarity"] = "image"
@@ -56,6 +58,7 @@ class Choice:
     time: int | None = None
     axes: str | None = None
     fill_missing: bool = False
+    anonymous: bool = False
 
 
 def letters_of(names: Sequence[str]) -> tuple[str, ...]:

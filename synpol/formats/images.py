@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 from synpol.config import ImageSource
@@ -28,7 +29,8 @@ class ZarrStack(ArrayStack):
     """Read a Zarr array or OME-Zarr image."""
 
     name = "Zarr"
-    files = "Zarr and OME-Zarr (v2 and v3)"
+    is_anonymous = True
+    files = "Zarr and OME-Zarr (v2 and v3, also in a ZIP file)"
 
     def __init__(self, path: Path, key: str | None) -> None:
         self._path = "/".join([str(path), *([key.strip("/")] if key else [])])
@@ -40,6 +42,7 @@ class ZarrStack(ArrayStack):
             time=choice.time,
             axes=choice.axes,
             fill_missing=choice.fill_missing,
+            anonymous=choice.anonymous,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,7 +60,12 @@ class ZarrStack(ArrayStack):
 
     @classmethod
     def opens(cls, path: Path) -> bool:
-        return path.is_dir() and any((path / name).is_file() for name in _ZARR)
+        if path.is_dir():
+            return any((path / name).is_file() for name in _ZARR)
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] in _ZARR for name in archive.namelist())
 
     @classmethod
     def opens_url(cls, url: str) -> bool:
@@ -65,7 +73,7 @@ class ZarrStack(ArrayStack):
 
     @classmethod
     def parts(cls, path: Path) -> list[Path]:
-        return sorted(p for p in path.rglob("*") if p.is_file())
+        return sorted(p for p in path.rglob("*") if p.is_file()) or [path]
 
     def calibration(self) -> Calibration:
         if not self._has_size:
