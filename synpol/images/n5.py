@@ -37,7 +37,7 @@ def is_n5(path: str) -> bool:
     try:
         with open(join(path, ABOUT), "rb") as file:
             about = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(about, dict) and "dimensions" in about
 
@@ -62,7 +62,7 @@ class N5Array(ArrayApart):
             raise InputError(f"{path} is no N5 dataset: there is no file {ABOUT} in it")
         try:
             self.about: Mapping[str, Any] = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{join(path, ABOUT)} is no JSON: {error}. Copy it anew") from None
         stored = store.open("n5")
         self._stored = stored.T

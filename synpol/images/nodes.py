@@ -276,7 +276,7 @@ def _attributes(path: str, anonymous: bool) -> Mapping[str, Any] | None:
                 found = json.load(file)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}/{name} cannot be read: {error}. Correct it") from None
         about = found.get("attributes", {}) if name == _METADATA[0] else found
         if isinstance(about, dict):

@@ -42,7 +42,7 @@ def is_precomputed(path: str, anonymous: bool = False) -> bool:
     if is_url(path):
         try:
             return "scales" in json.loads(Store(path, anonymous).read("info") or b"[]")
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return False
     info = f"{path}/info"
     if not os.path.isfile(info) or any(os.path.exists(f"{path}/{n}") for n in _ZARR):
@@ -50,7 +50,7 @@ def is_precomputed(path: str, anonymous: bool = False) -> bool:
     try:
         with open(info, "rb") as file:
             return "scales" in json.load(file)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -131,7 +131,7 @@ def scales_of(path: str, content: bytes | None) -> tuple[dict[str, Any], list[Sc
         )
     try:
         info = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}/info is no JSON: {error}. Copy it anew") from None
     listed = info.get("scales") if isinstance(info, dict) else None
     if not isinstance(listed, list) or not listed:
