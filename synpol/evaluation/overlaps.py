@@ -71,11 +71,7 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     predicted, other : str or ImageSource
         The label arrays.
     begin : (int, int, int)
-        Position of the prediction's first voxel in the other volume, in voxels of the prediction.
-    multiple : (int, int, int)
-        Number of voxels of the prediction along each axis of a voxel of the other volume.
-    predicted_only : bool
-        Whether to leave out voxels without a predicted label.
+        Position of the prediction's first voxel in the other volume.
     blocks : BlockGrid
         Blocks of the prediction.
     """
@@ -83,8 +79,6 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     predicted: str | ImageSource
     other: str | ImageSource
     begin: Index
-    multiple: Index
-    predicted_only: bool
 
     name = "compare"
     version = 1
@@ -97,24 +91,13 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
 
     def read(self, index: Index, opened: LabelArrays) -> LabelBlocks:
         block = self.blocks.slices(index)
-        fine = shifted(block, self.begin)
-        coarse = tuple(
-            slice(f.start // m, -(-f.stop // m)) for f, m in zip(fine, self.multiple, strict=True)
+        return LabelBlocks(
+            predicted=np.asarray(opened.predicted[block]),
+            other=np.asarray(opened.other[shifted(block, self.begin)]),
         )
-        labels = np.asarray(opened.other[coarse])
-        for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
-            if m > 1:
-                labels = np.repeat(labels, m, axis=axis)
-                first = wanted.start % m
-                labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
-        return LabelBlocks(predicted=np.asarray(opened.predicted[block]), other=labels)
 
     def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
-        predicted, other = given.predicted, given.other
-        if self.predicted_only:
-            labelled = predicted != 0
-            predicted, other = predicted[labelled], other[labelled]
-        return Overlaps.of([(predicted, other)])
+        return Overlaps.of([(given.predicted, given.other)])
 
 
 def evaluate_blockwise(
@@ -192,8 +175,6 @@ def overlaps_blockwise(
     other: Image,
     what: str,
     *,
-    coarser: bool = False,
-    predicted_only: bool = False,
     block_shape: Sequence[int],
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
@@ -207,10 +188,6 @@ def overlaps_blockwise(
         Label volumes; the other volume covers the prediction.
     what : str
         Name of the other volume, for messages.
-    coarser : bool
-        Whether the other volume may have larger voxels, in whole multiples along each axis.
-    predicted_only : bool
-        Whether to leave out voxels without a predicted label.
     block_shape, work_dir, num_workers, workers
         As in `evaluate_blockwise`.
 
@@ -227,14 +204,13 @@ def overlaps_blockwise(
     for image in (predicted, other):
         if image.array.dtype.kind not in "uib":
             raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
-    begin = other.place_of(predicted, what, coarser)
+    begin = other.place_of(predicted, what)
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
     sources = [identity_of(image) for image in (predicted, other)]
     digest = hash_of(
         {
             "sources": sources,
             "block": blocks.block,
-            "only": predicted_only,
             "code": CompareStage.version,
         }
     )
@@ -249,8 +225,6 @@ def overlaps_blockwise(
             predicted=predicted.source,
             other=other.source,
             begin=begin,
-            multiple=other.multiple_of(predicted, what),
-            predicted_only=predicted_only,
             blocks=blocks,
         )
         driver.run(stage)

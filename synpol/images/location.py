@@ -97,7 +97,9 @@ class Located:
                     + (hint_about_places(begin, self, other) if name == "offset" else "")
                 )
 
-    def place_of(self, part: Located, what: str, coarser: bool = False) -> tuple[int, int, int]:
+    def place_of(
+        self, part: Located, what: str, coarser: bool = False, partly: bool = False
+    ) -> tuple[int, int, int]:
         """Where another image begins within this one, in voxels of that other image.
 
         Parameters
@@ -109,6 +111,8 @@ class Located:
         coarser : bool
             Whether voxels of this image may be whole multiples of those of the other; see
             `multiple_of`.
+        partly : bool
+            Whether it is enough that this image covers a part of the other.
 
         Raises
         ------
@@ -128,6 +132,8 @@ class Located:
         for axis, begin in enumerate(begins):
             end = begin + part.shape_vx[axis]
             beside = begin < -SAME_PLACE or end > shape[axis] + SAME_PLACE
+            if partly:
+                beside = end < 1 - SAME_PLACE or begin > shape[axis] - 1 + SAME_PLACE
             if not is_whole(begin) or beside:
                 covered = [
                     f"{o:.10g}..{o + n * size[axis]:.10g}"
