@@ -188,7 +188,9 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     assert "instances" in message
     assert run("predict_blockwise", config, "--only", "decode") == 0
     assert run("connect", config) == 0
-    assert "3 synapses, 1 with a side in no neuron, 1 autapses" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 synapses, 1 with a side in no neuron, 1 autapses" in said
+    assert "2 sides lie where the segmentation has no neuron; connect.max_distance=50" in said
     result = tmp_path / "result"
     partners = pd.read_parquet(result / "partners.parquet")
     assert partners.pre_id.tolist() == [2**40, 7, 0] and partners.post_id.tolist() == [7, 7, 0]
@@ -197,6 +199,13 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     area = open_image(result / "instances").voxel_size_nm
     assert graph.edges[2**40, 7]["contact_area"] == 3 * 4 * area[0] * area[1]
     assert pd.read_parquet(result / "connectivity.parquet").synapses.tolist() == [1, 1]
+    assert not list(result.parent.glob("result.work/*.unmarked"))
+    assert run("connect", config, "connect.max_distance=60", "connect.min_score=0.9") == 0
+    said = capsys.readouterr().out
+    assert "3 synapses, 0 with a side in no neuron" in said
+    assert "3 links; not counted: 0 that repeat others within 0 nm, 3 below the score 0.9" in said
+    assert run("connect", config, "connect.max_distance=10") == 0
+    assert "2 sides have no neuron within 10 nm" in capsys.readouterr().out
     assert run("predict_blockwise", config, "decode.sides=false", "--only", "decode") == 0
     assert "was decoded with sides = False" in run_refused(capsys, "connect", config)
     assert "connect.segmentation" in run_refused(capsys, "connect", tiny_config(tmp_path))

@@ -48,9 +48,8 @@ def connections(tables: pa.Table | Iterable[pa.Table]) -> pa.Table:
     ids, none = np.zeros(0, np.uint64), np.zeros(0)
     summed: tuple[np.ndarray, ...] = (ids, ids, np.zeros(0, np.int64), none, none)
     for table in [tables] if isinstance(tables, pa.Table) else tables:
-        pre, post, area, score = (
-            table[name].to_numpy() for name in ("pre_id", "post_id", "contact_area", "score")
-        )
+        pre, post = (table[name].to_numpy().astype(np.uint64) for name in ("pre_id", "post_id"))
+        area, score = (table[name].to_numpy() for name in ("contact_area", "score"))
         summed = _summed(_summed((pre, post, np.ones(len(pre), np.int64), area, score)), summed)
     pre, post, count, area, score = summed
     return pa.table(
