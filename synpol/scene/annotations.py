@@ -218,7 +218,7 @@ def _related(
     if partners is None:
         return {}
     found: dict[str, list[np.ndarray]] = {"pre": [], "post": []}
-    for path in filter(None, (partners, links)):
+    for path in (partners,) if links is None else (partners, links):
         metadata = open_table(path).schema_arrow.metadata or {}
         rows = pq.read_table(path, columns=["synapse_id", "pre_id", "post_id"])
         short = path == partners and rows.num_rows != len(ids)
