@@ -47,11 +47,14 @@ def connections(tables: pa.Table | Iterable[pa.Table]) -> pa.Table:
     """
     ids, none = np.zeros(0, np.uint64), np.zeros(0)
     summed: tuple[np.ndarray, ...] = (ids, ids, np.zeros(0, np.int64), none, none)
+    waiting = []
     for table in [tables] if isinstance(tables, pa.Table) else tables:
         pre, post = (table[name].to_numpy().astype(np.uint64) for name in ("pre_id", "post_id"))
         area, score = (table[name].to_numpy() for name in ("contact_area", "score"))
-        summed = _summed(_summed((pre, post, np.ones(len(pre), np.int64), area, score)), summed)
-    pre, post, count, area, score = summed
+        waiting.append(_summed((pre, post, np.ones(len(pre), np.int64), area, score)))
+        if sum(len(part[0]) for part in waiting) > len(summed[0]):  # so that few sums are made
+            summed, waiting = _summed(summed, *waiting), []
+    pre, post, count, area, score = _summed(summed, *waiting)
     return pa.table(
         {
             "pre_id": pre,
