@@ -110,6 +110,7 @@ def write_tables(
                 parts_file.write(parts.table())
                 partners_file.write(partners)
                 links_file.write(_scored(_links(summary, parts, options), synapses, options))
+        del synapses  # the graph needs its memory
         with _Writer(path["links"], mark) as links_file:
             edges = connections(_counted(unmarked, options, links_file, summary))
         unmarked.unlink()
