@@ -36,11 +36,13 @@ import pyarrow.parquet as pq
 from figures import tell
 from funlib.geometry import Coordinate, Roi
 
-from synpol.connectivity import connections, graph_of
+from synpol.config import Connect
+from synpol.connectivity import write_tables
+from synpol.connectivity.job import SYNAPSES_AT_ONCE
+from synpol.connectivity.partners import Parts
 from synpol.images.image import Image, open_image
 from synpol.images.writing import create_image
 from synpol.polarity import Channels
-from synpol.synapses.exports import TABLE_HASH, digest_of
 from synpol.synapses.statistics import Rows, Stats
 from synpol.synapses.table import synapse_rows, write_synapses
 
@@ -149,24 +151,31 @@ def query_sqlite(folder: Path, count: int) -> None:
     print(f"{found} synapses in {QUERY} micrometres cubed", file=sys.stderr)
 
 
-def make_graph(folder: Path, count: int) -> None:
-    """Partners at random of a tenth as many neurons, then edges, Parquet and GraphML."""
-    import networkx as nx
-
+def parts_at_random(count: int, posts: int = 1) -> Iterator[Parts]:
+    """Parts of all synapses, in a tenth as many neurons: one pre part and some post parts each."""
     rng = np.random.default_rng(1)
-    ends = rng.integers(1, max(2, count // 10), (2, count)).astype(np.uint64)
-    no = np.zeros(count, bool)
-    ids = np.arange(1, count + 1, dtype=np.uint64)
-    columns = {"synapse_id": ids, "pre_id": ends[0], "post_id": ends[1]}
-    partners = pa.table(columns | {"unassigned": no, "autapse": ends[0] == ends[1]})
-    partners = partners.replace_schema_metadata(
-        {TABLE_HASH: digest_of(folder / "synapses.parquet")}
-    )
-    pq.write_table(partners, folder / "partners.parquet")
-    wanted = ["synapse_id", "pre_score", "post_score", "contact_area"]
-    edges = connections(partners, pq.read_table(folder / "synapses.parquet", columns=wanted))
-    pq.write_table(edges, folder / "connectivity.parquet")
-    nx.write_graphml(graph_of(edges), folder / "connectivity.graphml")
+    for first in range(0, count, SYNAPSES_AT_ONCE):
+        numbers = np.arange(first + 1, min(count, first + SYNAPSES_AT_ONCE) + 1, dtype=np.uint64)
+        many = len(numbers)
+        label = np.repeat(np.stack([2 * numbers - 1, 2 * numbers], axis=1), [1, posts], axis=1)
+        step = max(1, count // 10 // (posts + 1))  # neurons of one synapse differ
+        neuron = rng.integers(1, step + 1, label.shape) + np.arange(posts + 1) * step
+        row = np.arange(many * (posts + 1)).reshape(many, -1)
+        yield Parts(
+            label=label.ravel(),
+            neuron=neuron.ravel().astype(np.uint64),
+            voxels=rng.integers(50, 500, row.size),
+            anchor=rng.random((row.size, 3)) * side_of(count),
+            pre=np.repeat(row[:, 0], posts),
+            post=row[:, 1:].ravel(),
+            area=rng.random(many * posts) * 1e5,
+        )
+
+
+def make_graph(folder: Path, count: int) -> None:
+    """Tables of links and partners, edges, Parquet and GraphML; a link for each synapse."""
+    parts, table = parts_at_random(count), folder / "synapses.parquet"
+    write_tables(parts, table, folder, Connect(partners="all"), folder)
 
 
 def write_lines(folder: Path, count: int) -> None:

@@ -1,30 +1,29 @@
-"""Find the neuron on each side of every synapse, and the graph of who talks to whom.
+"""Find the neurons on both sides of every synapse, and the graph of who talks to whom.
 
 Reads predict.output (instances, synapses.parquet) and connect.segmentation; writes beside them
-partners.parquet (a row a synapse), connectivity.parquet (a row a pair of neurons) and
-connectivity.graphml.
+links.parquet (a row for each pair of neurons that a synapse joins), parts.parquet (a row for each
+synapse, side and neuron), partners.parquet (a row a synapse), connectivity.parquet (a row a pair of
+neurons) and connectivity.graphml.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-
-import networkx as nx
-import pyarrow.parquet as pq
 
 from synpol.blockwise.records import work_folder
 from synpol.command import run_command
-from synpol.config import Config
-from synpol.connectivity import check_same_synapses, connections, graph_of, partners_blockwise
+from synpol.config import Config, Connect
+from synpol.connectivity.job import parts_blockwise
+from synpol.connectivity.tables import Summary, write_tables
 from synpol.errors import InputError
-from synpol.files import digest_beside, is_url, join, whole_file
+from synpol.files import is_url, join
 from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import check_readable, open_image
 from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable
-from synpol.synapses.exports import TABLE_HASH, digest_of
-from synpol.synapses.reading import read_table
+from synpol.synapses.reading import open_table
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -45,34 +44,53 @@ def main(config: Config, given: argparse.Namespace) -> None:
             f"{instances.path} was decoded with sides = {stored['sides']}, semantic = "
             f"{stored['semantic']}; partners need numbered sides"
         )
-    columns = ["synapse_id", "pre_score", "post_score", "contact_area"]
-    synapses = read_table(table, columns)
+    open_table(table)
     check_writable(folder)
-    partners = partners_blockwise(
+    work = work_folder(output, config.workers.work_dir)
+    with parts_blockwise(
         instances,
         segmentation,
         partly=True,
+        max_distance=config.connect.max_distance,
         block_shape=config.decode.block_shape,
-        work_dir=work_folder(output, config.workers.work_dir),
+        work_dir=work,
         num_workers=config.workers.num_workers,
         workers=config.workers,
-    )
-    check_same_synapses(partners, synapses, str(table))
-    edges = connections(partners, synapses)
-    graph = graph_of(edges)
-    for name, rows in (("partners", partners), ("connectivity", edges)):
-        rows = rows.replace_schema_metadata({TABLE_HASH: digest_of(table)})
-        path = folder / f"{name}.parquet"
-        with digest_beside(path), whole_file(path) as temporary:
-            pq.write_table(rows, temporary)
-    with whole_file(folder / "connectivity.graphml") as temporary:
-        nx.write_graphml(graph, temporary)
-    counts = {name: int(partners[name].to_numpy().sum()) for name in ("unassigned", "autapse")}
+    ) as ranges:
+        found = write_tables(ranges, table, folder, config.connect, work)
     print(
-        f"{partners.num_rows} synapses, {counts['unassigned']} with a side in no neuron, "
-        f"{counts['autapse']} autapses; {graph.number_of_nodes()} neurons, "
-        f"{graph.number_of_edges()} connections: {folder / 'connectivity.graphml'}"
+        f"{found.synapses} synapses, {found.unassigned} with a side in no neuron, "
+        f"{found.autapses} autapses; {found.neurons} neurons, "
+        f"{found.connections} connections: {folder / 'connectivity.graphml'}"
     )
+    for line in remarks(found, config.connect):
+        print(line)
+
+
+def remarks(found: Summary, options: Connect) -> Iterator[str]:
+    """Say what is left out, and which keys change it."""
+    if found.left_out:
+        yield (
+            f"{found.polyadic} synapses join several neurons on a side; {found.left_out} links are "
+            "left out, which connect.partners=all keeps"
+        )
+    elif found.polyadic:
+        yield f"{found.polyadic} synapses join several neurons on a side: a link for each"
+    if found.outside and options.max_distance:
+        yield (
+            f"{found.outside} sides have no neuron within {options.max_distance:g} nm; a larger "
+            "connect.max_distance may find one"
+        )
+    elif found.outside:
+        yield (
+            f"{found.outside} sides lie where the segmentation has no neuron; "
+            "connect.max_distance=50 takes the nearest one within 50 nm of each voxel"
+        )
+    if found.duplicates or found.below:
+        yield (
+            f"{found.links} links; not counted: {found.duplicates} that repeat others within "
+            f"{options.duplicates:g} nm, {found.below} below the score {options.min_score:g}"
+        )
 
 
 if __name__ == "__main__":

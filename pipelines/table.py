@@ -1,15 +1,17 @@
-"""Write the synapse table, or the instances, in a form that other programs read.
+"""Write synapses, links between neurons, or the instances in a form that other programs read.
 
   --csv FILE              all columns
   --parts FOLDER          all columns, a Parquet file for every million synapses
   --cave FILE             Parquet with the columns of CAVE's synapse tables
   --synful FILE           Parquet with the columns of synful's tables
+  --neuprint FILE         Parquet with the columns of neuprint-python's synapse connections
   --sqlite FILE           a graph database of funlib.persistence: synapses as nodes
   --postgres HOST/DB      the same in PostgreSQL (user and password as psql takes them)
   --precomputed FOLDER    the instances as a segmentation that neuroglancer and cloud-volume
                           open, with coarser resolutions; FOLDER may be a URL (s3://, gs://)
 
-Reads predict.output: synapses.parquet, and instances.
+Reads predict.output: synapses.parquet, and instances. Where pipelines/connect.py has written
+links.parquet beside the table, the forms of CAVE, synful and neuPrint have a row for each link.
 """
 
 from __future__ import annotations
@@ -35,12 +37,18 @@ from synpol.synapses.exports import (
     write_parts,
 )
 from synpol.synapses.graphs import write_postgres, write_sqlite
+from synpol.synapses.link_forms import (
+    cave_link_rows,
+    links_of,
+    neuprint_rows,
+    synful_link_rows,
+)
 from synpol.synapses.reading import open_table
 from synpol.synapses.segmentation import write_segmentation
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    for form in ("csv", "cave", "synful", "sqlite"):
+    for form in ("csv", "cave", "synful", "neuprint", "sqlite"):
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
     parser.add_argument("--parts", type=Path, metavar="FOLDER")
     parser.add_argument("--postgres", metavar="HOST/DATABASE")
@@ -51,12 +59,12 @@ def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if is_url(output):
         raise InputError("predict.output is remote; copy its synapses.parquet first")
-    files = (given.csv, given.cave, given.synful, given.sqlite)
+    files = (given.csv, given.cave, given.synful, given.neuprint, given.sqlite)
     tables = [*files, given.parts, given.postgres]
     if not any([*tables, given.precomputed]):
         raise InputError(
-            "say what to write: --csv, --parts, --cave, --synful, --sqlite, --postgres or "
-            "--precomputed"
+            "say what to write: --csv, --parts, --cave, --synful, --neuprint, --sqlite, "
+            "--postgres or --precomputed"
         )
     for file in filter(None, files):
         if file.is_dir():
@@ -85,10 +93,8 @@ def write_tables(table: Path, instances: Image, given: argparse.Namespace) -> No
     if given.parts:
         check_writable(given.parts.parent)
         print(f"{write_parts(table, given.parts)} files in {given.parts}")
-    for path, rows_of in ((given.cave, cave_rows), (given.synful, synful_rows)):
-        if path:
-            count, left_out = write_parquet_form(table, path, rows_of, instances)
-            print(f"{count} synapses in {path}; {left_out} with a single side are left out")
+    if given.cave or given.synful or given.neuprint:
+        write_link_forms(given, table, instances)
     corners = ((np.floor, instances.offset_nm), (np.ceil, instances.end_nm))
     begin, end = (Coordinate(f(corner).astype(int)) for f, corner in corners)
     roi = Roi(begin, end - begin)
@@ -96,6 +102,27 @@ def write_tables(table: Path, instances: Image, given: argparse.Namespace) -> No
         print(f"{write_sqlite(table, given.sqlite, roi)} synapses in {given.sqlite}")
     if given.postgres:
         print(f"{write_postgres(table, given.postgres, roi)} synapses in {given.postgres}")
+
+
+def write_link_forms(given: argparse.Namespace, table: Path, instances: Image) -> None:
+    """Write the forms with a row for each pair of partners; without links, for each synapse."""
+    links = links_of(table)
+    if links is None and given.neuprint:
+        raise InputError(
+            f"there is no {table.with_name('links.parquet')}, and --neuprint writes links between "
+            "neurons; pipelines/connect.py makes it"
+        )
+    for path, of_links, of_synapses in (
+        (given.cave, cave_link_rows, cave_rows),
+        (given.synful, synful_link_rows, synful_rows),
+        (given.neuprint, neuprint_rows, None),
+    ):
+        if path and links is not None:
+            count, left_out = write_parquet_form(links, path, of_links, instances)
+            print(f"{count} links in {path}; {left_out} that repeat others are left out")
+        elif path and of_synapses is not None:
+            count, left_out = write_parquet_form(table, path, of_synapses, instances)
+            print(f"{count} synapses in {path}; {left_out} with a single side are left out")
 
 
 if __name__ == "__main__":

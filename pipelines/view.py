@@ -38,6 +38,7 @@ from synpol.scene.browser import browser
 from synpol.scene.levels import add_levels
 from synpol.scene.server import private_page, scene_server, screenshot
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
+from synpol.synapses.link_forms import links_of
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +144,8 @@ def make_annotations(layers: Layers, folder: Path, table: Path) -> None:
     partners = table.with_name("partners.parquet")
     known = layers.neurons is not None and partners.is_file()
     low, high = instances.offset_nm, instances.end_nm
-    write_annotations(folder, table, low, high, partners if known else None)
+    links = links_of(table) if known else None
+    write_annotations(folder, table, low, high, partners if known else None, links)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,31 @@ def test_synapses_are_found_by_their_neurons(tmp_path):
         write_annotations(tmp_path / "a", tmp_path / "t.parquet", LOW, HIGH, tmp_path / "p.parquet")
 
 
+def test_a_synapse_is_found_by_all_neurons_of_its_links(tmp_path):
+    rows = write_table(tmp_path / "t.parquet", 30)
+    ids = np.array([row["synapse_id"] for row in rows], np.uint64)
+    one = np.full(30, 5, np.uint64)
+    of = {TABLE_HASH: digest_of(tmp_path / "t.parquet")}
+    partners = pa.table({"synapse_id": ids, "pre_id": one, "post_id": one + np.uint64(1)})
+    pq.write_table(partners.replace_schema_metadata(of), tmp_path / "p.parquet")
+    more = {"link_id": np.arange(1, 3), "synapse_id": ids[[3, 3]]}
+    more |= {"pre_id": one[:2], "post_id": np.array([8, 6], np.uint64)}
+    pq.write_table(pa.table(more).replace_schema_metadata(of), tmp_path / "l.parquet")
+    tables = [tmp_path / f"{name}.parquet" for name in "tpl"]
+    write_annotations(tmp_path / "a", tables[0], LOW, HIGH, *tables[1:])
+    found = reader(tmp_path / "a")
+    assert [int(line.id) for line in found.relationships["post"][8]] == [ids[3]]
+    assert len(found.relationships["post"][6]) == len(found.relationships["pre"][5]) == 30
+    segments = found.by_id[int(ids[3])].segments
+    assert [[int(n) for n in side] for side in segments] == [[5], [6, 8]]
+    write_annotations(tmp_path / "a", *tables[:1], LOW, HIGH, tables[1])  # made anew without them
+    with pytest.raises(KeyError):
+        reader(tmp_path / "a").relationships["post"][8]
+    pq.write_table(pa.table(more), tables[2])
+    with pytest.raises(InputError, match="is of other synapses"):
+        write_annotations(tmp_path / "a", tables[0], LOW, HIGH, *tables[1:])
+
+
 def files_of(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 

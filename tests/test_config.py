@@ -366,8 +366,12 @@ def test_described_defaults_are_the_defaults(base):
         if default == "required" or "[]" in key:
             continue
         value = config
-        for part in key.split("."):
-            value = None if value is None else getattr(value, part)  # data.validation is not set
+        *sections, last = key.split(".")
+        for part in sections:
+            value = None if value is None else getattr(value, part)
+        if value is None:  # a section that is not set, such as data.validation
+            continue
+        value = getattr(value, last)
         plain = list(value) if isinstance(value, tuple) else value
         assert yaml.safe_load(default) == plain, key
 

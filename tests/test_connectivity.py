@@ -5,12 +5,15 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from recipes import run, run_refused, tiny_config, write
 
 from synpol import InputError
-from synpol.connectivity import connections, graph_of, partners_blockwise, partners_of
+from synpol.config import Connect
+from synpol.connectivity import graph_of, partners_blockwise, partners_of, write_tables
+from synpol.connectivity.partners import Parts
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
 
@@ -106,20 +109,31 @@ def test_a_segmentation_that_does_not_fit_is_refused(tmp_path):
             partners_blockwise(instances, other, block_shape=(2, 2, 2), work_dir=tmp_path / "w")
 
 
-def table_of(rows):
+def parts_of(rows):
+    """Parts of one voxel for each pair of label and neuron, sorted, which touch nothing."""
+    label, neuron = np.array(sorted(rows), np.uint64).reshape(-1, 2).T
+    none = np.zeros(0, np.int64)
+    voxels = np.ones(len(label), np.int64)
+    return Parts(label, neuron, voxels, np.zeros((len(label), 3)), none, none, none.astype(float))
+
+
+def write_synapses(path, rows):
     names = ["synapse_id", "pre_score", "post_score", "contact_area"]
     columns = [pa.array(column) for column in zip(*rows, strict=True)]
-    return pa.table([columns[0].cast(pa.uint64()), *columns[1:]], names)
+    pq.write_table(pa.table([columns[0].cast(pa.uint64()), *columns[1:]], names), path)
 
 
-def test_the_graph_adds_up_synapses():
+def test_the_graph_adds_up_synapses(tmp_path):
     pairs = [[1, 10], [2, 20], [3, 10], [4, 20], [5, 20], [6, 20], [7, 10], [8, 0], [9, 30]]
-    partners = partners_of(np.array(pairs, np.uint64), np.ones(9, np.int64))
-    synapses = table_of(
+    write_synapses(
+        tmp_path / "synapses.parquet",
         [(1, 0.5, 0.9, 100.0), (2, 0.8, 0.7, 50.0), (3, 0.6, 0.9, 7.0), (4, 0.9, 0.9, 9.0)]
-        + [(5, 0.9, None, 0.0)]
+        + [(5, 0.9, None, 0.0)],
     )
-    edges = connections(partners, synapses)
+    told = write_tables(
+        [parts_of(pairs)], tmp_path / "synapses.parquet", tmp_path, Connect(), tmp_path
+    )
+    edges = pq.read_table(tmp_path / "connectivity.parquet")
     graph = graph_of(edges)
     assert sorted(graph.edges) == [(10, 20), (20, 20)]
     assert graph.edges[10, 20] == pytest.approx(
@@ -128,7 +142,37 @@ def test_the_graph_adds_up_synapses():
     assert graph.edges[20, 20]["synapses"] == 1  # an autapse
     rows = edges.to_pylist()
     assert [(r["pre_id"], r["post_id"], r["synapses"]) for r in rows] == [(10, 20, 2), (20, 20, 1)]
-    assert connections(partners.slice(0, 0), synapses).num_rows == 0
+    read = nx.read_graphml(tmp_path / "connectivity.graphml", node_type=int)
+    assert dict(read.edges) == dict(graph.edges) and read.is_directed()
+    assert (told.synapses, told.unassigned, told.autapses, told.outside) == (5, 2, 1, 1)
+    assert (told.links, told.neurons, told.connections) == (3, 2, 2)
+    none = pq.read_table(tmp_path / "synapses.parquet").slice(0, 0)
+    pq.write_table(none, tmp_path / "synapses.parquet")
+    write_tables([parts_of([])], tmp_path / "synapses.parquet", tmp_path, Connect(), tmp_path)
+    assert pq.read_table(tmp_path / "connectivity.parquet").num_rows == 0
+    assert nx.read_graphml(tmp_path / "connectivity.graphml").number_of_nodes() == 0
+
+
+def test_the_graph_is_the_same_however_many_synapses_are_done_at_once(tmp_path):
+    rng = np.random.default_rng(3)
+    pairs = [[label, int(rng.integers(1, 4))] for label in range(1, 81)]
+    scores = rng.integers(1, 8, (2, 40)) / 8
+    write_synapses(
+        tmp_path / "synapses.parquet",
+        [(n + 1, *scores[:, n].tolist(), float(n)) for n in range(40)],
+    )
+    tables = []
+    for cut in (80, 24, 2):
+        ranges = [parts_of(pairs[first : first + cut]) for first in range(0, 80, cut)]
+        options = Connect(partners="all", duplicates=10, min_score=0.2)
+        write_tables(ranges, tmp_path / "synapses.parquet", tmp_path, options, tmp_path)
+        names = ("parts", "partners", "links", "connectivity")
+        tables.append([pq.read_table(tmp_path / f"{name}.parquet") for name in names])
+    assert tables[0] == tables[1] == tables[2]
+    made = [f"{name}.parquet" for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [*made, *(f"{name}.sha256" for name in made), "synapses.parquet", "connectivity.graphml"]
+    )
 
 
 def test_the_command_writes_tables_and_graph(tmp_path, capsys):
@@ -147,7 +191,9 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     assert "instances" in message
     assert run("predict_blockwise", config, "--only", "decode") == 0
     assert run("connect", config) == 0
-    assert "3 synapses, 1 with a side in no neuron, 1 autapses" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 synapses, 1 with a side in no neuron, 1 autapses" in said
+    assert "2 sides lie where the segmentation has no neuron; connect.max_distance=50" in said
     result = tmp_path / "result"
     partners = pd.read_parquet(result / "partners.parquet")
     assert partners.pre_id.tolist() == [2**40, 7, 0] and partners.post_id.tolist() == [7, 7, 0]
@@ -156,6 +202,13 @@ def test_the_command_writes_tables_and_graph(tmp_path, capsys):
     area = open_image(result / "instances").voxel_size_nm
     assert graph.edges[2**40, 7]["contact_area"] == 3 * 4 * area[0] * area[1]
     assert pd.read_parquet(result / "connectivity.parquet").synapses.tolist() == [1, 1]
+    assert not list(result.parent.glob("result.work/*.unmarked"))
+    assert run("connect", config, "connect.max_distance=60", "connect.min_score=0.9") == 0
+    said = capsys.readouterr().out
+    assert "3 synapses, 0 with a side in no neuron" in said
+    assert "3 links; not counted: 0 that repeat others within 0 nm, 3 below the score 0.9" in said
+    assert run("connect", config, "connect.max_distance=10") == 0
+    assert "2 sides have no neuron within 10 nm" in capsys.readouterr().out
     assert run("predict_blockwise", config, "decode.sides=false", "--only", "decode") == 0
     assert "was decoded with sides = False" in run_refused(capsys, "connect", config)
     assert "connect.segmentation" in run_refused(capsys, "connect", tiny_config(tmp_path))

@@ -444,6 +444,22 @@ def test_background_is_no_partner(tiny, capsys):
     assert set(tables[0]["pre_id"].to_pylist()) <= {0, 5}
 
 
+def test_the_report_shows_connections_over_the_score_where_links_are_known(tiny, caplog):
+    config = decoded_truth(tiny)
+    write(tiny, "neurons", open_image(tiny / "data" / "truth").array[:])
+    assert run("evaluate", config) == 0
+    report = tiny / "result" / "report.html"
+    assert "Links and connections" not in report.read_text()
+    assert run("connect", config, f"connect.segmentation={tiny}/neurons") == 0
+    assert run("evaluate", config) == 0
+    assert "Links and connections" in report.read_text()
+    table = tiny / "result" / "synapses.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 1), table)
+    assert run("evaluate", config) == 0
+    assert "links.parquet is of other synapses" in caplog.text
+    assert "Links and connections" not in report.read_text()
+
+
 def test_a_mask_with_a_value_for_unknown_predicts_what_the_plain_mask_does(tiny):
     config = tiny_config(tiny)
     assert run("train", config) == 0

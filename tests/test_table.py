@@ -1,5 +1,6 @@
 """The synapse table in other forms, read back by the programs they are for."""
 
+import itertools
 import json
 import sqlite3
 
@@ -19,6 +20,7 @@ from recipes import ROOT, run, run_refused, tiny_config, write
 
 from synpol import InputError
 from synpol.synapses import exports as table_forms
+from synpol.synapses.links import read_links
 
 
 @pytest.fixture
@@ -117,6 +119,49 @@ def test_synful_columns_are_nm(decoded, tmp_path):
     assert rows.pre_x.tolist() == [6 * 8 - 80, 22 * 8 - 80]
     assert rows.post_z.tolist() == [60 + 2.5 * 30, 60 + 3.5 * 30]
     assert np.allclose(rows.scores, [150 / 255, 151 / 255])
+
+
+def test_the_forms_have_a_row_for_each_link_where_links_are_known(decoded, tmp_path, capsys):
+    assert "pipelines/connect.py makes it" in run_refused(
+        capsys, "table", decoded, "--neuprint", tmp_path / "n.parquet"
+    )
+    neurons = np.ones((8, 40, 40), np.uint8)
+    neurons[:, :, 8:20], neurons[:, 6:, 8:20], neurons[:, :, 24:] = 2, 3, 4
+    place = {"voxel_size": (30, 16, 8), "offset": (60, 32, -80)}
+    write(tmp_path, "neurons", neurons, **place)
+    links = [decoded, f"connect.segmentation={tmp_path}/neurons", "connect.partners=all"]
+    assert run("connect", *links) == 0
+    said = capsys.readouterr().out
+    assert "1 synapses join several neurons on a side: a link for each" in said
+    forms = {form: tmp_path / f"{form}.parquet" for form in ("cave", "synful", "neuprint")}
+    given = itertools.chain(*((f"--{form}", path) for form, path in forms.items()))
+    assert run("table", decoded, *given) == 0
+    assert "3 links in" in capsys.readouterr().out
+    cave = pq.read_table(forms["cave"])
+    assert cave.schema.metadata[b"voxel_resolution"] == b"[8, 16, 30]"
+    rows = cave.to_pylist()
+    pairs = [(1, 2), (1, 3), (1, 4)]
+    assert [(r["pre_pt_root_id"], r["post_pt_root_id"]) for r in rows] == pairs
+    assert [r["id"] for r in rows] == [1, 2, 3] and rows[0]["size"] == 3 * 4 * 4 + 3 * 4 * 2
+    for row in rows:  # anchors lie in their neurons
+        for side in ("pre", "post"):
+            x, y, z = np.array(row[f"{side}_pt_position"]) - (-10, 2, 2)
+            assert neurons[z, y, x] == row[f"{side}_pt_root_id"]
+    table = pd.read_parquet(forms["neuprint"])
+    assert " ".join(table) == (
+        "bodyId_pre bodyId_post x_pre y_pre z_pre x_post y_post z_post confidence_pre "
+        "confidence_post"
+    )
+    assert [(r.x_post, r.y_post, r.z_post) for r in table.itertuples()] == [
+        tuple(r["post_pt_position"]) for r in rows
+    ]
+    for form in ("synful", "neuprint"):
+        links = read_links(forms[form])
+        assert links.pre_id.tolist() == [1, 1, 1] and links.post_id.tolist() == [2, 3, 4]
+    np.testing.assert_allclose(links.score, [150 / 255, 150 / 255, 151 / 255])
+    assert run("predict_blockwise", decoded, "decode.thres_small=1000", "--only", "decode") == 0
+    refused = run_refused(capsys, "table", decoded, "--cave", tmp_path / "c.parquet")
+    assert "links.parquet is of other synapses" in refused
 
 
 def nodes_in(graph, offset, shape):

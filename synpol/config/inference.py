@@ -12,6 +12,7 @@ from synpol.config.links import EvaluateLinks
 from synpol.config.section import (
     Fraction,
     IntensityRange,
+    NotNegative,
     Positive,
     PositiveFloat,
     Section,
@@ -314,6 +315,33 @@ class Connect(Section):
         default=None,
         description="neurons (z, y, x), 0 between them; voxels may be whole multiples of the "
         "image's; a part of the volume is enough",
+    )
+    partners: Literal["all", "largest"] = Field(
+        default="largest",
+        description="partners of a synapse. largest: one link, between the neurons with most "
+        "voxels of each side; all: a link for each post neuron, and for each pre neuron",
+    )
+    min_voxels: Positive = Field(
+        default=1, description="fewest voxels of a side in a neuron that make it a partner, for all"
+    )
+    min_fraction: Fraction = Field(
+        default=0.05,
+        description="smallest share of the voxels of a side that makes a neuron a partner, for all",
+    )
+    max_distance: float = Field(
+        default=0.0,
+        ge=0,
+        le=250,
+        description="distance within which voxels in no neuron (0 in the segmentation) count to "
+        "the nearest one, nm; 0: they do not",
+    )
+    duplicates: NotNegative = Field(
+        default=0.0,
+        description="links of the same two neurons whose post ends lie within this many nm count "
+        "once in the graph; 0: all count",
+    )
+    min_score: Fraction = Field(
+        default=0.0, description="smallest score of a link that counts in the graph"
     )
 
 

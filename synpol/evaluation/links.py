@@ -176,15 +176,34 @@ def unique_links(links: Links, distance: float) -> np.ndarray:
     (m,) int64
         Rows that stay, ascending: of each group the one with the best score, the first of several.
     """
+    best = first_of_repeated(links, distance)
+    return np.flatnonzero(best == np.arange(len(links)))
+
+
+def first_of_repeated(links: Links, distance: float) -> np.ndarray:
+    """Find for each link the best one of those that are the same link.
+
+    Parameters
+    ----------
+    links, distance
+        As in `unique_links`.
+
+    Returns
+    -------
+    (n,) int64
+        Row of the link with the best score, the first of several; its own row for a link that
+        stands alone.
+    """
+    own = np.arange(len(links))
     if not distance or not len(links):
-        return np.arange(len(links))
+        return own
     (pair,) = pair_numbers(links)
     i, j = near(links.post, links.post, distance)
     same = (pair[i] == pair[j]) & links.known[i]
     group = groups(i[same], j[same], len(links))
-    order = np.lexsort((np.arange(len(links)), -np.nan_to_num(links.score), group))
+    order = np.lexsort((own, -np.nan_to_num(links.score), group))
     _, first = np.unique(group[order], return_index=True)
-    return np.sort(order[first])
+    return np.asarray(order[first][group])
 
 
 def near(a: np.ndarray, b: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:

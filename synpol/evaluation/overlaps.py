@@ -72,11 +72,7 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     predicted, other : str or ImageSource
         The label arrays.
     begin : (int, int, int)
-        Position of the prediction's first voxel in the other volume, in voxels of the prediction.
-    multiple : (int, int, int)
-        Number of voxels of the prediction along each axis of a voxel of the other volume.
-    predicted_only : bool
-        Whether to leave out voxels without a predicted label.
+        Position of the prediction's first voxel in the other volume.
     blocks : BlockGrid
         Blocks of the prediction.
     """
@@ -84,8 +80,6 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
     predicted: str | ImageSource
     other: str | ImageSource
     begin: Index
-    multiple: Index
-    predicted_only: bool
 
     name = "compare"
     version = 1
@@ -98,45 +92,13 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
 
     def read(self, index: Index, opened: LabelArrays) -> LabelBlocks:
         block = self.blocks.slices(index)
-        fine = shifted(block, self.begin)
-        coarse = tuple(
-            slice(f.start // m, -(-f.stop // m)) for f, m in zip(fine, self.multiple, strict=True)
-        )
-        labels = _read_inside(opened.other, coarse, self.other)
-        for axis, (wanted, m) in enumerate(zip(fine, self.multiple, strict=True)):
-            if m > 1:
-                labels = np.repeat(labels, m, axis=axis)
-                first = wanted.start % m
-                labels = np.take(labels, range(first, first + wanted.stop - wanted.start), axis)
         return LabelBlocks(
-            predicted=read_voxels(opened.predicted, block, self.predicted), other=labels
+            predicted=read_voxels(opened.predicted, block, self.predicted),
+            other=read_voxels(opened.other, shifted(block, self.begin), self.other),
         )
 
     def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
-        predicted, other = given.predicted, given.other
-        if self.predicted_only:
-            labelled = predicted != 0
-            predicted, other = predicted[labelled], other[labelled]
-        return Overlaps.of([(predicted, other)])
-
-
-def _read_inside(
-    array: zarr.Array, where: Sequence[slice], source: str | ImageSource
-) -> np.ndarray:
-    """Read a region of labels that may reach beyond the array, where there are none."""
-    inside = [
-        slice(min(max(w.start, 0), n), max(min(w.stop, n), 0))
-        for w, n in zip(where, array.shape, strict=True)
-    ]
-    if inside == list(where):
-        return read_voxels(array, tuple(where), source)
-    found = np.zeros([w.stop - w.start for w in where], array.dtype)
-    if all(i.start < i.stop for i in inside):
-        at = (
-            slice(i.start - w.start, i.stop - w.start) for i, w in zip(inside, where, strict=True)
-        )
-        found[tuple(at)] = read_voxels(array, tuple(inside), source)
-    return found
+        return Overlaps.of([(given.predicted, given.other)])
 
 
 def evaluate_blockwise(
@@ -214,9 +176,6 @@ def overlaps_blockwise(
     other: Image,
     what: str,
     *,
-    coarser: bool = False,
-    predicted_only: bool = False,
-    partly: bool = False,
     block_shape: Sequence[int],
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
@@ -230,12 +189,6 @@ def overlaps_blockwise(
         Label volumes; the other volume covers the prediction.
     what : str
         Name of the other volume, for messages.
-    coarser : bool
-        Whether the other volume may have larger voxels, in whole multiples along each axis.
-    predicted_only : bool
-        Whether to leave out voxels without a predicted label.
-    partly : bool
-        Whether the other volume may cover a part of the prediction; beyond it there is no label.
     block_shape, work_dir, num_workers, workers
         As in `evaluate_blockwise`.
 
@@ -252,14 +205,13 @@ def overlaps_blockwise(
     for image in (predicted, other):
         if image.array.dtype.kind not in "uib":
             raise InputError(f"{image.path} is {image.array.dtype}; labels are whole numbers")
-    begin = other.place_of(predicted, what, coarser, partly)
+    begin = other.place_of(predicted, what)
     blocks = BlockGrid.of(predicted.shape_vx, block_shape)
     sources = [identity_of(image) for image in (predicted, other)]
     digest = hash_of(
         {
             "sources": sources,
             "block": blocks.block,
-            "only": predicted_only,
             "code": CompareStage.version,
         }
     )
@@ -274,8 +226,6 @@ def overlaps_blockwise(
             predicted=predicted.source,
             other=other.source,
             begin=begin,
-            multiple=other.multiple_of(predicted, what),
-            predicted_only=predicted_only,
             blocks=blocks,
         )
         driver.run(stage)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
@@ -289,6 +290,28 @@ def link_curves(scores: LinkScores) -> Figure:
     axes[1].set(xlabel="links that make a connection", title="connections", ylim=(0, 1.02))
     for one in axes:
         one.legend(fontsize=8)
+    return figure
+
+
+def connection_curve(links: pa.Table, min_score: float) -> Figure:
+    """Draw the number of links and of connections over the lowest score that counts.
+
+    Parameters
+    ----------
+    links : pyarrow.Table
+        Columns ``pre_id``, ``post_id``, ``score`` and ``duplicate_of`` of the table of links.
+    min_score : float
+        Score from which on links counted.
+    """
+    links = links.filter(links["duplicate_of"].to_numpy() == 0)
+    best = links.group_by(["pre_id", "post_id"]).aggregate([("score", "max")])
+    figure, axes = new_figure(5, 3.2)
+    for name, column in (("links", links["score"]), ("connections", best["score_max"])):
+        score = np.sort(column.to_numpy())
+        axes.step(score, np.arange(len(score), 0, -1), where="pre", label=name)
+    axes.axvline(min_score, color="grey", ls=":", label="connect.min_score")
+    axes.set(xlabel="lowest score that counts", ylabel="number", ylim=(0, None))
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -21,9 +22,12 @@ from synpol.images.image import Image, open_image, shifted
 from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
+from synpol.synapses.link_forms import links_of
 from synpol.synapses.reading import read_table
 from synpol.synapses.table import confidence
 from synpol.training.log import read_log
+
+_log = logging.getLogger(__name__)
 
 #: largest side of a picture of a section, voxels
 CROP = 640
@@ -100,6 +104,7 @@ def report_page(
         score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
         if table is not None and "0.5" in scores["iou"]
         else [],
+        connection_figure=_connection_figure(path_of_table, config.connect.min_score),
         gallery=pictures,
         hidden=0 if MISSED in pictures else len(missed or {}),
         linked=link_of is not None,
@@ -131,6 +136,19 @@ def _score_figures(table: pa.Table, correct: Mapping[int, bool], truth: int) -> 
     score, right = np.array(scored).T
     curves = (figures.calibration(score, right > 0), figures.cutoff_curves(score, right > 0, truth))
     return [figures.data_uri(figure) for figure in curves]
+
+
+def _connection_figure(table: Path, min_score: float) -> str | None:
+    """Draw how many connections there are over the score, where links are known."""
+    try:
+        links = links_of(table) if table.is_file() else None
+    except InputError as error:  # of an earlier decoding
+        _log.warning("the report shows no connections: %s", error)
+        return None
+    if links is None:
+        return None
+    rows = read_table(links, ["pre_id", "post_id", "score", "duplicate_of"])
+    return figures.data_uri(figures.connection_curve(rows, min_score)) if len(rows) else None
 
 
 def _gallery(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def write_annotations(
     low: Sequence[float] | np.ndarray,
     high: Sequence[float] | np.ndarray,
     partners: str | os.PathLike[str] | None = None,
+    links: str | os.PathLike[str] | None = None,
 ) -> int:
     """Write the synapses of a table as precomputed annotations; an error leaves no partial folder.
 
@@ -76,6 +78,8 @@ def write_annotations(
     partners : path, optional
         Table of `synpol.connectivity.partners_of`. A viewer can then find lines by the neurons on
         their two sides.
+    links : path, optional
+        Table of links of the same synapses; lines are found by all of its neurons too.
 
     Returns
     -------
@@ -85,13 +89,13 @@ def write_annotations(
     Raises
     ------
     InputError
-        A table does not exist, or the partners belong to another synapse table.
+        A table does not exist, or the partners or links belong to another synapse table.
 
     Notes
     -----
     The function needs about 500 bytes of memory for each synapse.
     """
-    digest = _digest(table, partners, low, high)
+    digest = _digest(table, partners, links, low, high)
     count = _count_written(folder / "info", digest)
     if count is not None:
         return count
@@ -113,13 +117,13 @@ def write_annotations(
         whole_folder(folder) as temporary,
         tqdm(total=2 * len(ids), unit="line", desc="annotations", leave=False) as bar,
     ):
-        related = _related(partners, table, ids)
+        related = _related(partners, links, table, ids)
         sharding = _sharding_of(int(ids.max(initial=1)).bit_length(), len(ids), records.nbytes)
         store = _Store(temporary / "by_id", sharding)
         store.write(_by_id(ids, records, list(related.values()), bar))
         info["by_id"] = {"key": "by_id", "sharding": sharding}
-        for name, neurons in related.items():
-            sharding = _write_related(temporary / f"by_{name}", neurons, ids, records)
+        for name, of_side in related.items():
+            sharding = _write_related(temporary / f"by_{name}", of_side, ids, records)
             info["relationships"].append({"id": name, "key": f"by_{name}", "sharding": sharding})
         levels = spatial_levels(records["line"], corners[0], corners[1], LIMIT)
         for number, level in enumerate(levels):
@@ -155,6 +159,7 @@ def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
 def _digest(
     table: str | os.PathLike[str],
     partners: str | os.PathLike[str] | None,
+    links: str | os.PathLike[str] | None,
     low: Sequence[float] | np.ndarray,
     high: Sequence[float] | np.ndarray,
 ) -> str:
@@ -162,6 +167,7 @@ def _digest(
     open_table(table)
     inputs = [VERSION, LIMIT, *map(float, (*low, *high)), digest_of(table).decode()]
     inputs.append(None if partners is None else digest_of(partners).decode())
+    inputs += [] if links is None else [digest_of(links).decode()]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
@@ -187,20 +193,53 @@ def _lines(table: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(ids), np.concatenate(records)
 
 
+@dataclass(frozen=True)
+class _Related:
+    """Neurons of one side of all lines.
+
+    Attributes
+    ----------
+    line : (k,) int64
+        Row of a line, ascending; a line may have several neurons, or none.
+    neuron : (k,) uint64
+        Neuron, ascending within a line.
+    """
+
+    line: np.ndarray
+    neuron: np.ndarray
+
+
 def _related(
-    partners: str | os.PathLike[str] | None, table: str | os.PathLike[str], ids: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Read the neuron on each side of every synapse, 0 for none; without `partners` no side."""
+    partners: str | os.PathLike[str] | None,
+    links: str | os.PathLike[str] | None,
+    table: str | os.PathLike[str],
+    ids: np.ndarray,
+) -> dict[str, _Related]:
+    """Read the neurons on each side of every synapse; without `partners` no side."""
     if partners is None:
         return {}
-    metadata = open_table(partners).schema_arrow.metadata or {}
-    rows = read_table(partners, ["synapse_id", "pre_id", "post_id"])
-    if metadata.get(TABLE_HASH) != digest_of(table) or rows.num_rows != len(ids):
-        raise InputError(
-            f"{partners} is of other synapses than the table beside it; run "
-            "pipelines/connect.py of synpol's repository again, or remove it"
-        )
-    return {side: rows[f"{side}_id"].to_numpy() for side in ("pre", "post")}
+    found: dict[str, list[np.ndarray]] = {"pre": [], "post": []}
+    for path in (partners,) if links is None else (partners, links):
+        metadata = open_table(path).schema_arrow.metadata or {}
+        rows = read_table(path, ["synapse_id", "pre_id", "post_id"])
+        short = path == partners and rows.num_rows != len(ids)
+        if metadata.get(TABLE_HASH) != digest_of(table) or short:
+            raise InputError(
+                f"{path} is of other synapses than the table beside it; run "
+                "pipelines/connect.py of synpol's repository again, or remove it"
+            )
+        line = np.searchsorted(ids, rows["synapse_id"].to_numpy()).astype(np.uint64)
+        for side, pairs in found.items():
+            pairs.append(np.stack([line, rows[f"{side}_id"].to_numpy()], axis=1))
+    related = {}
+    for side, pairs in found.items():
+        line, neuron = np.concatenate(pairs).T
+        order = np.lexsort((neuron, line))
+        line, neuron = line[order], neuron[order]
+        kept = neuron != 0
+        kept[1:] &= (line[1:] != line[:-1]) | (neuron[1:] != neuron[:-1])
+        related[side] = _Related(line[kept].astype(np.int64), neuron[kept])
+    return related
 
 
 def _sharding_of(
@@ -272,18 +311,20 @@ class _Store:
 
 
 def _by_id(
-    ids: np.ndarray, records: np.ndarray, related: list[np.ndarray], bar: Any
+    ids: np.ndarray, records: np.ndarray, related: list[_Related], bar: Any
 ) -> Iterator[tuple[int, bytes]]:
     """Yield id and encoded record of each line, with the neurons on its two sides."""
     size = _RECORD.itemsize
     content = records.tobytes()
+    lines, sides = np.arange(len(ids) + 1), []
+    for of in related:
+        begins = np.searchsorted(of.line, lines).tolist()
+        sides.append((begins, of.neuron.astype("<u8").tobytes()))
     for row, number in enumerate(ids.tolist()):
         value = content[row * size : (row + 1) * size]
-        for neurons in related:
-            neuron = int(neurons[row])
-            value += (
-                (1).to_bytes(4, "little") + neuron.to_bytes(8, "little") if neuron else b"\0" * 4
-            )
+        for begins, neurons in sides:
+            first, last = begins[row], begins[row + 1]
+            value += (last - first).to_bytes(4, "little") + neurons[8 * first : 8 * last]
         yield number, value
         bar.update()
 
@@ -301,14 +342,14 @@ def _grouped(
 
 
 def _write_related(
-    folder: Path, neurons: np.ndarray, ids: np.ndarray, records: np.ndarray
+    folder: Path, related: _Related, ids: np.ndarray, records: np.ndarray
 ) -> dict[str, Any]:
     """Write the index by the neurons of one side, and return its sharding."""
-    rows = np.flatnonzero(neurons)
-    rows = rows[np.argsort(neurons[rows], kind="stable")]
-    count, size = len(np.unique(neurons[rows])), len(rows) * _RECORD.itemsize
+    order = np.argsort(related.neuron, kind="stable")
+    neurons, rows = related.neuron[order], related.line[order]
+    count, size = len(np.unique(neurons)), len(rows) * _RECORD.itemsize
     sharding = _sharding_of(64, count, size, hashed=True)
-    _Store(folder, sharding).write(_grouped(neurons[rows], rows, ids, records))
+    _Store(folder, sharding).write(_grouped(neurons, rows, ids, records))
     folder.mkdir(exist_ok=True)  # without any neuron, nothing was written
     return sharding
 

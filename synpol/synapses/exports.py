@@ -176,7 +176,8 @@ def write_parquet_form(
     int
         Number of synapses that were left out.
     """
-    open_table(table, _OF_SIDES)
+    if "link_id" not in open_table(table).schema_arrow.names:  # a table of links has others
+        open_table(table, _OF_SIDES)
     schema = rows_of(schema_read(table).empty_table(), instances).schema
     count = left_out = 0
     with (

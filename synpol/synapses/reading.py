@@ -38,7 +38,7 @@ _KNOWN = {field.name: field for field in schema_of(sides=False)} | {
 _FARTHEST = float(2**53)
 _ANEW = (
     "make it anew: pipelines/predict_blockwise.py CONFIG --only decode of synpol's repository "
-    "writes synapses.parquet, pipelines/connect.py partners.parquet"
+    "writes synapses.parquet, pipelines/connect.py the tables of partners and links"
 )
 
 
@@ -109,8 +109,9 @@ def parts_of(
         As `open_table`; or values are missing, out of order or impossible.
     """
     file = open_table(table, columns or ())
-    names = file.schema_arrow.names if columns is None else ["synapse_id", *columns]
-    names = list(dict.fromkeys(names))
+    there = file.schema_arrow.names
+    key = "link_id" if "link_id" in there else "synapse_id"  # links may repeat a synapse
+    names = list(dict.fromkeys(there if columns is None else [key, *columns]))
     with _reading(table):
         batches = file.iter_batches(rows, columns=names)
     before, count = -1, 0
@@ -121,9 +122,9 @@ def parts_of(
                 break
             part = _in_known_types(pa.Table.from_batches([batch]).select(names))
             part.validate(full=True)
-        before = _check_order(table, part["synapse_id"], before)
+        before = _check_order(table, key, part[key], before)
         for name in names:
-            _check_values(table, name, part)
+            _check_values(table, name, part, key)
         count += part.num_rows
         yield part if columns is None else part.select(list(columns))
     if count != file.metadata.num_rows:
@@ -180,22 +181,22 @@ def _in_known_types(part: pa.Table) -> pa.Table:
     return part if schema.equals(part.schema) else part.cast(schema)
 
 
-def _check_order(table: str | os.PathLike[str], ids: pa.ChunkedArray, before: int) -> int:
+def _check_order(table: str | os.PathLike[str], key: str, ids: pa.ChunkedArray, before: int) -> int:
     """Refuse ids that do not ascend; returns the last one."""
     if ids.null_count:
-        raise InputError(f"{table} has rows without a synapse_id; {_ANEW}")
+        raise InputError(f"{table} has rows without a {key}; {_ANEW}")
     numbers = ids.to_numpy()
     wrong = np.flatnonzero(numbers[1:] <= numbers[:-1])
     if (len(numbers) and int(numbers[0]) <= before) or len(wrong):
         first, second = (before, numbers[0]) if not len(wrong) else numbers[wrong[0] : wrong[0] + 2]
         raise InputError(
-            f"{table} has the synapse_id {second} after {first}; ascending numbers are "
-            f"expected: sort it by synapse_id, or {_ANEW}"
+            f"{table} has the {key} {second} after {first}; ascending numbers are "
+            f"expected: sort it by {key}, or {_ANEW}"
         )
     return int(numbers[-1]) if len(numbers) else before
 
 
-def _check_values(table: str | os.PathLike[str], name: str, part: pa.Table) -> None:
+def _check_values(table: str | os.PathLike[str], name: str, part: pa.Table, key: str) -> None:
     """Refuse values of a known column that cannot be.
 
     Raises
@@ -217,8 +218,8 @@ def _check_values(table: str | os.PathLike[str], name: str, part: pa.Table) -> N
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise InputError(
-            f"{table} has {name} = {number[row]:g} in the row of synapse "
-            f"{part['synapse_id'][row].as_py()}; {low:g} to {high:g} is expected: {_ANEW}"
+            f"{table} has {name} = {number[row]:g} in the row of {key.removesuffix('_id')} "
+            f"{part[key][row].as_py()}; {low:g} to {high:g} is expected: {_ANEW}"
         )
 
 
