@@ -23,6 +23,7 @@ from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import check_readable, open_image
 from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable
+from synpol.synapses.link_forms import SCORED
 from synpol.synapses.reading import open_table
 
 
@@ -44,7 +45,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
             f"{instances.path} was decoded with sides = {stored['sides']}, semantic = "
             f"{stored['semantic']}; partners need numbered sides"
         )
-    open_table(table)
+    open_table(table, SCORED)
     check_writable(folder)
     work = work_folder(output, config.workers.work_dir)
     with parts_blockwise(

@@ -104,7 +104,7 @@ def test_unknown_urls_are_refused():
         open_image(f"{SCHEME}ftp://a/b")
 
 
-@pytest.mark.parametrize("scheme", ["", SCHEME])
+@pytest.mark.parametrize("scheme", ["", pytest.param(SCHEME, marks=pytest.mark.slow)])
 def test_training_reads_at_urls_in_processes_that_were_forked(scheme, served, tmp_path):
     folder, url, _ = served
     tiny_volume(tmp_path / "data")

@@ -1,5 +1,7 @@
 """Zarr in ZIP files, and folders of formats that are imported."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,3 +89,24 @@ def test_an_array_in_a_zip_file_is_imported(tmp_path):
     assert made.voxel_size_nm == (30, 16, 16) and made.offset_nm == (30, 0, 16)
     with pytest.raises(InputError, match="`anonymous` is not read"):
         import_volume(ImportVolume(**entry, key="raw", anonymous=True))
+
+
+@pytest.mark.parametrize("unit", ["nanometer", "micrometer"])
+def test_a_layer_of_webknossos_is_read_with_the_axes_and_voxels_of_its_data_set(unit, tmp_path):
+    factor = [4, 8, 40] if unit == "nanometer" else [0.004, 0.008, 0.04]
+    data = zarr.create_array(
+        tmp_path / "em" / "2-2-1", shape=(1, 17, 16, 13), dtype="u1", chunks=(1, 8, 8, 8)
+    )
+    data[0] = RAW.T
+    mag = {"mag": [2, 2, 1], "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3}}
+    about = {
+        "dataLayers": [{"name": "em", "mags": [mag]}],
+        "scale": {"factor": factor, "unit": unit},
+    }
+    (tmp_path / "datasource-properties.json").write_text(json.dumps(about))
+    image = open_image(tmp_path / "em" / "2-2-1", channels=0)
+    assert np.array_equal(image.array[:], RAW)
+    assert image.voxel_size_nm == (40, 16, 8) and image.offset_nm == (0, 0, 0)
+    (tmp_path / "datasource-properties.json").write_text(json.dumps(about | {"scale": [1]}))
+    with pytest.raises(InputError, match=r"datasource-properties.json cannot be understood"):
+        open_image(tmp_path / "em" / "2-2-1")

@@ -18,6 +18,7 @@ from synpol.errors import InputError
 from synpol.images.axes import Layout, letter_of, named_axes
 from synpol.images.location import same_place, same_size
 from synpol.images.ome import Multiscale
+from synpol.images.webknossos import layer_of
 from synpol.images.world import Placement, is_number, power_of, whole_placement
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def axes_of(
     for where, given in listed.items():
         if isinstance(given, Sequence) and not isinstance(given, str):
             sources.append((where, [letter_of(name) for name in given]))
+    layer = layer_of(path, array.ndim)
+    if layer is not None:
+        sources.append((layer.where, layer.axes))
     return named_axes(path, array.ndim, sources, wanted)
 
 
@@ -128,7 +132,7 @@ def statements(
     keys = options and (options.voxel_size or options.offset)
     unit = options.unit if options is not None and not keys else None
     found = []
-    for one in (_by_attributes, _by_ome):
+    for one in (_by_attributes, _by_ome, _by_webknossos):
         try:
             found += one(path, array, layout, multiscale, name, unit)
         except InputError:
@@ -179,6 +183,21 @@ def _by_ome(
     place = None if moved is None else layout.spatial(moved)
     where = f"the OME metadata of {multiscale.where}"
     return [statement_of(path, where, layout.spatial(scale), place, "centre", units, unit)]
+
+
+def _by_webknossos(
+    path: str,
+    array: zarr.Array,
+    layout: Layout,
+    multiscale: Multiscale | None,
+    name: str,
+    unit: str | None,
+) -> list[Statement]:
+    layer = layer_of(path, array.ndim)
+    if layer is None:
+        return []
+    corner = (0.0, 0.0, 0.0)
+    return [statement_of(path, layer.where, layer.size, corner, "corner", [layer.unit] * 3, unit)]
 
 
 def along(values: object, layout: Layout, ndim: int, what: str, kind: type) -> Any:

@@ -30,7 +30,7 @@ _BY = "(prepare.imports), by pipelines/prepare.py of synpol's repository"
 _IMPORTED = {
     "attributes.json": "a group of an N5 container (its datasets may be named too)",
     "datasource-properties.json": "a WEBKNOSSOS data set (its Zarr layers, "
-    "FOLDER/LAYER/MAGNIFICATION, may be named too, with their `voxel_size`)",
+    "FOLDER/LAYER/MAGNIFICATION, may be named too)",
     "knossos.conf": "a KNOSSOS data set",
 }
 
