@@ -8,9 +8,10 @@ import tensorstore
 import zarr
 from importing import LABELS, RAW, made_of, same
 
-from synpol.config import ImportVolume
+from synpol.config import ImageSource, ImportVolume
 from synpol.datasets.import_volume import import_volume
 from synpol.errors import InputError
+from synpol.images.image import open_image
 
 SIZE = (40.0, 8.0, 4.0)
 
@@ -210,3 +211,29 @@ def test_webknossos_layers_are_read_with_their_axes_and_scale(path):
     (path / "datasource-properties.json").write_text(json.dumps(about))
     refused(path, "say which layer .*color, old")
     refused(path, "stored as wkw; convert it", key="old")
+
+
+@pytest.mark.parametrize("moved", [None, [0, 0, 0], [10, 20, 30]])
+def test_a_place_without_a_voxel_size_is_the_same_in_place_and_imported(moved, path, output):
+    group = zarr.open_group(path, mode="w")
+    group.create_array("s0", data=RAW, chunks=(8, 8, 8))
+    transforms = [{"type": "scale", "scale": [1, 1, 1]}]
+    if moved is not None:
+        transforms.append({"type": "translation", "translation": moved})
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    dataset = {"path": "s0", "coordinateTransformations": transforms}
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [dataset]}],
+    }
+    in_place = open_image(ImageSource(path=str(path), voxel_size=SIZE))
+    expected = [0, 0, 0] if moved is None else np.subtract(moved, np.divide(SIZE, 2))
+    np.testing.assert_array_equal(in_place.offset_nm, expected)
+    made = import_volume(ImportVolume(source=str(path), output=str(output), voxel_size=SIZE))
+    np.testing.assert_array_equal(made.offset_nm, expected)
+    assert made.place_of(in_place, "the source") == (0, 0, 0)
+    for offset in ([0, 0, 0], [7, 8, 9]):  # what the config says counts, if it can be meant
+        if moved == [10, 20, 30]:
+            refused(path, "offset", offset=offset)
+        else:
+            same(made_of(path, voxel_size=SIZE, offset=offset), RAW, SIZE, offset)

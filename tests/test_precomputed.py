@@ -17,8 +17,8 @@ from recipes import run, run_refused, tiny_config, tiny_volume, write
 from synpol.config import ImageSource
 from synpol.errors import InputError
 from synpol.images.image import check_readable, open_image
+from synpol.images.kinds import SCHEME
 from synpol.images.packed import ENDINGS
-from synpol.images.precomputed import SCHEME
 
 SHAPE = (13, 16, 17)  # no multiple of the chunks
 RAW = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)

@@ -16,7 +16,7 @@ from synpol.blockwise import sources
 from synpol.config import ImageSource
 from synpol.errors import InputError
 from synpol.images.image import check_readable, open_image
-from synpol.images.precomputed import SCHEME
+from synpol.images.kinds import SCHEME
 from synpol.images.stores import fault_of
 
 RAW = np.random.default_rng(0).integers(0, 256, (13, 16, 17), dtype=np.uint8)

@@ -25,8 +25,9 @@ from synpol.files import is_url, write_whole
 from synpol.images.claim import is_ours
 from synpol.images.identity import hash_of
 from synpol.images.image import Image
+from synpol.images.kinds import SCHEME
 from synpol.images.nodes import opened_array, zip_of
-from synpol.images.precomputed import SCHEME, PrecomputedArray
+from synpol.images.precomputed import PrecomputedArray
 from synpol.images.stores import for_zarr
 from synpol.images.view import View
 

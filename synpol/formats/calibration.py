@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from synpol.errors import InputError
 from synpol.images.world import NANOMETERS, power_of
@@ -43,17 +44,21 @@ class Calibration:
     voxel_size : (z, y, x) of float or None
         Size of a voxel in `unit`, None along axes of which the file says nothing.
     offset : (z, y, x) of float, optional
-        Corner of the first voxel in `unit`.
+        Place of the first voxel in `unit`.
     unit : float, optional
         nm in one unit; None where the file gives numbers without a unit.
     where : str
         Place in the file that says so, for messages.
+    point : {"corner", "centre"}
+        Which point of the first voxel is at `offset`; the centre only where the file says no voxel
+        size.
     """
 
     voxel_size: tuple[float | None, float | None, float | None] = (None, None, None)
     offset: tuple[float, float, float] | None = None
     unit: float | None = 1.0
     where: str = ""
+    point: Literal["corner", "centre"] = "corner"
 
     @classmethod
     def of(
@@ -89,6 +94,18 @@ class Calibration:
         if offset is not None:
             offset = tuple(_clean(v * self.unit) for v in offset)  # type: ignore[assignment]
         return replace(self, voxel_size=(z, y, x), offset=offset, unit=1.0)
+
+    def corners(self, size: Sequence[float]) -> list[list[float]]:
+        """Where the corner of the first voxel may be; nothing where the file says no place.
+
+        The likeliest comes first. OME means the centre, but many of its writers mean the corner.
+        """
+        if self.offset is None:
+            return []
+        place = list(self.offset)
+        if self.point == "corner":
+            return [place]
+        return [[_clean(p - s / 2) for p, s in zip(place, size, strict=True)], place]
 
     def joined(self, other: Calibration, path: str) -> Calibration:
         """Join what two places of a file say.
@@ -163,12 +180,14 @@ def resolved(
         size = [v * factor for v in voxel_size]
         if not _agree(found.voxel_size, size):
             raise _contradiction(source, found, "voxel_size", found.voxel_size, size)
+    corners = found.corners(size)
     if offset is None:
-        place = list(found.offset or (0.0, 0.0, 0.0))
+        place = corners[0] if corners else [0.0, 0.0, 0.0]
     else:
         place = [v * factor for v in offset]
-        if found.offset is not None and not _agree(found.offset, place, size):
-            raise _contradiction(source, found, "offset", found.offset, place)
+        says_nothing = found.point == "centre" and not any(found.offset or ())
+        if corners and not says_nothing and not any(_agree(c, place, size) for c in corners):
+            raise _contradiction(source, found, "offset", corners[0], place)
     if unit is None and (voxel_size is None or (offset is None and any(place))):
         return size, place, None
     return (

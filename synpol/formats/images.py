@@ -11,6 +11,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 from synpol.config import ImageSource
 from synpol.errors import InputError
@@ -19,7 +20,7 @@ from synpol.formats.axes import Choice
 from synpol.formats.calibration import Calibration
 from synpol.formats.first_bytes import first_bytes
 from synpol.images.image import open_image
-from synpol.images.precomputed import SCHEME
+from synpol.images.kinds import SCHEME
 
 _ZARR = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
@@ -77,10 +78,19 @@ class ZarrStack(ArrayStack):
 
     def calibration(self) -> Calibration:
         if not self._has_size:
-            return Calibration()
+            return self._place_alone()
         size = self.image.voxel_size_nm
         offset = self.image.offset_nm if self.image.placed else None
         return Calibration.of(size, "nm", "its metadata", offset)
+
+    def _place_alone(self) -> Calibration:
+        """The place of an image without voxel size: its centre in OME, read as in place."""
+        if not self.image.placed:
+            return Calibration()
+        half = [s / 2 if self.image.point == "centre" else 0 for s in self.image.voxel_size_nm]
+        z, y, x = (p + h for p, h in zip(self.image.offset_nm, half, strict=True))
+        point: Literal["corner", "centre"] = "centre" if any(half) else "corner"
+        return Calibration(offset=(z, y, x), where="its metadata", point=point)
 
 
 @register

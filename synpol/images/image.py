@@ -23,12 +23,11 @@ from funlib.geometry import Coordinate
 from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.axes import Layout, layout_of
+from synpol.images.kinds import SCHEME, is_n5, is_precomputed
 from synpol.images.location import Located, is_whole
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
-from synpol.images.n5 import is_n5, open_n5
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
-from synpol.images.precomputed import SCHEME, is_precomputed, open_precomputed
 from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, check_kind
 from synpol.images.world import Placement, in_nm, in_unit, power_of
@@ -347,6 +346,8 @@ def _in_place(
         raise InputError(f"{path} is precomputed, which is read only; give another place")
     path = path if path.startswith(SCHEME) else f"{SCHEME}{path}"
     size = None if beside is None else beside.voxel_size_nm
+    from synpol.images.precomputed import open_precomputed  # only where there is one
+
     view, where, is_finest = open_precomputed(path, options, channels, size)
     if not is_finest and (options is None or options.voxel_size is None):  # to open it again
         from synpol.config import ImageSource
@@ -362,6 +363,8 @@ def _in_place(
 def _open_n5(path: str, options: ImageSource | None, channels: int | None, mode: str) -> Image:
     if mode != "r":
         raise InputError(f"{path} is N5, which is read only; give another path to write to")
+    from synpol.images.n5 import open_n5  # only where there is one
+
     view, where = open_n5(path, options, channels)
     array = cast(zarr.Array, view.without(_background(options)))
     return Image(path=path, array=array, options=options, **vars(where))

@@ -6,16 +6,16 @@ N5 counts axes the other way round: in its attributes x comes first.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.files import is_url, join
+from synpol.files import join
 from synpol.images.apart import ArrayApart
 from synpol.images.axes import Layout, layout_of, letter_of, named_axes
+from synpol.images.kinds import N5_ATTRIBUTES
 from synpol.images.metadata import Statement, along, placement, statement_of
 from synpol.images.stores import Store
 from synpol.images.view import View, check_kind
@@ -23,23 +23,6 @@ from synpol.images.world import Placement
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
-
-#: file with the attributes of a dataset
-ABOUT = "attributes.json"
-
-
-def is_n5(path: str) -> bool:
-    """Whether a folder is a dataset of an N5 container; a URL, whether it says so."""
-    if is_url(path):
-        return ".n5/" in path
-    if not os.path.isfile(join(path, ABOUT)):
-        return False
-    try:
-        with open(join(path, ABOUT), "rb") as file:
-            about = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(about, dict) and "dimensions" in about
 
 
 class N5Array(ArrayApart):
@@ -57,13 +40,15 @@ class N5Array(ArrayApart):
         super().__init__()
         self._how = path, anonymous
         store = Store(path, anonymous)
-        content = store.read(ABOUT)
+        content = store.read(N5_ATTRIBUTES)
         if content is None:
-            raise InputError(f"{path} is no N5 dataset: there is no file {ABOUT} in it")
+            raise InputError(f"{path} is no N5 dataset: there is no file {N5_ATTRIBUTES} in it")
         try:
             self.about: Mapping[str, Any] = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{join(path, ABOUT)} is no JSON: {error}. Copy it anew") from None
+            raise InputError(
+                f"{join(path, N5_ATTRIBUTES)} is no JSON: {error}. Copy it anew"
+            ) from None
         stored = store.open("n5")
         self._stored = stored.T
         self.shape = tuple(int(n) for n in self._stored.shape)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.files import is_url
 from synpol.images.apart import ArrayApart
 from synpol.images.axes import layout_of, named_axes
+from synpol.images.kinds import SCHEME
 from synpol.images.location import same_size
 from synpol.images.metadata import Numbers, Statement, placement
 from synpol.images.packed import Chunks
@@ -30,28 +29,8 @@ from synpol.images.world import Placement, is_number, power_of
 if TYPE_CHECKING:
     from synpol.config import ImageSource
 
-#: how their paths and URLs begin
-SCHEME = "precomputed://"
 #: name of the format in tensorstore
 DRIVER = "neuroglancer_precomputed"
-_ZARR = ("zarr.json", ".zarray", ".zgroup")
-
-
-def is_precomputed(path: str, anonymous: bool = False) -> bool:
-    """Whether a folder or URL holds a precomputed volume, and no Zarr."""
-    if is_url(path):
-        try:
-            return "scales" in json.loads(Store(path, anonymous).read("info") or b"[]")
-        except (ValueError, TypeError, RecursionError):
-            return False
-    info = f"{path}/info"
-    if not os.path.isfile(info) or any(os.path.exists(f"{path}/{n}") for n in _ZARR):
-        return False
-    try:
-        with open(info, "rb") as file:
-            return "scales" in json.load(file)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
 
 
 @dataclass(frozen=True)

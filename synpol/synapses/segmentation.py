@@ -28,7 +28,8 @@ from synpol.images.claim import check_complete
 from synpol.images.downsampling import label_of_cells, level_factors
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
-from synpol.images.precomputed import DRIVER, SCHEME
+from synpol.images.kinds import SCHEME
+from synpol.images.precomputed import DRIVER
 from synpol.images.sharding import TYPE as SHARDED
 from synpol.images.sharding import key_of, morton, open_shards, shard_box
 from synpol.images.stores import Store, reading
