@@ -174,7 +174,7 @@ def test_mirrored_and_oblique_nifti_is_refused(path):
 
 def test_nifti_without_a_unit_needs_the_config(path):
     write_nifti(path, RAW, unit="unknown", factor=1)
-    with pytest.raises(InputError, match="without a unit; say `unit`"):
+    with pytest.raises(InputError, match="without a unit; if they are nm, say `unit: nm`"):
         made_of(path)
     same(made_of(path, unit="nm"), RAW, SIZE)
     nibabel.save(nibabel.Nifti1Image(RAW.T, np.eye(4)), path.with_name("b.nii"))
@@ -217,6 +217,16 @@ def test_nrrd_values_sizes_and_places_are_read(encoding, detached, tmp_path):
     header = nrrd_header(origin=(102, 204, 420)) | {"encoding": encoding}
     nrrd.write(str(path), RAW.astype(">u2").T, header, index_order="F")
     same(made_of(path, sections=(2, 19)), RAW[2:].astype(np.uint16), SIZE, (400, 200, 100))
+
+
+@pytest.mark.parametrize(("name", "factor"), [("um", 1e-3), ("mm", 1e-6)])
+def test_numbers_without_a_unit_are_told_in_the_unit_that_is_plausible(name, factor, path):
+    real = path.with_suffix(".nrrd")
+    nrrd.write(str(real), RAW.T, {"spacings": [v * factor for v in SIZE[::-1]]})
+    sizes = ", ".join(f"{v:g}" for v in SIZE)
+    with pytest.raises(InputError, match=rf"if they are {name}, say `voxel_size: \[{sizes}\]`"):
+        made_of(real)
+    same(made_of(real, voxel_size=SIZE), RAW, SIZE)
 
 
 def test_nrrd_spacings_without_a_unit_need_the_config(path):

@@ -14,6 +14,8 @@ from synpol.images.world import NANOMETERS, power_of
 _ROUNDING = 1e-3
 #: a voxel below this many nm is a number in another unit
 _SMALLEST = 0.1
+#: range of the voxel sizes of electron microscopy, nm
+_PLAUSIBLE = (0.5, 500)
 
 
 def nanometers(unit: str) -> float | None:
@@ -205,7 +207,7 @@ def _with_unit(
         if unit is None:
             raise InputError(
                 f"{source}: {found.where} says the voxel size {_text(found.voxel_size)} (z, y, x) "
-                "without a unit; say `unit`, for instance `unit: nm`, or `voxel_size`"
+                f"without a unit; {_way_on(found.voxel_size)}"
             )
         return replace(found, unit=NANOMETERS[unit])
     factor = NANOMETERS[unit or "nm"]
@@ -258,6 +260,18 @@ def _agree(
 def _clean(value: float) -> float:
     """Remove what multiplication by a unit leaves behind the twelfth digit."""
     return float(f"{value:.12g}")
+
+
+def _way_on(size: Sequence[float | None]) -> str:
+    """Advise what to say about numbers without a unit, by the unit that is plausible."""
+    known = [v for v in size if v is not None]
+    for name, factor in (("nm", 1.0), ("um", 1e3), ("mm", 1e6)):
+        if known and all(_PLAUSIBLE[0] <= v * factor <= _PLAUSIBLE[1] for v in known):
+            if factor == 1:
+                return "if they are nm, say `unit: nm`, else `voxel_size: [z, y, x]` in nm"
+            sizes = ", ".join("?" if v is None else f"{_clean(v * factor):g}" for v in size)
+            return f"if they are {name}, say `voxel_size: [{sizes}]`, which is in nm"
+    return "say `voxel_size: [z, y, x]` in nm"
 
 
 def _text(values: Sequence[float | None]) -> str:

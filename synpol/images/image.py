@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -30,7 +29,7 @@ from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
 from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, check_kind
-from synpol.images.world import Placement, in_nm, in_unit, power_of
+from synpol.images.world import in_nm, in_unit, power_of, unknown_placement
 from synpol.polarity import shown_labels
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ def open_image(
         return _in_place(path, options, channels, mode, beside)
     anonymous = options is not None and options.anonymous
     if is_n5(path):
-        return _open_n5(path, options, channels, mode)
+        return _open_n5(path, options, channels, mode, bare)
     try:
         found = find_array(path, mode, inside, anonymous)
     except InputError:
@@ -227,10 +226,7 @@ def open_image(
     layout = _layout(found, multiscale, channels, options)
     path, array = found.path, found.array
     said = statements(path, array, layout, multiscale, name, options)
-    where = placement(path, said, options, bare=bare)
-    if where is None:
-        warnings.warn(f"{path} says nothing about its voxel size; it counts as 1 nm", stacklevel=2)
-        where = Placement(Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm", "nm", placed=False)
+    where = placement(path, said, options, bare=bare) or unknown_placement(path)
     return Image(
         path=path,
         array=_as_read(found, layout, mode, _background(options)),
@@ -360,14 +356,16 @@ def _in_place(
     return Image(path=path, array=array, options=options, **vars(where))
 
 
-def _open_n5(path: str, options: ImageSource | None, channels: int | None, mode: str) -> Image:
+def _open_n5(
+    path: str, options: ImageSource | None, channels: int | None, mode: str, bare: bool
+) -> Image:
     if mode != "r":
         raise InputError(f"{path} is N5, which is read only; give another path to write to")
     from synpol.images.n5 import open_n5  # only where there is one
 
-    view, where = open_n5(path, options, channels)
+    view, where = open_n5(path, options, channels, bare)
     array = cast(zarr.Array, view.without(_background(options)))
-    return Image(path=path, array=array, options=options, **vars(where))
+    return Image(path=path, array=array, options=options, **vars(where or unknown_placement(path)))
 
 
 def listed(image: Image) -> tuple[Multiscale, str] | None:

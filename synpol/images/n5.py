@@ -63,14 +63,16 @@ class N5Array(ArrayApart):
         return np.asarray(self._stored[where].read().result())
 
 
-def open_n5(path: str, options: ImageSource | None, channels: int | None) -> tuple[View, Placement]:
+def open_n5(
+    path: str, options: ImageSource | None, channels: int | None, bare: bool
+) -> tuple[View, Placement | None]:
     """Open a dataset of an N5 container.
 
     Parameters
     ----------
     path : str
         Folder or URL of the dataset.
-    options, channels
+    options, channels, bare
         As in `synpol.images.image.open_image`.
 
     Raises
@@ -101,9 +103,7 @@ def open_n5(path: str, options: ImageSource | None, channels: int | None) -> tup
         except InputError:
             if options is None or options.voxel_size is None:
                 raise
-    where = placement(path, said, options)
-    assert where is not None  # None is for what says nothing
-    return View.of(path, array, layout), where
+    return View.of(path, array, layout), placement(path, said, options, bare=bare)
 
 
 def _axes(about: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

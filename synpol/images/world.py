@@ -9,6 +9,7 @@ different units are compared in nm.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,12 @@ class Placement:
     said_unit: str
     placed: bool = True
     point: str = "corner"
+
+
+def unknown_placement(path: str) -> Placement:
+    """Say with a warning that a voxel counts as 1 nm, for an image that says nothing."""
+    warnings.warn(f"{path} says nothing about its voxel size; it counts as 1 nm", stacklevel=3)
+    return Placement(Coordinate(1, 1, 1), Coordinate(0, 0, 0), "nm", "nm", placed=False)
 
 
 def whole_placement(
