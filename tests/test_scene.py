@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import imageio.v3 as iio
+import neuroglancer
 import numpy as np
 import pytest
 import yaml
@@ -24,13 +25,14 @@ from recipes import ROOT, run, run_refused, write
 import synpol
 from synpol.config import load_config
 from synpol.errors import InputError
-from synpol.images.image import image_path
+from synpol.images.image import image_path, open_image
 from synpol.images.writing import create_image
 from synpol.scene.annotations import write_annotations
 from synpol.scene.browser import browser
 from synpol.scene.links import position_link
 from synpol.scene.server import scene_server, screenshot
 from synpol.scene.state import Layers, scene_of
+from synpol.synapses.segmentation import write_segmentation
 
 pytestmark = pytest.mark.browser
 
@@ -386,3 +388,31 @@ def test_what_is_missing_is_named(result, tmp_path, capsys):
     assert "--levels neurons: the config names no neurons" in said
     said = run_refused(capsys, "view", result, "--screenshot", tmp_path)
     assert "is a folder; a file to write is expected" in said
+
+
+def test_neuroglancer_shows_instances_that_were_written_for_it(page, tmp_path):
+    labels = np.zeros(SHAPE, np.uint64)
+    labels[PRE], labels[POST] = 2**40 + 1, 2
+    write(tmp_path, "instances", labels, voxel_size=SIZE, offset=OFFSET)
+    place = tmp_path / "segmentation"
+    write_segmentation(open_image(tmp_path / "instances"), str(place), work_dir=tmp_path / "work")
+
+    def state_of(addresses):
+        state = neuroglancer.ViewerState()
+        state.dimensions = neuroglancer.CoordinateSpace(
+            names=["x", "y", "z"], units="nm", scales=SIZE[::-1]
+        )
+        state.layers["instances"] = neuroglancer.SegmentationLayer(
+            source=f"precomputed://{addresses['segmentation']}",
+            segments=[2**40 + 1, 2],
+            segment_colors={2**40 + 1: "#ff00ff", 2: "#00ffff"},
+            selected_alpha=1,
+        )
+        state.layout = "xy"
+        state.cross_section_scale = 0.1
+        state.position = [20 + 30, 10 + 22, 10 + 5]
+        state.show_axis_lines = state.show_scale_bar = state.show_default_annotations = False
+        return state
+
+    with scene_server({"segmentation": place}, state_of, port=0) as scene:
+        check_sides(drawn(page, scene))
