@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import imagecodecs
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,8 +98,10 @@ def test_a_missing_remote_array_is_named(bucket, tmp_path):
 
 # ---------------------------------------------------------------- images of others
 
+_PACK = {"gzip": gzip.compress, "br": imagecodecs.brotli_encode}
 
-@pytest.mark.parametrize("encoding", ["", "gzip"])
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "br"])
 def test_precomputed_volumes_are_read_and_written(bucket, tmp_path, encoding):
     import s3fs
 
@@ -111,7 +114,7 @@ def test_precomputed_volumes_are_read_and_written(bucket, tmp_path, encoding):
         packed = encoding and file.name != "info"
         system.pipe_file(
             f"volumes/raw{encoding}/{name}",
-            gzip.compress(content) if packed else content,
+            _PACK[encoding](content) if packed else content,
             **({"ContentEncoding": encoding} if packed else {}),
         )
     image = open_image(f"precomputed://{bucket}/raw{encoding}")
