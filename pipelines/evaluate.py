@@ -23,6 +23,7 @@ from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import SETTINGS, check_complete
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.labels import check_truth, open_labels
+from synpol.images.marks import MARKS
 from synpol.prediction.roi import roi_of
 from synpol.report.report import report_page
 from synpol.scene.links import position_link
@@ -39,7 +40,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
             "instances without sides"
         )
     instances = open_image(join(output, "instances"), channels=0)
-    true = open_labels(truth, config.evaluate.labels, instances)
+    true = open_labels(truth, config.evaluate.labels, instances, marked=True)
     for image in (instances, true):
         check_complete(image)
         check_readable(image)
@@ -47,7 +48,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
     check_truth(true, config.evaluate.labels)
     check_covered(instances, true)
     # the report does not search it again for what means background
-    searched = config.evaluate.model_copy(update={"truth": true.source})
+    shown = true.without(MARKS) if true.is_marked else true
+    searched = config.evaluate.model_copy(update={"truth": shown.source})
     config = config.model_copy(update={"evaluate": searched})
     work = work_folder(output, config.workers.work_dir)
     protocols = protocol_scores(config, instances, true)
@@ -87,6 +89,11 @@ def main(config: Config, given: argparse.Namespace) -> None:
     for name, counts in protocols.items():
         said = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in counts.items())
         print(f"{name}: {', '.join(said)}")
+    if unknown := scores.get("unknown"):
+        print(
+            f"not scored: {unknown['voxels']} voxels that are unknown, and what was found there "
+            f"({unknown['predicted']} synapses)"
+        )
     print(f"{join(output, 'scores.json')}\n{join(output, 'report.html')}")
 
 
@@ -112,6 +119,11 @@ def protocol_scores(config: Config, instances: Image, truth: Image) -> dict[str,
     wanted = config.evaluate.protocols
     if not wanted:
         return {}
+    if truth.is_marked:
+        raise InputError(
+            f"evaluate.protocols {wanted} score whole volumes, but voxels of {truth.path} are "
+            "unknown (`unknown`, `known` or `sides_unknown` of its source); leave one of both out"
+        )
     from synpol.evaluation.protocols import cremi_partners, lin2020
 
     predicted, true = np.asarray(instances.array[:]), truth.part_like(instances, "the truth")

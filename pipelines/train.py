@@ -61,7 +61,8 @@ def request_graph(
     """
     patch, reject = config.train.patch, config.reject_sampling
     positions = np.array([v.positions(patch) for v in volumes], dtype=float)
-    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch)
+    marked = config.data.has_unknown
+    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch, marked=marked)
     return (
         tuple(
             (
@@ -88,6 +89,7 @@ def request_graph(
             config.exclusive,
             config.loss.fraction_clip,
             config.loss.weight_max,
+            marked,
         )
         + gp.Unsqueeze([RAW])
         + StackPatches(indices)
@@ -108,7 +110,10 @@ def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
 def main(config: Config, given: argparse.Namespace) -> bool:
     if not config.data.train:
         raise InputError("data.train is empty; list at least one volume (raw, truth, labels)")
-    volumes = [open_volume(v, config.data.intensity_range) for v in config.data.train]
+    declared, marked = config.data.intensity_range, config.data.has_unknown
+    volumes = [
+        open_volume(v, declared, patch=config.train.patch, marked=marked) for v in config.data.train
+    ]
     mixed = config.data.mixed_voxel_sizes
     check_together(volumes, config.train.patch, context_of(config.augment), mixed)
     check_terms(config.loss)

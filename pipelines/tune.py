@@ -34,7 +34,8 @@ def settings_of(source: object, keys: list[str]) -> dict[str, object]:
 def main(config: Config, given: argparse.Namespace) -> None:
     volume = ValidationVolume.of(config)
     polarity, truth = volume.predict(find_checkpoint(config)), volume.truth()
-    settings = sweep(np.asarray(polarity.array[:]), truth, config, volume.labels)
+    marked = volume.opened.truth.is_marked
+    settings = sweep(np.asarray(polarity.array[:]), truth, config, volume.labels, marked)
     chosen = best(settings)
     run_dir = Path(config.run_dir)
     write_json(run_dir / "tune.json", [asdict(s) for s in settings])

@@ -30,7 +30,7 @@ from synpol.errors import InputError
 from synpol.files import is_url
 from synpol.images.claim import check_complete, is_ours
 from synpol.images.downsampling import level_factors
-from synpol.images.image import image_path, levels_of
+from synpol.images.groups import image_path, levels_of
 from synpol.images.kinds import SCHEME
 from synpol.images.writing import check_writable
 from synpol.scene.annotations import score_range, write_annotations

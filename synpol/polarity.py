@@ -19,6 +19,12 @@ from synpol.errors import InputError
 #: What the labels of a volume mark: sides of synapses (2n-1 / 2n), or synapses without sides.
 LabelKind = Literal["polarity", "union"]
 
+#: Label of voxels that nobody looked at, where a source of labels declares some. Like the next one
+#: it is exact as float32, which programs that deform labels may compute in.
+UNKNOWN = 2**62
+#: Label of the voxels of synapses whose sides nobody knows.
+SIDES_UNKNOWN = 2**61
+
 
 class _Indexable(Protocol):
     """A numpy array or a torch tensor."""

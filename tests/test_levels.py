@@ -15,7 +15,8 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.errors import InputError
 from synpol.images.claim import COMPLETE, HASH
 from synpol.images.downsampling import SMALL, label_of_cells, level_factors, mean_of_cells
-from synpol.images.image import levels_of, open_image
+from synpol.images.groups import levels_of
+from synpol.images.image import open_image
 from synpol.images.writing import create_image
 from synpol.scene import levels as level
 from synpol.scene.levels import add_levels

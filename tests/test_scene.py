@@ -25,7 +25,8 @@ from recipes import ROOT, run, run_refused, write
 import synpol
 from synpol.config import load_config
 from synpol.errors import InputError
-from synpol.images.image import image_path, open_image
+from synpol.images.groups import image_path
+from synpol.images.image import open_image
 from synpol.images.writing import create_image
 from synpol.scene.annotations import write_annotations
 from synpol.scene.browser import browser

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from synpol.config.links import LinkSides
 from synpol.config.section import Fraction, IntensityRange, Positive, Section, Triple
-from synpol.config.source import Source
+from synpol.config.source import ImageSource, Source
 from synpol.polarity import LabelKind
 
 
@@ -28,11 +28,27 @@ class TrainingVolume(Section):
         description="intensities of this image that become 0 and 1; default: data.intensity_range",
     )
 
+    context: bool = Field(
+        default=False,
+        description="whether patches reach beyond labels that cover a part of the image, by half a "
+        "patch; what lies there is unknown. By default the image is cut to its labels",
+    )
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether voxels, or sides of synapses, may be unknown."""
+        told = self.truth
+        declared = isinstance(told, ImageSource) and (
+            told.unknown or told.known or told.sides_unknown
+        )
+        return self.context or bool(declared)
+
     @model_serializer(mode="wrap")
     def _what_was_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # this key is newer than the hashes of others
+        # these keys are newer than the hashes of others
         told: dict[str, Any] = dump(self)
-        return {k: v for k, v in told.items() if k != "intensity_range" or v is not None}
+        newer = {"intensity_range": None, "context": False}
+        return {k: v for k, v in told.items() if k not in newer or v != newer[k]}
 
 
 class SyntheticDataset(Section):
@@ -167,3 +183,8 @@ class Data(Section):
         description="whether training volumes may have voxel sizes that differ by more than 5 %; "
         "the network then sees all of them voxel by voxel",
     )
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether voxels of a training volume, or sides of its synapses, may be unknown."""
+        return any(volume.has_unknown for volume in self.train)

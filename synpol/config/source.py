@@ -56,7 +56,19 @@ class ImageSource(Section):
         "32 and 64 bits, -1, and 255 in a mask of 0 and 1",
     )
     unknown: Annotated[list[int], BeforeValidator(_several)] | None = Field(
-        default=None, description="labels of voxels that nobody looked at; read as background"
+        default=None,
+        description="labels of voxels that nobody looked at: they are neither learned nor scored, "
+        "and background for everything else",
+    )
+    known: str | None = Field(
+        default=None,
+        description="path or URL of a mask on the voxels of these labels, 0 where nobody looked; "
+        "works as `unknown` does",
+    )
+    sides_unknown: Annotated[list[int], BeforeValidator(_several)] | None = Field(
+        default=None,
+        description="labels of synapses whose sides nobody knows, among labels with sides: the "
+        "union is learned there, and they are not scored",
     )
 
     @model_serializer(mode="plain")

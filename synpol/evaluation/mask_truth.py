@@ -20,6 +20,7 @@ from synpol.blockwise.stage import blocks_of
 from synpol.decoding.dilation import Box
 from synpol.decoding.job import decode_blockwise
 from synpol.images.image import Image, open_image
+from synpol.images.marks import MARKS, without_marks
 from synpol.polarity import PLAIN, Channels
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def instances_of_mask(
     """
     union = run_image_stage(
         MaskStage(),
-        mask.source,
+        (mask.without(MARKS) if mask.is_marked else mask).source,
         work,
         block_shape=block_shape,
         num_workers=num_workers,
@@ -91,11 +92,13 @@ def instances_of_mask(
 
 
 def is_mask(truth: Image) -> bool:
-    """Return whether a label volume has at most one label, apart from 0."""
+    """Return whether a label volume has at most one label, apart from 0 and marks."""
     blocks = BlockGrid.of(truth.shape_vx, [max(128, c) for c in truth.array.chunks])
     present: set[int] = set()
     for index in blocks_of(blocks.grid):
         labels = np.asarray(truth.array[blocks.slices(index)])
+        if truth.is_marked:
+            labels = without_marks(labels)
         present |= set(np.unique(labels[labels != 0]).tolist())
         if len(present) > 1:
             return False

@@ -27,6 +27,7 @@ from synpol.evaluation.matching import Overlaps
 from synpol.evaluation.scores import Evaluation
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image, shifted
+from synpol.images.marks import is_mark
 from synpol.images.reading import read_voxels
 from synpol.images.writing import check_writable
 from synpol.polarity import LabelKind
@@ -43,10 +44,13 @@ class LabelArrays:
     ----------
     predicted, other : zarr.Array
         Labels of the prediction and of the volume that it is compared with; (z, y, x).
+    marks : zarr.Array or None
+        Labels whose marks are put over those of the other volume.
     """
 
     predicted: zarr.Array
     other: zarr.Array
+    marks: zarr.Array | None
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,14 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         Position of the prediction's first voxel in the other volume.
     blocks : BlockGrid
         Blocks of the prediction.
+    marks : str, ImageSource or None
+        Labels on the voxels of the other volume, whose marks (see `synpol.images.marks`) count.
     """
 
     predicted: str | ImageSource
     other: str | ImageSource
     begin: Index
+    marks: str | ImageSource | None = None
 
     name = "compare"
     version = 1
@@ -88,14 +95,17 @@ class CompareStage(VoxelStage[LabelArrays, LabelBlocks, Overlaps]):
         return LabelArrays(
             predicted=open_image(self.predicted, channels=0).array,
             other=open_image(self.other, channels=0).array,
+            marks=None if self.marks is None else open_image(self.marks, channels=0).array,
         )
 
     def read(self, index: Index, opened: LabelArrays) -> LabelBlocks:
         block = self.blocks.slices(index)
-        return LabelBlocks(
-            predicted=read_voxels(opened.predicted, block, self.predicted),
-            other=read_voxels(opened.other, shifted(block, self.begin), self.other),
-        )
+        there = shifted(block, self.begin)
+        other = read_voxels(opened.other, there, self.other)
+        if opened.marks is not None and self.marks is not None:
+            marks = read_voxels(opened.marks, there, self.marks)
+            other = np.where(is_mark(marks), marks, other.astype(np.uint64))
+        return LabelBlocks(read_voxels(opened.predicted, block, self.predicted), other)
 
     def compute(self, index: Index, opened: LabelArrays, given: LabelBlocks) -> Overlaps:
         return Overlaps.of([(given.predicted, given.other)])
@@ -149,6 +159,7 @@ def evaluate_blockwise(
     """
     truth.place_of(predicted, "the truth")
     truth_dir = Path(work_dir) / "truth"
+    marks = truth if truth.is_marked else None
     if labels == "union" and is_mask(truth):
         truth = instances_of_mask(
             truth,
@@ -166,9 +177,10 @@ def evaluate_blockwise(
         work_dir=work_dir,
         num_workers=num_workers,
         workers=workers,
+        marks=marks,
     )
     shutil.rmtree(truth_dir, ignore_errors=True)
-    return Evaluation.of_overlaps(overlaps, labels, min_size)
+    return Evaluation.of_overlaps(overlaps, labels, min_size, marks is not None)
 
 
 def overlaps_blockwise(
@@ -180,6 +192,7 @@ def overlaps_blockwise(
     work_dir: str | os.PathLike[str],
     num_workers: int = 1,
     workers: Workers | None = None,
+    marks: Image | None = None,
 ) -> Overlaps:
     """Find the overlaps of the labels of two volumes of any size.
 
@@ -191,6 +204,8 @@ def overlaps_blockwise(
         Name of the other volume, for messages.
     block_shape, work_dir, num_workers, workers
         As in `evaluate_blockwise`.
+    marks : Image, optional
+        Labels on the voxels of the other volume, whose marks are put over it.
 
     Returns
     -------
@@ -227,6 +242,7 @@ def overlaps_blockwise(
             other=other.source,
             begin=begin,
             blocks=blocks,
+            marks=None if marks is None else marks.source,
         )
         driver.run(stage)
         records = list(stage.records(Overlaps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from synpol.evaluation.matching import (
     check_iou,
     restricted,
 )
+from synpol.images.marks import is_mark, without_marks
 from synpol.polarity import LabelKind, split_labels
 
 
@@ -33,12 +34,19 @@ class Evaluation:
         Tables of the sides, by n; None for labels without sides.
     min_size : int
         Fewest voxels of each side of a synapse that is scored.
+    left_out : array
+        Numbers of predicted synapses that lie mostly where nobody looked. They are scored only
+        where they match a true synapse.
+    unknown : int
+        Voxels where nobody looked.
     """
 
     synapse: Contingency
     pre: Contingency | None
     post: Contingency | None
     min_size: int = 0
+    left_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    unknown: int = 0
 
     @classmethod
     def of(
@@ -46,6 +54,7 @@ class Evaluation:
         parts: Iterable[tuple[np.ndarray, np.ndarray]],
         labels: LabelKind = "polarity",
         min_size: int = 0,
+        marked: bool = False,
     ) -> Evaluation:
         """Make the tables from parts ``(predicted, truth)`` of two label volumes.
 
@@ -60,19 +69,28 @@ class Evaluation:
             truth and in the prediction. (The border of the volume may leave only a few voxels of a
             synapse.) A predicted synapse is also left out if all true synapses that it matches are
             left out.
+        marked : bool
+            Whether the truth has marks (see `synpol.images.marks`). Voxels with a mark do not count
+            at all.
 
         Raises
         ------
         InputError
             Labels are not whole numbers, or some are below 0.
         """
-        return cls.of_overlaps(Overlaps.of(parts), labels, min_size)
+        return cls.of_overlaps(Overlaps.of(parts), labels, min_size, marked)
 
     @classmethod
-    def of_overlaps(cls, overlaps: Overlaps, labels: LabelKind, min_size: int) -> Evaluation:
+    def of_overlaps(
+        cls, overlaps: Overlaps, labels: LabelKind, min_size: int, marked: bool = False
+    ) -> Evaluation:
         """Make the tables from the overlaps of all parts; see `of`."""
+        left_out, unknown = np.zeros(0, np.uint64), 0
+        if marked:
+            overlaps, left_out, unknown = _known_part(overlaps, labels)
         if labels == "union":
-            return cls(Contingency.of_overlaps(overlaps), None, None, min_size)
+            synapse = Contingency.of_overlaps(overlaps)
+            return cls(synapse, None, None, min_size, left_out, unknown)
         number, is_pre = split_labels(overlaps.pairs)
         none = np.uint64(0)
 
@@ -84,6 +102,8 @@ class Evaluation:
             table(np.where(is_pre, number, none)),
             table(np.where(is_pre, none, number)),
             min_size,
+            left_out,
+            unknown,
         )
 
     def score(self, iou: float) -> dict[str, Matching]:
@@ -102,9 +122,10 @@ class Evaluation:
             a true synapse and its post side matches the post side of the same synapse.
         """
         check_iou(iou)
-        if self.pre is None or self.post is None:
-            return {"synapse": self.synapse.match(iou)}
         kept_predicted, kept_truth = self._scored(iou)
+        if self.pre is None or self.post is None:
+            table = restricted(self.synapse, kept_predicted, kept_truth)
+            return {"synapse": table.match(iou)}
         matchings = {"polarity_correct": self._polarity(iou, kept_predicted, kept_truth)}
         for name, table in (("synapse", self.synapse), ("pre", self.pre), ("post", self.post)):
             matchings[name] = restricted(table, kept_predicted, kept_truth).match(iou)
@@ -112,6 +133,15 @@ class Evaluation:
 
     def _scored(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the predicted and of the true synapses that are scored."""
+        whole = self.synapse
+        predicted, truth = self._large(iou)
+        if not len(self.left_out):
+            return predicted, truth
+        found = whole.predicted[whole.i[whole.iou() >= iou]]
+        return np.setdiff1d(predicted, np.setdiff1d(self.left_out, found)), truth
+
+    def _large(self, iou: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the synapses that are scored by their size."""
         whole = self.synapse
         if not self.min_size or self.pre is None or self.post is None:
             return whole.predicted, whole.truth
@@ -182,7 +212,9 @@ class Evaluation:
     def to_json(self, ious: Sequence[float]) -> dict[str, Any]:
         """Return the content of ``scores.json`` for several IoU."""
         matchings = {f"{iou:g}": self.score(iou) for iou in ious}
-        return {
+        unknown = {"voxels": self.unknown, "predicted": len(self.left_out)}
+        told: dict[str, Any] = {"unknown": unknown} if self.unknown else {}
+        return told | {
             "iou": {
                 iou: {name: match.scores() for name, match in kinds.items()}
                 for iou, kinds in matchings.items()
@@ -194,7 +226,34 @@ class Evaluation:
         }
 
 
-def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: Box = 5) -> np.ndarray:
+def _known_part(overlaps: Overlaps, labels: LabelKind) -> tuple[Overlaps, np.ndarray, int]:
+    """Leave out the voxels with marks.
+
+    Returns
+    -------
+    Overlaps
+        The rest.
+    array
+        Numbers of predicted synapses of which more voxels are left out than not.
+    int
+        Number of voxels that are left out.
+    """
+    lost = is_mark(overlaps.pairs[:, 1])
+    predicted = overlaps.pairs[:, 0]
+    number = split_labels(predicted)[0] if labels == "polarity" else predicted
+    numbers, row = np.unique(number, return_inverse=True)
+    balance = np.zeros(len(numbers), np.int64)
+    np.add.at(balance, row, np.where(lost, 1, -1) * overlaps.counts)
+    return (
+        Overlaps(overlaps.pairs[~lost], overlaps.counts[~lost]),
+        numbers[(balance > 0) & (numbers > 0)],
+        int(overlaps.counts[lost].sum()),
+    )
+
+
+def truth_instances(
+    truth: np.ndarray, labels: LabelKind, dilate_sz: Box = 5, marked: bool = False
+) -> np.ndarray:
     """Return the instances of a label volume; the components of a mask become instances.
 
     Parameters
@@ -206,12 +265,17 @@ def truth_instances(truth: np.ndarray, labels: LabelKind, dilate_sz: Box = 5) ->
         face-connected components of its dilation, as in the decoder.
     dilate_sz : int or 3 ints
         Box of the decoder's dilation, voxels; see `synpol.decoding.dilation.Box`.
+    marked : bool
+        Whether it has marks (see `synpol.images.marks`), which stay.
 
     Returns
     -------
     (z, y, x) array of integers
         The labels themselves, or numbers of the components of the mask.
     """
+    if marked:
+        found = truth_instances(without_marks(truth), labels, dilate_sz).astype(np.uint64)
+        return np.where(is_mark(truth), truth, found)
     if labels == "union" and len(np.unique(truth[truth != 0])) <= 1:
         mask = truth != 0
         return np.where(mask, components(dilate(mask, dilate_sz))[0], 0)

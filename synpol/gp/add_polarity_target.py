@@ -2,7 +2,8 @@
 
 The weights are those of the EM-R50 recipe. Let f be the clipped fraction of foreground in a channel
 of the patch. The rarer of foreground and background gets the weight max(f, 1-f) / min(f, 1-f), the
-other one 1. A channel without foreground gets 1 everywhere.
+other one 1. A channel without foreground gets 1 everywhere. Voxels that nobody looked at have the
+weight 0, and do not count in f.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import gunpowder as gp
 import numpy as np
 
-from synpol.polarity import PLAIN, seg_to_polarity
+from synpol.polarity import PLAIN, SIDES_UNKNOWN, UNKNOWN, seg_to_polarity
 
 
 class AddPolarityTarget(gp.BatchFilter):
@@ -34,6 +35,8 @@ class AddPolarityTarget(gp.BatchFilter):
         Bounds of the fraction of foreground.
     weight_max : float
         Upper bound of a weight.
+    marked : bool
+        Whether labels may be `UNKNOWN` or `SIDES_UNKNOWN` of `synpol.polarity`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class AddPolarityTarget(gp.BatchFilter):
         exclusive: bool = False,
         fraction_clip: tuple[float, float] = (0.05, 0.95),
         weight_max: float = 20.0,
+        marked: bool = False,
     ) -> None:
         self.labels = labels
         self.target = target
@@ -53,6 +57,7 @@ class AddPolarityTarget(gp.BatchFilter):
         self.exclusive = exclusive
         self.fraction_clip = fraction_clip
         self.weight_max = weight_max
+        self.marked = marked
 
     def setup(self) -> None:
         spec = self.spec[self.labels].copy()
@@ -76,7 +81,7 @@ class AddPolarityTarget(gp.BatchFilter):
         labels = batch[self.labels]
         known = self.sides_known is None or bool(batch[self.sides_known].data[0])
         target, weights = polarity_target(
-            labels.data, known, self.exclusive, self.fraction_clip, self.weight_max
+            labels.data, known, self.exclusive, self.fraction_clip, self.weight_max, self.marked
         )
         outputs = gp.Batch()
         for key, data in ((self.target, target), (self.weights, weights)):
@@ -92,6 +97,7 @@ def polarity_target(
     exclusive: bool = False,
     fraction_clip: tuple[float, float] = (0.05, 0.95),
     weight_max: float = 20.0,
+    marked: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the target and the voxel weights of a label patch.
 
@@ -99,7 +105,7 @@ def polarity_target(
     ----------
     labels : (z, y, x) array of integers
         Labels: 2n-1 / 2n, or not 0 on synapses where the sides are unknown.
-    sides_known, exclusive, fraction_clip, weight_max
+    sides_known, exclusive, fraction_clip, weight_max, marked
         As in `AddPolarityTarget`.
 
     Returns
@@ -109,19 +115,29 @@ def polarity_target(
     weights : float32 array
         Weights in the shape of the target.
     """
+    lost, unsided = (
+        (labels == mark) if marked else np.zeros(labels.shape, bool)
+        for mark in (UNKNOWN, SIDES_UNKNOWN)
+    )
+    if marked:
+        labels = np.where(lost | unsided, labels.dtype.type(0), labels)
     target = seg_to_polarity(labels, exclusive)
     if exclusive:
-        return target, np.ones(target.shape, np.float32)
+        return target, (~(lost | unsided)).astype(np.float32)
     if not sides_known:
         PLAIN.sides(target)[:] = 0
+    PLAIN.union(target)[unsided] = 1
+    known = np.repeat(~lost[None], len(target), axis=0)
+    PLAIN.sides(known)[:] &= ~unsided
     weights = np.ones(target.shape, np.float32)
-    for channel, weight in zip(target, weights, strict=True):
-        fraction = channel.mean()
+    for channel, weight, seen in zip(target, weights, known, strict=True):
+        fraction = channel.mean() if not marked else channel[seen].mean() if seen.any() else 0
         if fraction in (0, 1):
             continue
         f = np.clip(fraction, *fraction_clip)
         rare = channel == (1 if f <= 0.5 else 0)
         weight[rare] = min(max(f, 1 - f) / min(f, 1 - f), weight_max)
+    weights[~known] = 0
     if not sides_known:
         PLAIN.sides(weights)[:] = 0
     return target, weights

@@ -15,6 +15,7 @@ import gunpowder as gp
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.polarity import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class RejectSampling(gp.BatchFilter):
     Parameters
     ----------
     labels : gp.ArrayKey
-        Labels, ``(z, y, x)``. Every voxel that is not 0 is foreground.
+        Labels, ``(z, y, x)``. Every voxel that is not 0 is foreground, unless nobody looked at it.
     size_thres : int
         Foreground voxels that a patch should have; 0 accepts everything.
     p : float
@@ -42,12 +43,16 @@ class RejectSampling(gp.BatchFilter):
     patience : int
         Number of draws in a row below `size_thres` after which the node gives up (if `p` is 1) or
         warns once.
+    marked : bool
+        Whether labels may be `UNKNOWN` of `synpol.polarity`. Patches of nothing else are always
+        rejected.
 
     Raises
     ------
     InputError
         A parameter is out of its range; or, when a batch is requested, `p` is 1 and `patience`
-        draws in a row found no patch with `size_thres` foreground voxels.
+        draws in a row found no patch with `size_thres` foreground voxels; or so many found none
+        with a known voxel.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class RejectSampling(gp.BatchFilter):
         draws: gp.ArrayKey | None = None,
         patch: Sequence[int] | None = None,
         patience: int = 5000,
+        marked: bool = False,
     ) -> None:
         if not 0 <= p <= 1:
             raise InputError(f"reject_sampling.p is {p}; a probability in 0..1 is expected")
@@ -69,8 +75,10 @@ class RejectSampling(gp.BatchFilter):
         self.draws = draws
         self.patch = patch
         self.patience = patience
+        self.marked = marked
         self.poor_in_a_row = 0
         self.largest = 0
+        self.unknown_in_a_row = 0
 
     def setup(self) -> None:
         if self.labels not in self.spec:
@@ -88,11 +96,15 @@ class RejectSampling(gp.BatchFilter):
             draw += 1
             candidate = request.copy()
             candidate._random_seed = int(attempt[0])
-            if self.size_thres == 0 or self.labels not in request:
+            wanted = self.size_thres > 0 or self.marked
+            if not wanted or self.labels not in request:
                 break
             probe = gp.BatchRequest(random_seed=int(attempt[0]))
             probe[self.labels] = request[self.labels].copy()
-            foreground = self._count(upstream.request_batch(probe)[self.labels].data)
+            patch = self._inner(upstream.request_batch(probe)[self.labels].data)
+            if self.marked and not self._has_known(patch):
+                continue
+            foreground = self._count(patch)
             if foreground >= self.size_thres:
                 self.poor_in_a_row = 0
                 break
@@ -105,11 +117,28 @@ class RejectSampling(gp.BatchFilter):
             batch[self.draws] = gp.Array(count, gp.ArraySpec(nonspatial=True))
         return batch
 
+    def _inner(self, labels: np.ndarray) -> np.ndarray:
+        if self.patch is None:
+            return labels
+        begins = [(n - p) // 2 for n, p in zip(labels.shape, self.patch, strict=True)]
+        return labels[tuple(slice(b, b + p) for b, p in zip(begins, self.patch, strict=True))]
+
     def _count(self, labels: np.ndarray) -> int:
-        if self.patch is not None:
-            begins = [(n - p) // 2 for n, p in zip(labels.shape, self.patch, strict=True)]
-            labels = labels[tuple(slice(b, b + p) for b, p in zip(begins, self.patch, strict=True))]
+        if self.marked:
+            labels = (labels != 0) & (labels != UNKNOWN)
         return int(np.count_nonzero(labels))
+
+    def _has_known(self, labels: np.ndarray) -> bool:
+        if (labels != UNKNOWN).any():
+            self.unknown_in_a_row = 0
+            return True
+        self.unknown_in_a_row += 1
+        if self.unknown_in_a_row == self.patience:
+            raise InputError(
+                f"in {self.patience} draws in a row no patch had a voxel that is known; give the "
+                "part of the volume with labels (offset and shape), or a larger train.patch"
+            )
+        return False
 
     def _note_poor(self, foreground: int) -> None:
         self.poor_in_a_row += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from synpol.files import is_url
 from synpol.images.claim import HASH, check_complete, is_ours
-from synpol.images.image import Image
+from synpol.images.image import Image, open_image
 
 
 def identity_of(image: Image) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def identity_of(image: Image) -> dict[str, Any]:
         read_as = {key: value for key, value in told.items() if key not in ("path", "anonymous")}
         if read_as or not image.options.anonymous:
             about["read_as"] = read_as
+        if image.options.known:
+            about["known"] = identity_of(open_image(image.options.known))
     return about | {"hash": image.array.attrs[HASH]} if is_ours(image.array) else about
 
 

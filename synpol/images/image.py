@@ -9,7 +9,6 @@ zarr alone: funlib.persistence brings dask and xarray, which take several second
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,18 +23,16 @@ from synpol.files import is_url, join
 from synpol.images.axes import Layout, layout_of
 from synpol.images.kinds import SCHEME, is_n5, is_precomputed
 from synpol.images.location import Located, is_whole
+from synpol.images.marks import Marks
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
 from synpol.images.nodes import Found, described, find_array
 from synpol.images.ome import Multiscale
 from synpol.images.reading import damaged_chunk, way_on
-from synpol.images.view import View, check_kind
+from synpol.images.view import View, Voxels, check_kind
 from synpol.images.world import in_nm, in_unit, power_of, unknown_placement
-from synpol.polarity import shown_labels
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,21 +121,41 @@ class Image(Located):
 
     def part(self, begin: Sequence[int], shape: Sequence[int]) -> Image:
         """A box of this image; nothing is read."""
-        view = self.array if isinstance(self.array, View) else View.of(self.path, self.array)
         return replace(
             self,
-            array=cast(zarr.Array, view.part(begin, shape)),
+            array=cast(zarr.Array, self._view.part(begin, shape)),
             offset=self.offset + Coordinate(begin) * self.voxel_size,
         )
 
     def without(self, background: Sequence[int], told: bool = False) -> Image:
         """This image with some labels read as 0; see `View`."""
-        view = self.array if isinstance(self.array, View) else View.of(self.path, self.array)
         return replace(
             self,
-            array=cast(zarr.Array, view.without(background, told)),
+            array=cast(zarr.Array, self._view.without(background, told)),
             background=(*self.background, *background),
         )
+
+    def marked(self, mode: str = "r", marks: Marks | None = None) -> Image:
+        """These labels with marks, by default those that a config declares; see `Marks`."""
+        marks = marks or Marks.of(self.options, self.path, self.array.dtype, self._mask)
+        if marks is None:
+            return self
+        if mode != "r":
+            raise InputError(f"{self.path} is read with `unknown` labels, so it is read only")
+        return replace(self, array=cast(zarr.Array, self._view.marked(marks)))
+
+    def _mask(self, path: str) -> tuple[Voxels, Sequence[int]]:
+        mask = open_image(path, channels=0)
+        return cast(Voxels, mask.array), mask.place_of(self, "the mask `known`")
+
+    @property
+    def _view(self) -> View:
+        return self.array if isinstance(self.array, View) else View.of(self.path, self.array)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether labels of it may be `UNKNOWN` or `SIDES_UNKNOWN`."""
+        return isinstance(self.array, View) and self.array.marks is not None
 
     def part_like(self, part: Image, what: str) -> np.ndarray:
         """The voxels of a (z, y, x) image that another covers, in memory; see `place_of`."""
@@ -227,12 +244,8 @@ def open_image(
     path, array = found.path, found.array
     said = statements(path, array, layout, multiscale, name, options)
     where = placement(path, said, options, bare=bare) or unknown_placement(path)
-    return Image(
-        path=path,
-        array=_as_read(found, layout, mode, _background(options)),
-        options=options,
-        **vars(where),
-    )
+    array = _as_read(found, layout, mode, _background(options))
+    return Image(path=path, array=array, options=options, **vars(where)).marked(mode)
 
 
 def check_readable(image: Image) -> None:
@@ -322,16 +335,8 @@ def _as_read(found: Found, layout: Layout, mode: str, background: tuple[int, ...
 
 
 def _background(options: ImageSource | None) -> tuple[int, ...]:
-    """Values that a config declares as background or unknown; 0 needs no reading."""
-    if options is None:
-        return ()
-    if options.unknown:
-        _log.warning(
-            "%s: voxels that are unknown (%s) are treated as background for now",
-            options.path,
-            shown_labels(np.array(options.unknown)),
-        )
-    return tuple(v for v in (*(options.background or ()), *(options.unknown or ())) if v)
+    """Values that a config declares as background; 0 needs no reading."""
+    return () if options is None else tuple(v for v in options.background or () if v)
 
 
 def _in_place(
@@ -353,7 +358,7 @@ def _in_place(
         chosen = [in_nm(v, where.unit) * factor for v in where.voxel_size]
         options = ImageSource.model_validate({**told, "path": path, "voxel_size": chosen})
     array = cast(zarr.Array, view.without(_background(options)))
-    return Image(path=path, array=array, options=options, **vars(where))
+    return Image(path=path, array=array, options=options, **vars(where)).marked(mode)
 
 
 def _open_n5(
@@ -365,35 +370,5 @@ def _open_n5(
 
     view, where = open_n5(path, options, channels, bare)
     array = cast(zarr.Array, view.without(_background(options)))
-    return Image(path=path, array=array, options=options, **vars(where or unknown_placement(path)))
-
-
-def listed(image: Image) -> tuple[Multiscale, str] | None:
-    """The OME metadata of which an array is the full resolution and its path there, else None."""
-    if image.path.startswith(SCHEME):
-        return None
-    try:
-        options = image.options
-        found = described(image.path, options is not None and options.anonymous)
-    except InputError:  # metadata that were not needed to open it
-        return None
-    return None if found is None or found[1] != found[0].paths[0] else found
-
-
-def stored_array(image: Image) -> tuple[zarr.Array, Layout]:
-    """The array of a Zarr image as it is stored, and which axis of it is which."""
-    if isinstance(image.array, View):
-        return cast(zarr.Array, image.array.source), image.array.layout
-    return image.array, Layout(tuple(range(image.array.ndim)), {})
-
-
-def levels_of(image: Image) -> list[str]:
-    """Names of the coarser levels that an image's metadata list; none for an array alone."""
-    found = listed(image)
-    return list(found[0].paths[1:]) if found else []
-
-
-def image_path(image: Image) -> str:
-    """Path of the OME-Zarr group whose full resolution an array is, else of the array itself."""
-    found = listed(image)
-    return found[0].where if found else image.path
+    where = where or unknown_placement(path)
+    return Image(path=path, array=array, options=options, **vars(where)).marked(mode)

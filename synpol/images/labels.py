@@ -20,8 +20,10 @@ from scipy.spatial import cKDTree
 from synpol.errors import InputError
 from synpol.images.claim import SETTINGS
 from synpol.images.image import Image, open_image
-from synpol.images.view import tell_background
+from synpol.images.marks import MARKS, is_mark, without_marks
+from synpol.images.view import View, tell_background
 from synpol.polarity import (
+    UNKNOWN,
     LabelKind,
     check_polarity_labels,
     is_pre,
@@ -44,7 +46,9 @@ _APART = 100.0
 _log = logging.getLogger(__name__)
 
 
-def open_labels(source: str | ImageSource, kind: Kind, beside: Image | None = None) -> Image:
+def open_labels(
+    source: str | ImageSource, kind: Kind, beside: Image | None = None, *, marked: bool = False
+) -> Image:
     """Open labels, with values that mean background read as 0.
 
     Parameters
@@ -54,6 +58,9 @@ def open_labels(source: str | ImageSource, kind: Kind, beside: Image | None = No
     kind : {"polarity", "union", "ids", "mask"}
     beside : Image, optional
         Image that they go with; see `open_image`.
+    marked : bool
+        Whether what the keys `unknown`, `known` and `sides_unknown` declare is read as marks (see
+        `synpol.images.marks`) and not as background.
 
     Returns
     -------
@@ -66,7 +73,18 @@ def open_labels(source: str | ImageSource, kind: Kind, beside: Image | None = No
         As `open_image`; not whole numbers; or a value that may be a label or background.
     """
     image = open_image(source, channels=0, beside=beside)
-    dtype, options = image.array.dtype, image.options
+    options = image.options
+    if image.is_marked and not marked:
+        image = image.without(MARKS)
+        if options is not None and options.unknown:
+            known = shown_labels(np.array(options.unknown))
+            _log.warning("%s: unknown (%s) is taken as background here", image.path, known)
+    dtype = image.array.stored_dtype if isinstance(image.array, View) else image.array.dtype
+    if options is not None and options.sides_unknown and kind != "polarity":
+        raise InputError(
+            f"{image.path}: `sides_unknown` is about labels with sides (labels: polarity), and "
+            f"these are {kind}; leave it out"
+        )
     if dtype.kind == "f" and kind == "mask":
         return image
     if dtype.kind not in "uib":
@@ -81,6 +99,8 @@ def open_labels(source: str | ImageSource, kind: Kind, beside: Image | None = No
         return image
     parts = sampled(image) if kind == "ids" else whole(image)
     present = np.unique(np.concatenate([np.unique(part) for part in parts]))
+    if image.is_marked:
+        present = present[~is_mark(present)].astype(dtype)
     top = background_of(present, kind, image.path)
     if top is None:
         return image
@@ -173,23 +193,32 @@ class Survey:
         Labels that occur, sorted, without 0.
     low, high : (n, 3) int64
         Box of each: first voxels, and one past the last.
+    unknown : int
+        Voxels that nobody looked at.
     """
 
     labels: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    unknown: int = 0
 
     @classmethod
     def of(cls, image: Image) -> Survey:
         """Look at all of a volume."""
-        found = [_survey(np.asarray(image.array[w]), [s.start for s in w]) for w in boxes(image)]
+        found, unknown = [], 0
+        for where in boxes(image):
+            part = np.asarray(image.array[where])
+            if image.is_marked:
+                unknown += int(np.count_nonzero(part == UNKNOWN))
+                part = without_marks(part)
+            found.append(_survey(part, [s.start for s in where]))
         labels, low, high = (np.concatenate(parts) for parts in zip(*found, strict=True))
         names, into = np.unique(labels, return_inverse=True)
         first = np.full((len(names), 3), np.iinfo(np.int64).max)
         last = np.zeros((len(names), 3), np.int64)
         np.minimum.at(first, into.reshape(-1), low)
         np.maximum.at(last, into.reshape(-1), high)
-        return cls(names, first, last)
+        return cls(names, first, last, unknown)
 
 
 def _survey(values: np.ndarray, begin: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

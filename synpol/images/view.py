@@ -1,9 +1,9 @@
 """An array that is read otherwise than it is stored.
 
 A `View` reads any array as (z, y, x) or (channel, z, y, x): axes in another order are turned, axes
-of length one dropped, a channel or a time picked, a part cut out, and values that mean background
-become 0. Everything happens to what is read, when it is read. Arrays that need nothing of that are
-never wrapped.
+of length one dropped, a channel or a time picked, a part cut out, values that mean background
+become 0, and labels that nobody knows are marked. Everything happens to what is read, when it is
+read. Arrays that need nothing of that are never wrapped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from synpol.errors import InputError
 from synpol.images.axes import Layout
+from synpol.images.marks import Marks, marked
+from synpol.polarity import SIDES_UNKNOWN, UNKNOWN
 
 _log = logging.getLogger(__name__)
 #: what this process has told already
@@ -56,6 +58,11 @@ class View:
         Values that are read as 0.
     told : bool
         Whether it is told when such a value is met: nobody declared it.
+    attrs : mapping
+        Attributes of the array.
+    marks : Marks or None
+        Labels that nobody knows; where there are marks, what lies beyond the stored volume is
+        unknown too. All labels are uint64 then.
     """
 
     path: str
@@ -66,6 +73,7 @@ class View:
     background: tuple[int, ...] = ()
     told: bool = False
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    marks: Marks | None = None
 
     @classmethod
     def of(cls, path: str, source: Voxels, layout: Layout | None = None) -> View:
@@ -85,6 +93,11 @@ class View:
     @property
     def dtype(self) -> np.dtype:
         """Type of what is read, in the byte order of this machine."""
+        return self.stored_dtype if self.marks is None else np.dtype(np.uint64)
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """Type of what is stored, in the byte order of this machine."""
         return self.source.dtype.newbyteorder("=")
 
     @property
@@ -104,11 +117,15 @@ class View:
         return self.size != tuple(self.source.shape[axis] for axis in self.layout.order)
 
     def part(self, begin: Sequence[int], size: Sequence[int]) -> View:
-        """A box of it, along the last three axes."""
+        """A box of it, along the last three axes; with marks it may reach beyond all sides."""
         lead = self.ndim - 3
         first = tuple(a + b for a, b in zip(self.begin[lead:], begin, strict=True))
         shape = (*self.size[:lead], *map(int, size))
         return replace(self, begin=(*self.begin[:lead], *first), size=shape)
+
+    def marked(self, marks: Marks) -> View:
+        """The same labels with marks."""
+        return replace(self, marks=marks)
 
     def without(self, values: Sequence[int], told: bool = False) -> View:
         """The same with more values that are read as 0."""
@@ -116,18 +133,42 @@ class View:
 
     def __getitem__(self, where: Any) -> np.ndarray:
         slices, single = _slices(where, self.size)
+        box = [slice(b + s.start, b + s.stop) for b, s in zip(self.begin, slices, strict=True)]
+        steps = tuple(slice(None, None, s.step) for s in slices)
+        if self.marks is None:
+            found = self._without_background(self._turned(box, steps))
+        else:
+            found = self._marked(box, self.marks)[steps]
+        return found[tuple(0 if k in single else slice(None) for k in range(self.ndim))]
+
+    def _turned(self, box: Sequence[slice], steps: tuple[slice, ...] = ()) -> np.ndarray:
+        """Read a box of the stored array, its axes in the order in which they are read."""
         index: list[int | slice] = [0] * len(self.source.shape)
         for axis, picked in self.layout.picked.items():
             index[axis] = picked
-        for axis, begin, s in zip(self.layout.order, self.begin, slices, strict=True):
-            index[axis] = slice(begin + s.start, begin + s.stop)
+        for axis, one in zip(self.layout.order, box, strict=True):
+            index[axis] = one
         stored = np.asarray(self.source[tuple(index)])
         there = sorted(self.layout.order)
-        found = stored.transpose([there.index(axis) for axis in self.layout.order])
-        found = found[tuple(slice(None, None, s.step) for s in slices)]
-        found = np.ascontiguousarray(found, self.dtype).reshape(found.shape)
-        found = self._without_background(found)
-        return found[tuple(0 if k in single else slice(None) for k in range(self.ndim))]
+        found = stored.transpose([there.index(axis) for axis in self.layout.order])[steps]
+        return np.ascontiguousarray(found, self.stored_dtype).reshape(found.shape)
+
+    def _marked(self, box: Sequence[slice], marks: Marks) -> np.ndarray:
+        """Read a box of labels with their marks."""
+        lengths = [self.source.shape[axis] for axis in self.layout.order]
+        inside = [slice(max(0, s.start), min(n, s.stop)) for s, n in zip(box, lengths, strict=True)]
+        found = np.full([s.stop - s.start for s in box], UNKNOWN, np.uint64)
+        if all(s.start < s.stop for s in inside):
+            labels = self._turned(inside)
+            lost, unsided = marks.where(labels, inside)
+            labels = np.where(lost | unsided, labels.dtype.type(0), labels)
+            within = zip(inside, box, strict=True)
+            there = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in within)
+            labels = self._without_background(labels)
+            found[there] = marked(labels, lost, unsided, self.path)
+        for mark in {UNKNOWN, SIDES_UNKNOWN}.intersection(self.background):
+            found[found == mark] = 0
+        return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype)

@@ -13,8 +13,8 @@ def build_model(model: Model) -> RSUNet:
     return RSUNet(model.filters, Channels.count, model.norm, model.activation)
 
 
-def build_loss(loss: Loss, channels: Channels) -> PolarityLoss:
-    """Build the loss of a config.
+def build_loss(loss: Loss, channels: Channels, marked: bool = False) -> PolarityLoss:
+    """Build the loss of a config; `marked` is that of `PolarityLoss`.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def build_loss(loss: Loss, channels: Channels) -> PolarityLoss:
         ``loss.terms`` names a term that does not exist.
     """
     check_terms(loss)
-    return PolarityLoss(channels, loss.weights, loss.class_weight)
+    return PolarityLoss(channels, loss.weights, loss.class_weight, marked)
 
 
 __all__ = ["PolarityLoss", "RSUNet", "build_loss", "build_model"]

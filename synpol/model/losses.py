@@ -59,6 +59,8 @@ class Answer:
         Logit of the pre side minus logit of the post side.
     is_pre, is_post : (batch, z, y, x) tensors
         1 where the true side is known to be this one, else 0.
+    known : (batch, z, y, x) tensor or None
+        1 where somebody looked, else 0; None where this was everywhere.
     """
 
     channels: Channels
@@ -70,6 +72,7 @@ class Answer:
     side_logit: torch.Tensor
     is_pre: torch.Tensor
     is_post: torch.Tensor
+    known: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -79,8 +82,12 @@ class Answer:
         target: torch.Tensor,
         weight: torch.Tensor,
         class_weight: torch.Tensor,
+        marked: bool = False,
     ) -> Answer:
-        """Derive what terms need from logits, target and weights."""
+        """Derive what terms need from logits, target and weights.
+
+        With `marked` a voxel whose weights are all 0 is one that nobody looked at.
+        """
         logits = logits.float()
         probability = probability_of(logits, channels)
         side_logit = channels.pre(logits, 1) - channels.post(logits, 1)
@@ -95,7 +102,23 @@ class Answer:
             side_logit,
             is_pre,
             is_post,
+            _known_voxels(weight, channels) if marked else None,
         )
+
+    def mean(self, each: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor (batch, z, y, x) or (batch, 3, z, y, x) over known voxels.
+
+        It has to be 0 where nobody looked.
+        """
+        if self.known is None:
+            return each.mean()
+        voxels = sum_of_whole_batch(self.known.sum()) * (each.numel() // self.known.numel())
+        return sum_of_whole_batch(each.sum()) / voxels.clamp(min=1)
+
+
+def _known_voxels(weight: torch.Tensor, channels: Channels) -> torch.Tensor:
+    most = weight if channels.exclusive else weight.amax(1)
+    return (most > 0).to(weight.dtype)
 
 
 def known_sides(target: torch.Tensor, channels: Channels) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,15 +181,18 @@ def loss_term[T: Term](name: str) -> Callable[[T], T]:
 
 @loss_term("bce")
 def cross_entropy(answer: Answer) -> torch.Tensor:
-    """Return the weighted cross entropy, the mean over all voxels.
+    """Return the weighted cross entropy, the mean over all known voxels.
 
     It is the binary cross entropy of every channel, weighted voxel by voxel; for exclusive networks
     the cross entropy of the classes, weighted by class and voxel.
     """
     if answer.channels.exclusive:
         each = F.cross_entropy(answer.logits, answer.target, answer.class_weight, reduction="none")
-        return (each * answer.weight).mean()
-    return F.binary_cross_entropy_with_logits(answer.logits, answer.target, answer.weight)
+        return answer.mean(each * answer.weight)
+    each = F.binary_cross_entropy_with_logits(
+        answer.logits, answer.target, answer.weight, reduction="none"
+    )
+    return answer.mean(each)
 
 
 @loss_term("dice")
@@ -206,7 +232,7 @@ def side_contrast(answer: Answer) -> torch.Tensor:
 
 @loss_term("non_overlap")
 def non_overlap(answer: Answer) -> torch.Tensor | None:
-    """Return the mean of pre * post * union: how much both sides claim the same voxels.
+    """Return the mean of pre * post * union over known voxels: do both sides claim the same?
 
     The union is a mere weight, it gets no gradient. Exclusive classes cannot overlap, so the term
     is for other networks only. The older EM-R50 configs have it (``Nonoverlap`` of PyTorch
@@ -218,7 +244,8 @@ def non_overlap(answer: Answer) -> torch.Tensor | None:
         side(answer.probability, 1)
         for side in (answer.channels.pre, answer.channels.post, answer.channels.union)
     )
-    return (pre * post * union.detach()).mean()
+    overlap = pre * post * union.detach()
+    return answer.mean(overlap if answer.known is None else overlap * answer.known)
 
 
 # ---------------------------------------------------------------- their sum
@@ -236,6 +263,9 @@ class PolarityLoss(nn.Module):
         Weight of every term by its name; terms of weight 0 are not computed.
     class_weight : 3 floats
         Weight of background, pre and post in the cross entropy of exclusive networks.
+    marked : bool
+        Whether there are voxels that nobody looked at. All their weights are 0, and no term depends
+        on them.
     """
 
     class_weight: torch.Tensor
@@ -245,11 +275,13 @@ class PolarityLoss(nn.Module):
         channels: Channels,
         weights: Mapping[str, float],
         class_weight: tuple[float, float, float] = (1.0, 10.0, 10.0),
+        marked: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.terms = {name: TERMS[name] for name, weight in weights.items() if weight}
         self.weights = dict(weights)
+        self.marked = marked
         self.register_buffer("class_weight", torch.tensor(class_weight))
 
     def forward(
@@ -262,7 +294,7 @@ class PolarityLoss(nn.Module):
         logits, target, weight : tensors
             As in `Answer`.
         """
-        answer = Answer.of(self.channels, logits, target, weight, self.class_weight)
+        answer = Answer.of(self.channels, logits, target, weight, self.class_weight, self.marked)
         terms = {}
         for name, term in self.terms.items():
             value = term(answer)

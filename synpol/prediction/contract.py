@@ -12,7 +12,8 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import join
 from synpol.images.appearance import Appearance, is_like, shown_range, shown_size
-from synpol.images.image import Image, image_path, levels_of, open_image
+from synpol.images.groups import image_path, levels_of
+from synpol.images.image import Image, open_image
 from synpol.images.intensity import Intensity
 from synpol.images.resampling import Resampling
 

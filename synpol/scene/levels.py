@@ -16,8 +16,9 @@ from synpol.blockwise.run import fill_image
 from synpol.files import join
 from synpol.images.claim import Answer, answer_of, begun, claim_array, is_ours
 from synpol.images.downsampling import label_of_cells, level_factors, mean_of_cells
+from synpol.images.groups import levels_of
 from synpol.images.identity import hash_of, identity_of
-from synpol.images.image import Image, levels_of
+from synpol.images.image import Image
 from synpol.images.nodes import opened_array
 from synpol.images.reading import read_voxels
 from synpol.images.writing import create_level, image_group, list_levels

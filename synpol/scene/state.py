@@ -16,7 +16,8 @@ import numpy as np
 
 from synpol.config import Config, Source
 from synpol.files import is_url, join
-from synpol.images.image import Image, listed, open_image, stored_array
+from synpol.images.groups import listed, stored_array
+from synpol.images.image import Image, open_image
 from synpol.images.kinds import SCHEME
 from synpol.polarity import Channels
 from synpol.report.figures import POST, PRE, UNION

@@ -108,7 +108,7 @@ class TrainingState:
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self._model = model
-        self._loss = build_loss(config.loss, self.channels).to(self.device)
+        self._loss = build_loss(config.loss, self.channels, config.data.has_unknown).to(self.device)
         self._optimizer = build_optimizer(model, config.train)
         # it keeps small gradients of float16 above zero, and does nothing for the other types
         half = self._dtype == torch.float16

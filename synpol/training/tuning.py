@@ -46,7 +46,11 @@ class Setting:
 
 
 def sweep(
-    polarity: np.ndarray, truth: np.ndarray, config: Config, labels: LabelKind
+    polarity: np.ndarray,
+    truth: np.ndarray,
+    config: Config,
+    labels: LabelKind,
+    marked: bool = False,
 ) -> list[Setting]:
     """Score every setting of ``config.tune``.
 
@@ -59,6 +63,8 @@ def sweep(
         Config with the sections ``tune``, ``decode`` and ``evaluate``.
     labels : {"polarity", "union"}
         What the labels mark: sides of synapses, or synapses without sides.
+    marked : bool
+        Whether the labels have marks; see `synpol.images.marks`.
 
     Returns
     -------
@@ -68,7 +74,7 @@ def sweep(
     options, tune = config.decode, config.tune
     name = "polarity_correct" if labels == "polarity" else "synapse"
     boxes, smalls = choices(config)
-    instances_of = {box: truth_instances(truth, labels, box) for box in boxes}
+    instances_of = {box: truth_instances(truth, labels, box, marked) for box in boxes}
     thresholds = [options.thres] if config.exclusive else tune.thres
     scored = []
     total = len(thresholds) * len(boxes) * len(smalls)
@@ -81,7 +87,7 @@ def sweep(
                 for small in smalls:
                     instances = foreground.instances(synapses, small)
                     parts = [(instances, instances_of[dilate_sz])]
-                    evaluation = Evaluation.of(parts, labels, config.evaluate.min_size)
+                    evaluation = Evaluation.of(parts, labels, config.evaluate.min_size, marked)
                     match = evaluation.score(tune.iou)[name]
                     scores = match.f1, match.precision, match.recall
                     scored.append(Setting(thres, dilate_sz, small, *scores))

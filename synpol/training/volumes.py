@@ -21,6 +21,7 @@ from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, Range, intensity_of
 from synpol.images.labels import Survey, boxes, check_sides, is_semantic, open_labels
 from synpol.images.location import same_size
+from synpol.images.marks import Marks
 from synpol.images.nodes import zip_of
 from synpol.images.world import finest
 
@@ -63,7 +64,11 @@ class OpenVolume:
 
 
 def open_volume(
-    volume: TrainingVolume, intensity_range: Range | None, missing: bool = False
+    volume: TrainingVolume,
+    intensity_range: Range | None,
+    missing: bool = False,
+    patch: Sequence[int] = (0, 0, 0),
+    marked: bool = False,
 ) -> OpenVolume:
     """Open one volume of the config and check all of it.
 
@@ -77,20 +82,33 @@ def open_volume(
         Values of the image that the network sees as 0 and 1, where the entry does not say them.
     missing : bool
         Whether values may be NaN or infinite; prediction takes them for missing.
+    patch : 3 ints
+        Size of a patch, voxels, for volumes with ``context``.
+    marked : bool
+        Whether the labels get marks (see `synpol.images.marks`) although the entry declares none,
+        because those of another volume have some.
 
     Raises
     ------
     InputError
         A file is missing, image and labels have different voxels, the labels are not whole numbers
-        or not what the config says, or a float image is outside 0..1 or not finite.
+        or not what the config says, no voxel of them is known, or a float image is outside 0..1 or
+        not finite.
     """
     raw = open_image(volume.raw, channels=0)
-    truth = open_labels(volume.truth, volume.labels, raw)
+    truth = open_labels(volume.truth, volume.labels, raw, marked=True)
     for image in (raw, truth):
         check_complete(image)
         check_readable(image)
+    whole = raw
     raw, truth = on_same_voxels(raw, truth)
     survey = Survey.of(truth)
+    if survey.unknown:
+        _tell_unknown(truth, survey.unknown)
+    if (marked or volume.context) and not truth.is_marked:
+        truth = truth.marked(marks=Marks())
+    if volume.context:
+        raw, truth = _with_context(whole, raw, truth, [p // 2 for p in patch])
     semantic = is_semantic(truth, survey.labels)
     if volume.labels == "polarity":
         check_sides(truth, survey)
@@ -119,6 +137,40 @@ def open_volume(
         )
     sides_known = volume.labels == "polarity"
     return OpenVolume(raw, truth, sides_known, intensity, appearance, semantic)
+
+
+def _tell_unknown(truth: Image, unknown: int) -> None:
+    """Tell the share of the voxels that nobody looked at.
+
+    Raises
+    ------
+    InputError
+        Nobody looked at any.
+    """
+    total = int(np.prod(truth.shape_vx))
+    if unknown == total:
+        raise InputError(
+            f"all voxels of {truth.path} are unknown by the keys of its source, so nothing can be "
+            "learned or scored there; correct `unknown` or `known`"
+        )
+    _log.warning(
+        "%s: %.1f %% of the voxels are unknown; they are neither learned nor scored",
+        truth.path,
+        100 * unknown / total,
+    )
+
+
+def _with_context(
+    whole: Image, raw: Image, truth: Image, margin: Sequence[int]
+) -> tuple[Image, Image]:
+    """Let an image that was cut to its labels reach beyond them; labels are unknown there."""
+    begin = whole.place_of(raw, "the image")
+    low = [min(m, b) for m, b in zip(margin, begin, strict=True)]
+    left = [w - b - n for w, b, n in zip(whole.shape_vx, begin, raw.shape_vx, strict=True)]
+    high = [min(m, n) for m, n in zip(margin, left, strict=True)]
+    shape = [a + n + b for a, n, b in zip(low, raw.shape_vx, high, strict=True)]
+    first = [b - a for b, a in zip(begin, low, strict=True)]
+    return whole.part(first, shape), truth.part([-a for a in low], shape)
 
 
 def _check_floats(raw: Image, intensity: Intensity, missing: bool) -> None:
