@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from synpol.config.links import LinkSides
-from synpol.config.section import Fraction, IntensityRange, Positive, Section, Triple
+from synpol.config.section import Fraction, IntensityRange, Positive, PositiveFloat, Section, Triple
 from synpol.config.source import Source
 from synpol.polarity import LabelKind
+
+#: keys of a training volume that are left out of hashes where nothing was said
+_LATER = ("intensity_range", "weight")
 
 
 class TrainingVolume(Section):
@@ -27,12 +30,18 @@ class TrainingVolume(Section):
         default=None,
         description="intensities of this image that become 0 and 1; default: data.intensity_range",
     )
+    weight: PositiveFloat | None = Field(
+        default=None,
+        description="share of the training patches that come from this volume, relative to the "
+        "weights of the others; for all volumes or for none; default: the number of places where "
+        "a patch fits",
+    )
 
     @model_serializer(mode="wrap")
     def _what_was_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # this key is newer than the hashes of others
+        # these keys are newer than the hashes of others
         told: dict[str, Any] = dump(self)
-        return {k: v for k, v in told.items() if k != "intensity_range" or v is not None}
+        return {k: v for k, v in told.items() if k not in _LATER or v is not None}
 
 
 class SyntheticDataset(Section):
@@ -167,3 +176,15 @@ class Data(Section):
         description="whether training volumes may have voxel sizes that differ by more than 5 %; "
         "the network then sees all of them voxel by voxel",
     )
+
+    @model_validator(mode="after")
+    def _weights_of_all_or_none(self) -> Self:
+        if self.validation is not None and self.validation.weight is not None:
+            raise ValueError("validation has a weight, which is for training volumes; leave it out")
+        without = [n for n, one in enumerate(self.train) if one.weight is None]
+        if without and len(without) < len(self.train):
+            raise ValueError(
+                f"train.{without[0]} has no weight, but other volumes have one; give each volume "
+                "of data.train a weight, or none"
+            )
+        return self
