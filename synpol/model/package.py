@@ -101,8 +101,8 @@ def write_package(
     """
     low, high = sample.intensity_range
     scale, shift = 1 / (high - low), -low / (high - low)
-    values = sample.values[None, None]
-    seen = values.astype(np.float32) * np.float32(scale) + np.float32(shift)
+    values = sample.values[None, None].astype(np.float32)  # readers cast inputs back to their type
+    seen = values * np.float32(scale) + np.float32(shift)
     probabilities = _probabilities(about, weights, seen)
     plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     buffer = io.BytesIO()
@@ -193,7 +193,7 @@ def _described(
                 "id": "raw",
                 "description": f"electron microscopy; {sample.intensity_range} become 0 and 1",
                 "axes": _axes(about, ["image"], None),
-                "data": {"type": str(sample.values.dtype)},
+                "data": {"type": "float32"},
                 "preprocessing": steps,
                 "test_tensor": _file(files, "test_input.npy"),
             }

@@ -143,7 +143,9 @@ def read_portable(path: Path) -> dict[str, Any]:
         The file is missing or damaged, or was not written by synpol.
     """
     if not path.is_file():
-        raise InputError(f"there is no network {path}; pipelines/export.py writes one")
+        raise InputError(
+            f"there is no network {path}; pipelines/export.py of synpol's repository writes one"
+        )
     try:
         if path.name.lower().endswith(".zip"):
             with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +167,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         said = str(error).partition("\n")[0] or type(error).__name__
     return InputError(
         f"{path} is not a readable network of synpol ({said:.200}); copy it again, or write it "
-        "again with pipelines/export.py"
+        "again with pipelines/export.py of synpol's repository"
     )
 
 
