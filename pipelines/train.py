@@ -38,6 +38,7 @@ from synpol.training.volumes import (
     check_together,
     in_one_unit,
     open_volume,
+    shares_of,
 )
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
@@ -60,9 +61,17 @@ def request_graph(
         Indices of the patches of a batch that this process prepares.
     """
     patch, reject = config.train.patch, config.reject_sampling
-    positions = np.array([v.positions(patch) for v in volumes], dtype=float)
-    marked = config.data.has_unknown
-    rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch, marked=marked)
+    weighted, marked = config.data.train[0].weight is not None, config.data.has_unknown
+
+    def accepted() -> gp.Pipeline:
+        """Patches with enough foreground, deformed."""
+        rejection = RejectSampling(LABELS, reject.size_thres, reject.p, DRAWS, patch, marked=marked)
+        return (
+            (Nothing() if reject.after_augmentation else rejection)
+            + augment_chain(config.augment, RAW, deforms=True)  # elastic, misalign
+            + (rejection if reject.after_augmentation else Nothing())
+        )
+
     return (
         tuple(
             (
@@ -74,12 +83,11 @@ def request_graph(
             + gp.IntensityScaleShift(RAW, 1, v.intensity.shift)
             + gp.RandomLocation()
             + AddSidesKnown(SIDES_KNOWN, v.sides_known)
+            + (accepted() if weighted else Nothing())  # a rejected patch keeps its volume
             for v in volumes
         )
-        + gp.RandomProvider(probabilities=list(positions / positions.sum()))
-        + (Nothing() if reject.after_augmentation else rejection)
-        + augment_chain(config.augment, RAW, deforms=True)  # elastic, misalign
-        + (rejection if reject.after_augmentation else Nothing())
+        + gp.RandomProvider(probabilities=shares_of(config.data.train, volumes, patch))
+        + (Nothing() if weighted else accepted())
         + augment_chain(config.augment, RAW, deforms=False)  # flip, gamma, noise, ...
         + AddPolarityTarget(
             LABELS,

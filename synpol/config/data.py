@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from synpol.config.links import LinkSides
-from synpol.config.section import Fraction, IntensityRange, Positive, Section, Triple
+from synpol.config.section import Fraction, IntensityRange, Positive, PositiveFloat, Section, Triple
 from synpol.config.source import ImageSource, Source
 from synpol.polarity import LabelKind
+
+#: keys of a training volume that are left out of hashes where nothing was said
+_LATER = {"intensity_range": None, "weight": None, "context": False}
 
 
 class TrainingVolume(Section):
@@ -27,7 +30,12 @@ class TrainingVolume(Section):
         default=None,
         description="intensities of this image that become 0 and 1; default: data.intensity_range",
     )
-
+    weight: PositiveFloat | None = Field(
+        default=None,
+        description="share of the training patches that come from this volume, relative to the "
+        "weights of the others; for all volumes or for none; default: the number of places where "
+        "a patch fits",
+    )
     context: bool = Field(
         default=False,
         description="whether patches reach beyond labels that cover a part of the image, by half a "
@@ -47,8 +55,7 @@ class TrainingVolume(Section):
     def _what_was_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # these keys are newer than the hashes of others
         told: dict[str, Any] = dump(self)
-        newer = {"intensity_range": None, "context": False}
-        return {k: v for k, v in told.items() if k not in newer or v != newer[k]}
+        return {k: v for k, v in told.items() if k not in _LATER or v != _LATER[k]}
 
 
 class SyntheticDataset(Section):
@@ -188,3 +195,15 @@ class Data(Section):
     def has_unknown(self) -> bool:
         """Whether voxels of a training volume, or sides of its synapses, may be unknown."""
         return any(volume.has_unknown for volume in self.train)
+
+    @model_validator(mode="after")
+    def _weights_of_all_or_none(self) -> Self:
+        if self.validation is not None and self.validation.weight is not None:
+            raise ValueError("validation has a weight, which is for training volumes; leave it out")
+        without = [n for n, one in enumerate(self.train) if one.weight is None]
+        if without and len(without) < len(self.train):
+            raise ValueError(
+                f"train.{without[0]} has no weight, but other volumes have one; give each volume "
+                "of data.train a weight, or none"
+            )
+        return self

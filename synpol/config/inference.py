@@ -49,8 +49,8 @@ class Predict(Section):
     )
     checkpoint: str | None = Field(
         default=None,
-        description="checkpoint file; default: the best of run_dir where train.validate_every is "
-        "set, else its latest",
+        description="checkpoint, exported network or package; default: the best checkpoint of "
+        "run_dir where train.validate_every is set, else its latest",
     )
     window: Triple | None = Field(
         default=None, description="window of the network in voxels, z, y, x; default: train.patch"

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from synpol.config.data import Data, Prepare
+from synpol.config.export import Export
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, View, Workers
 from synpol.config.section import Section, Triple
 from synpol.config.source import ImageSource
@@ -43,6 +44,7 @@ class Config(Section):
     evaluate: Evaluate = Field(default=Evaluate(), description="scores")
     connect: Connect = Field(default=Connect(), description="connectivity")
     view: View = Field(default=View(), description="scene")
+    export: Export = Field(default=Export(), description="exported network")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -195,3 +195,8 @@ class Train(Section):
         description="validations without a better F1 after which training stops; 0: never",
     )
     image_every: Positive = Field(default=500, description="iterations between TensorBoard images")
+    initial: str | None = Field(
+        default=None,
+        description="checkpoint, exported network or package whose weights training begins with; "
+        "default: random weights",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from synpol.errors import InputError
 from synpol.images.appearance import Appearance, learned_from
 from synpol.model import RSUNet, build_model
 from synpol.model.content import check_weights, digest_of_content, read_content
+from synpol.model.portable import is_portable, read_portable
 
 
 def best_checkpoint(run_dir: str) -> Path:
@@ -26,13 +28,15 @@ def latest_checkpoint(run_dir: str) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the content of a checkpoint.
+    """Read the content of a checkpoint, or of a portable network in the form of one.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, or not a checkpoint of synpol.
+        The file is missing, damaged, or not a checkpoint or network of synpol.
     """
+    if is_portable(path):
+        return read_portable(path)
     state = read_content(path)
     config, iteration = state.get("config"), state.get("iteration")
     if not isinstance(config, dict) or not isinstance(iteration, int) or "model" not in state:
@@ -45,6 +49,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def weights_of(state: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the weights that a checkpoint predicts with, after the key that they have in it.
+
+    These are the averaged weights, or the last ones if the run averaged none.
+    """
+    name = "ema" if state.get("ema") else "model"
+    return name, state[name]
+
+
+def digest_of_weights(weights: Any) -> str:
+    """Return the hash by which weights are known, whatever file holds them."""
+    return f"weights-{digest_of_content(weights)}"
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained network.
@@ -54,7 +72,7 @@ class Trained:
     model : RSUNet
         Network with its averaged weights, or with its last ones if the run averaged none.
     path : str
-        Path of the checkpoint.
+        Path of the checkpoint, or of the portable network.
     digest : str
         SHA-256 of the weights, which tells whether a prediction is up to date.
     file_digest : str
@@ -145,12 +163,11 @@ def load_trained(
             "it was, and say predict.intensity_range for an image with others"
         )
     network = build_model(model)
-    name = "ema" if state.get("ema") else "model"
-    weights = state[name]
+    name, weights = weights_of(state)
     check_weights(path, name, weights, network.state_dict())
     network.load_state_dict(weights)
     network.eval()
     with open(path, "rb") as file:
         file_digest = hashlib.file_digest(file, "sha256").hexdigest()
-    digest = f"weights-{digest_of_content(weights)}"
+    digest = digest_of_weights(weights)
     return Trained(network, str(path), digest, file_digest, state["iteration"], learned_from(state))

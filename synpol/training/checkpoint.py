@@ -29,8 +29,15 @@ _FREE_KEYS = {
 }
 
 
-def training_identity(config: Config) -> dict[str, Any]:
-    """Return the part of a config that decides what is learned."""
+def training_identity(config: Config, initial: str | None = None) -> dict[str, Any]:
+    """Return the part of a config that decides what is learned.
+
+    Parameters
+    ----------
+    config : Config
+    initial : str, optional
+        Hash of the weights that training began with, where it was not random ones.
+    """
     whole = config.model_dump(mode="json")
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
@@ -40,11 +47,18 @@ def training_identity(config: Config) -> dict[str, Any]:
             del identity[section][key]
     identity["request_graph"] = REQUEST_GRAPH
     identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE_KEYS}
+    del identity["train"]["initial"]  # the file may be another one with the same weights
+    if initial is not None:
+        identity["train"]["initial"] = initial
     return identity
 
 
 def check_same_run(
-    path: Path, stored: Mapping[str, Any], config: Config, data_state: Sequence[dict[str, Any]]
+    path: Path,
+    stored: Mapping[str, Any],
+    config: Config,
+    data_state: Sequence[dict[str, Any]],
+    initial: str | None = None,
 ) -> None:
     """Refuse to resume from the checkpoint of another run.
 
@@ -57,6 +71,8 @@ def check_same_run(
     config : Config
     data_state : sequence of dict
         Identity of the training data.
+    initial : str, optional
+        Hash of the weights of ``train.initial``.
 
     Raises
     ------
@@ -65,7 +81,7 @@ def check_same_run(
         learned.
     """
     check_same_data(path, stored.get("data_state", []), data_state)
-    for section, ours in training_identity(config).items():
+    for section, ours in training_identity(config, initial).items():
         theirs, way = stored["config"].get(section), ""
         if ours == theirs:
             continue

@@ -27,6 +27,7 @@ from synpol.training.checkpoint import (
     save_checkpoint,
     training_identity,
 )
+from synpol.training.initial import Initial
 from synpol.training.optimizer import build_optimizer, learning_rate_factor
 from synpol.training.processes import Processes
 
@@ -59,7 +60,8 @@ class Learned:
 class TrainingState:
     """Network, loss, optimizer, learning rate and averaged weights of a run.
 
-    The state is that of the newest checkpoint in ``run_dir``; without one, training begins.
+    The state is that of the newest checkpoint in ``run_dir``; without one, training begins, with
+    the weights of ``train.initial`` or with random ones.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ class TrainingState:
     Raises
     ------
     InputError
-        The run in ``run_dir`` was started with other settings or on other data.
+        The run in ``run_dir`` was started with other settings or on other data; or the weights of
+        ``train.initial`` do not fit.
     """
 
     def __init__(
@@ -103,7 +106,13 @@ class TrainingState:
         self.channels = Channels.of(config.exclusive)
         self._dtype = choose_dtype(config.train.precision, self.device)
         torch.manual_seed(config.seed)
-        model = build_model(config.model).to(self.device)
+        model = build_model(config.model)
+        found = self._newest_readable()
+        initial = Initial.of(config)
+        self._initial = initial.digest if initial is not None else None
+        if initial is not None and found is None:
+            initial.put_into(model, config, self.learned_from)
+        model = model.to(self.device)
         model = model.to(memory_format=torch.channels_last_3d)
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -121,17 +130,14 @@ class TrainingState:
             average = get_ema_multi_avg_fn(config.train.ema)
             self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self._saved_iteration: int | None = None
-        self._resume()
+        if found is not None:
+            self._resume(*found)
         self._network = processes.together(model)
 
-    def _resume(self) -> None:
-        """Take over the newest checkpoint, where there is one."""
-        found = self._newest_readable()
-        if found is None:
-            return
-        newest, stored = found
+    def _resume(self, newest: Path, stored: Mapping[str, Any]) -> None:
+        """Take over the newest checkpoint."""
         try:
-            check_same_run(newest, stored, self.config, self.data_state)
+            check_same_run(newest, stored, self.config, self.data_state, self._initial)
             check_weights(newest, "model", stored["model"], self._model.state_dict())
             self._take_over(stored)
         except InputError:
@@ -199,7 +205,7 @@ class TrainingState:
             checkpoint_path(self.config.run_dir, self.iteration),
             {
                 "iteration": self.iteration,
-                "config": training_identity(self.config),
+                "config": training_identity(self.config, self._initial),
                 "data_state": self.data_state,
                 "learned_from": [one.kept() for one in self.learned_from],
                 "model": self._model.state_dict(),

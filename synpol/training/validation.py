@@ -313,6 +313,26 @@ def read_validation(path: Path) -> list[Validated]:
         return []
 
 
+def scores_of(run_dir: str, checkpoint: Path, iteration: int) -> dict[str, float]:
+    """Return the scores of the last validation of a checkpoint of a run; none where there is none.
+
+    Parameters
+    ----------
+    run_dir : str
+        Folder of the run.
+    checkpoint : Path
+        File of the checkpoint; one that lies elsewhere is not of this run.
+    iteration : int
+        Iteration of the checkpoint.
+    """
+    if checkpoint.resolve().parent != Path(run_dir, "checkpoints").resolve():
+        return {}
+    rows = read_validation(Path(run_dir) / "validation.csv")
+    of_it = [row for row in rows if row.iteration == iteration]
+    names = ("f1", "precision", "recall")
+    return {name: getattr(of_it[-1], name) for name in names} if of_it else {}
+
+
 def _validated_rows(file: Iterable[str]) -> list[Validated]:
     """Read the rows of a ``validation.csv``."""
     return [

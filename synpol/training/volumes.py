@@ -321,6 +321,25 @@ def check_together(
             )
 
 
+def shares_of(
+    entries: Sequence[TrainingVolume], volumes: Sequence[OpenVolume], patch: Sequence[int]
+) -> list[float]:
+    """Return the share of the patches that each volume gives.
+
+    Parameters
+    ----------
+    entries : sequence of TrainingVolume
+        ``data.train``, whose weights decide where there are any.
+    volumes : sequence of OpenVolume
+        The same volumes, opened; without weights the number of places for a patch decides.
+    patch : 3 ints
+        Size of a patch, voxels.
+    """
+    said = [one.weight for one in entries if one.weight is not None]
+    weights = np.array(said or [v.positions(patch) for v in volumes], dtype=float)
+    return list(weights / weights.sum())
+
+
 def as_funlib(image: Image) -> Array:
     """Return the image as the array that ``gunpowder.ArraySource`` takes.
 
