@@ -50,7 +50,7 @@ class SyntheticDataset(Section):
         default=0,
         ge=0,
         description="fewest voxels of each side; a synapse that the volume's border cuts to less "
-        "is not labelled",
+        "is not labelled, and a link whose post side it cuts to less is not listed",
     )
     polyadic: bool = Field(
         default=False,

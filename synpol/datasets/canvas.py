@@ -190,7 +190,8 @@ class Canvas:
         if part is not None:
             start = warp_points(self.tissue.seed, p[None])[0]
             q = [a - np.float32(s) for a, s in zip(q, start, strict=True)]
-            up = sum(a * np.float32(n) for a, n in zip(q, normal, strict=True))
+            nz, ny, nx = (np.float32(n) for n in normal)
+            up = q[0] * nz + q[1] * ny + q[2] * nx
             away = np.sqrt(np.maximum(sum(a * a for a in q) - up * up, 0))
             soft = np.float32(8 + 0.5 * self.voxel[2])
             thick = np.float32(15 + 0.2 * self.voxel[0])

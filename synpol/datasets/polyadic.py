@@ -282,10 +282,12 @@ def link_ends(
     voxel: np.ndarray,
     begin: np.ndarray,
     size: np.ndarray,
+    min_voxels: int,
 ) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
     """Find the links of a synapse in a region: profile, voxel of the pre and of the post end.
 
-    All links begin at the platform of the T-bar, and end in the middle of each post side.
+    All links begin at the platform of the T-bar, and end in the middle of each post side that has
+    at least ``min_voxels`` voxels in the region.
     """
     low = np.maximum(begin - profiles.low, 0)
     high = np.maximum(begin + size - profiles.low, 0)
@@ -297,7 +299,7 @@ def link_ends(
     start = _nearest_to(pre, (p + PRE_POINT * normal) / voxel - corner, voxel) + corner
     for k in range(len(profiles.kept)):
         post = np.argwhere(side == k + 1)
-        if len(post) >= MIN_POST_VOXELS:
+        if len(post) >= min_voxels:
             end = _nearest_to(post, post.mean(axis=0), voxel) + corner
             yield k, tuple(start.tolist()), tuple(end.tolist())
 

@@ -32,6 +32,7 @@ from synpol.datasets.noise import uniform
 from synpol.datasets.polyadic import (
     BALL,
     CLOUD_OFFSET,
+    MIN_POST_VOXELS,
     Profiles,
     TrueLinks,
     link_ends,
@@ -221,6 +222,7 @@ class SyntheticVolume:
         offset_vx: tuple[int, int, int],
         shape_vx: tuple[int, int, int],
         within: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None,
+        min_voxels: int = MIN_POST_VOXELS,
     ) -> TrueLinks:
         """Find the links of the synapses of one region, which has to be polyadic.
 
@@ -231,8 +233,9 @@ class SyntheticVolume:
         within : (offset, shape), or None
             A larger region that this one is a block of. A synapse belongs to the block in which
             it lies (for one outside of the region, the nearest block), so the links of all blocks
-            are those of the region, each once. A link is told of where both its ends have voxels
-            in the region.
+            are those of the region, each once.
+        min_voxels : int
+            Fewest voxels of a post side in the region; a link whose post side has less is left out.
 
         Returns
         -------
@@ -255,7 +258,8 @@ class SyntheticVolume:
                 continue
             number = int(_number(synapses.cells[row : row + 1])[0])
             pre_id = int(_number(tissue.lattice[synapses.pre[row : row + 1]])[0])
-            ends = link_ends(made, synapses.p[row], synapses.normal[row], voxel, begin, size)
+            site = (synapses.p[row], synapses.normal[row])
+            ends = link_ends(made, *site, voxel, begin, size, min_voxels)
             posts = profile_numbers(made, number).tolist()
             rows += [(number, pre_id, posts[k], *pre, *post) for k, pre, post in ends]
         return TrueLinks.of(sorted(rows), voxel)

@@ -16,7 +16,7 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.config import SyntheticDataset
-from synpol.datasets.polyadic import TrueLinks
+from synpol.datasets.polyadic import MIN_POST_VOXELS, TrueLinks
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
 from synpol.files import is_url, join, whole_file
@@ -216,7 +216,9 @@ class TrueLinksStage(VoxelStage[np.ndarray, None, TrueLinks]):
     def compute(self, index: Index, opened: np.ndarray, given: None) -> TrueLinks:
         begin, end = self.blocks.bounds(index)
         size = tuple(e - b for b, e in zip(begin, end, strict=True))
-        links = self.number.made.volume.links(begin, size, ((0, 0, 0), self.blocks.shape))
+        least = max(MIN_POST_VOXELS, self.number.min_side_voxels)
+        whole = ((0, 0, 0), self.blocks.shape)
+        links = self.number.made.volume.links(begin, size, whole, least)  # type: ignore[arg-type]
         at = np.minimum(np.searchsorted(opened, links.synapse), max(0, len(opened) - 1))
         kept = opened[at] == links.synapse if len(opened) else np.zeros(0, bool)
         return TrueLinks(*(a[kept] for a in links._replace(synapse=at.astype(np.uint64) + 1)))
