@@ -26,8 +26,8 @@ import yaml
 from figures import tell
 
 ROOT = Path(__file__).resolve().parents[1]
-THRESHOLDS = [0.3, 0.4, 0.5, 0.6, 0.7]
-FRACTIONS = [0.05, 0.1, 0.15]
+THRESHOLDS = [0.5, 0.6, 0.7, 0.8]
+FRACTIONS = [0.05, 0.1]
 #: where the labels lie, beside each image that is trained on
 LABELS = {"links": "from_links", "masks": "truth"}
 
