@@ -2,8 +2,9 @@
 
     python docs/generate.py [--pictures [NAME ...]]
 
---pictures draws the pictures too, all of them or those that are named. synthetic.png needs nothing;
-flow.png is drawn from runs/demo where that is there; result.png and scene.png need runs/demo.
+--pictures draws the pictures too, all of them or those that are named. synthetic.png and
+polyadic.png need nothing; flow.png is drawn from runs/demo where that is there; result.png and
+scene.png need runs/demo.
 """
 
 from __future__ import annotations
@@ -111,6 +112,20 @@ def synthetic_picture() -> None:
     figures.panel(columns).savefig(HERE / "synthetic.png", dpi=80)
 
 
+def polyadic_picture() -> None:
+    """Draw insect synapses: T-bars and their thin posts, without and with labels."""
+    from synpol.datasets.synthetic import SyntheticVolume
+    from synpol.report import figures
+
+    volume = SyntheticVolume((40, 8, 8), 5, polyadic=True)
+    raw, labels = (a[0] for a in volume.region((7, 0, 0), (1, 400, 400)))
+    columns = [
+        ("40 x 8 x 8 nm, polyadic", figures.grey(raw)),
+        ("labels: pre magenta, post cyan", figures.with_instances(raw, labels)),
+    ]
+    figures.panel(columns).savefig(HERE / "polyadic.png", dpi=80)
+
+
 def flow_picture() -> None:
     """Draw the flow from image to connectome, from the demo or a small synthetic volume."""
     from flow import draw_flow, make_result
@@ -146,6 +161,7 @@ def scene_picture(config: str = "configs/demo.yaml") -> None:
 
 PICTURES = {
     "synthetic": synthetic_picture,
+    "polyadic": polyadic_picture,
     "flow": flow_picture,
     "result": result_picture,
     "scene": scene_picture,

@@ -73,8 +73,19 @@ class SyntheticDataset(Section):
         default=0,
         ge=0,
         description="fewest voxels of each side; a synapse that the volume's border cuts to less "
-        "is not labelled",
+        "is not labelled, and a link whose post side it cuts to less is not listed",
     )
+    polyadic: bool = Field(
+        default=False,
+        description="whether synapses are those of insects, with 1 to 6 thin post profiles "
+        "opposite a T-bar; true_links.parquet in the folder then lists their links",
+    )
+
+    @model_serializer(mode="wrap")
+    def _what_was_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # this key is newer than the hashes of others
+        told: dict[str, Any] = dump(self)
+        return {k: v for k, v in told.items() if k != "polyadic" or v}
 
 
 class ImportVolume(Section):

@@ -27,7 +27,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synpol.datasets.noise import bell, grid_noise, hash_at, key_of, mix, uniform
+from synpol.datasets.canvas import Canvas, paint_mitochondria
+from synpol.datasets.noise import uniform
+from synpol.datasets.polyadic import (
+    BALL,
+    CLOUD_OFFSET,
+    MIN_POST_VOXELS,
+    Profiles,
+    TrueLinks,
+    link_ends,
+    profile_numbers,
+    profiles_of,
+)
 from synpol.datasets.tissue import (
     CELL_MARGIN,
     MIN_SYNAPSE_DISTANCE,
@@ -43,8 +54,6 @@ from synpol.datasets.tissue import (
     side_masks,
     thin_out,
     vesicle_positions,
-    warp_grid,
-    warp_points,
 )
 from synpol.errors import InputError
 from synpol.polarity import post_label, pre_label
@@ -53,185 +62,6 @@ MIN_VESICLES = 8  # a synapse whose cell has room for fewer does not exist
 NUMBER_BITS = 20  # per axis, for the lattice cell inside a number
 LIMIT_NM = (2 ** (NUMBER_BITS - 1)) * SYNAPSE_SPACING - 10_000.0
 LIMIT = 2**30  # voxels or nm: products of two such numbers fit int64
-
-
-# ---------------------------------------------------------------- painting
-
-
-class _Canvas:
-    """Grey values (float32, 0..1) of one box of voxels while they are painted."""
-
-    def __init__(
-        self, tissue: Neurites, low: np.ndarray, shape: np.ndarray, voxel: np.ndarray
-    ) -> None:
-        self.tissue, self.low, self.shape, self.voxel = tissue, low, shape, voxel
-        self.axes = [
-            np.arange(a, a + n) * float(v) for a, n, v in zip(low, shape, voxel, strict=True)
-        ]
-        self.warp = warp_grid(tissue.seed, self.axes)
-        self.owner = np.empty(shape, np.int32)
-        self.depth, self.tilt = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        size = np.maximum(4, 256 // voxel)
-        for index in np.ndindex(*((low + shape - 1) // size - low // size + 1)):
-            corner = (low // size + index) * size
-            origin = (corner * voxel).astype(np.float64)
-            part, q = self.within(corner, corner + size, origin, warped=True)
-            self.owner[part], self.depth[part], self.tilt[part] = tissue.tile(q, origin)
-        self.free = np.ones(shape, np.float32)  # 1 outside mitochondria
-        self.fine = self.noise("fine", (34.0, 21.0, 21.0))
-        self.grey = self._cytoplasm()
-
-    def noise(self, name: str, wavelength: float | tuple[float, float, float]) -> np.ndarray:
-        """Make the smooth noise of a name on this box."""
-        return grid_noise(key_of(self.tissue.seed, name), self.axes, wavelength)
-
-    def within(
-        self, start: np.ndarray, stop: np.ndarray, origin: np.ndarray, warped: bool
-    ) -> tuple[tuple[slice, ...] | None, list[np.ndarray]]:
-        """Return slices of a voxel range in this box, and positions there relative to origin.
-
-        The slices are None where nothing of the range lies in the box.
-        """
-        start = np.maximum(start - self.low, 0)
-        stop = np.minimum(stop - self.low, self.shape)
-        if (start >= stop).any():
-            return None, []
-        part = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-        axes = np.ix_(*(a[s] for a, s in zip(self.axes, part, strict=True)))
-        local = [(a - c).astype(np.float32) for a, c in zip(axes, origin, strict=True)]
-        if warped:
-            local = [a + w[part] for a, w in zip(local, self.warp, strict=True)]
-        return part, local
-
-    def around(
-        self, p: np.ndarray, reach: float, warped: bool = False
-    ) -> tuple[tuple[slice, ...] | None, list[np.ndarray]]:
-        """Do as `within` does for the voxels within ``reach`` nm of a point, relative to it."""
-        start = np.ceil((p - reach) / self.voxel).astype(np.int64)
-        stop = np.floor((p + reach) / self.voxel).astype(np.int64) + 1
-        return self.within(start, stop, p, warped)
-
-    def _cytoplasm(self) -> np.ndarray:
-        """Paint cytoplasm with its texture, sheets of endoplasmic reticulum, and membranes."""
-        grey = np.float32(0.68) + self.tissue.shade[self.owner]
-        coarse = self.noise("coarse", 420.0)
-        self.middle = middle = self.noise("middle", 75.0)
-        grey += coarse * np.float32(0.012) + middle * np.float32(0.022)
-        grey += self.fine * np.float32(0.04)
-        grey -= np.maximum(self.fine + 0.5 * middle - np.float32(1), 0) * np.float32(0.13)
-        sheet = np.maximum(1 - abs(self.noise("reticulum", 260.0)) * np.float32(11), 0)
-        sheet *= np.clip(coarse - np.float32(0.6), 0, 1) * (self.depth > 45)
-        grey *= 1 - np.float32(0.45) * sheet
-        grain = 1 + np.float32(0.12) * middle
-        width2 = np.float32(150 + 0.16 * self.voxel[1] * self.voxel[2])
-        wide2 = width2 + (np.float32(0.45 * self.voxel[0]) * self.tilt) ** 2
-        dark = np.float32(0.80) * np.sqrt(width2 / wide2) * grain
-        return grey * (1 - dark * _bump(self.depth * self.depth / (np.float32(2.9) * wide2)))
-
-    def mitochondrion(self, cell: int, p: np.ndarray, length: float, width: float) -> None:
-        """Paint a mitochondrion of half ``length`` and half ``width`` (nm) along its neurite."""
-        part, q = self.around(p, length * 1.2 + 40, warped=True)
-        if part is None:
-            return
-        q = [
-            a - np.float32(w)
-            for a, w in zip(q, warp_points(self.tissue.seed, p[None])[0], strict=True)
-        ]
-        uz, uy, ux = self.tissue.axis[cell].astype(np.float32)
-        along = q[0] * uz + q[1] * uy + q[2] * ux
-        across2 = np.maximum(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] - along * along, 0)
-        round_ = np.sqrt((along / np.float32(length)) ** 2 + across2 / np.float32(width * width))
-        round_ = round_ + np.float32(0.05) * self.middle[part]
-        depth = np.minimum((1 - round_) * np.float32(width), self.depth[part] - np.float32(32))
-        depth = np.where(self.owner[part] == cell, depth, np.float32(-99))
-        soft = np.float32(0.5 * self.voxel[2])
-        inside = np.clip(depth / soft + np.float32(0.5), 0, 1)
-        rim = _bump(((depth - 7) / (np.float32(9) + soft)) ** 2)
-        stripe = along * np.float32(1 / 52) + (q[1] * uz - q[0] * ux) * np.float32(1 / 75)
-        stripe = stripe + self.fine[part] * np.float32(0.13)
-        stripe = abs(stripe - np.floor(stripe) - np.float32(0.5)) * 2
-        dark = inside * (np.float32(0.24) + np.float32(0.30) * np.clip(stripe * 2 - 0.9, 0, 1))
-        self.grey[part] *= 1 - np.maximum(dark, np.float32(0.62) * rim * (depth > -20))
-        self.free[part] *= 1 - np.clip(inside + rim, 0, 1)
-
-    def vesicle(self, p: np.ndarray, darkness: float) -> None:
-        """Paint one vesicle: a dark ring of about 35 nm around a light lumen."""
-        part, local = self.around(p, 30.0 + self.voxel[0] * 0.35)
-        if part is None:
-            return
-        dz, dy, dx = local
-        dz = np.maximum(abs(dz) - np.float32(0.35 * self.voxel[0]), 0)
-        d = np.sqrt(dz * dz + dy * dy + dx * dx)
-        ring = _bump(((d - np.float32(12.5)) / np.float32(6 + 0.28 * self.voxel[2])) ** 2)
-        lumen = _bump(d * d / np.float32(100))
-        change = (np.float32(0.2) * lumen - np.float32(darkness) * ring) * self.free[part]
-        self.grey[part] *= 1 + change
-
-    def density(self, sites: Sites, row: int, darkness: float, thick: bool) -> None:
-        """Paint a density with its thin pre partner, or a membrane thick on both sides."""
-        p, pre, post = sites.p[row], int(sites.pre[row]), int(sites.post[row])
-        part, q = self.around(p, 215.0, warped=True)
-        if part is None:
-            return
-        u = uniform(sites.hash[row : row + 1], 6)[0, 5]
-        depth = -self.tissue.membrane_depth(pre, post, q, p)
-        off = self.around(p, 215.0)[1]
-        radius = 130 + 60 * u + (25 if thick else 0)
-        lateral = np.clip(np.float32(2.2) * _bump(sum(a * a for a in off) / radius**2), 0, 1)
-        on_post, on_pre = self.owner[part] == post, self.owner[part] == pre
-        deep = np.clip((np.float32(62) - depth) / 26, 0, 1) * on_post
-        thin = np.clip((np.float32(26) + depth) / 14, 0, 1) * on_pre
-        if thick:
-            deep = np.clip((np.float32(40) - abs(depth)) / 20, 0, 1) * (on_post | on_pre)
-            thin = np.float32(0)
-        grain = np.clip(1 + np.float32(0.16) * self.fine[part], 0, np.float32(1.15))
-        change = np.maximum(deep, np.float32(0.6) * thin) * lateral * grain * self.free[part]
-        self.grey[part] *= 1 - np.float32(darkness) * change
-
-    def blob(self, p: np.ndarray, radius: float) -> None:
-        """Paint a dark round body (nm)."""
-        part, local = self.around(p, 2 * radius)
-        if part is not None:
-            off = sum(a * a for a in local) / np.float32(radius * radius)
-            edge = np.clip(np.float32(1.6) * _bump(off * np.float32(0.6)), 0, 1)
-            self.grey[part] *= 1 - np.float32(0.7) * edge
-
-    def develop(self, cues: Cues) -> np.ndarray:
-        """Blur in plane, add section jumps and sensor noise, and round to uint8 (halo kept)."""
-        grey = self.grey
-        for axis in (1, 2):
-            side = np.float32(min(0.25, 24.0 / float(self.voxel[axis]) ** 2))
-            blurred = grey * (1 - 2 * side)
-            middle = [slice(None)] * 3
-            lower, upper = list(middle), list(middle)
-            middle[axis], lower[axis], upper[axis] = slice(1, -1), slice(0, -2), slice(2, None)
-            blurred[tuple(middle)] += (grey[tuple(lower)] + grey[tuple(upper)]) * side
-            grey = blurred
-        index = np.ix_(*(np.arange(a, a + n) for a, n in zip(self.low, self.shape, strict=True)))
-        seed = self.tissue.seed
-        noise = bell(hash_at(key_of(seed, "sensor").reshape(1, 1, 1), *index))
-        gain = 1 + bell(hash_at(key_of(seed, "gain"), index[0])) * np.float32(0.06 * cues.jump)
-        shift = bell(hash_at(key_of(seed, "offset"), index[0])) * np.float32(0.03 * cues.jump)
-        grey = (grey + noise * np.float32(cues.noise)) * gain + shift
-        return np.rint(np.clip(grey, 0, 1) * np.float32(255)).astype(np.uint8)
-
-
-def _bump(x: np.ndarray) -> np.ndarray:
-    """Return a soft bump: 1 at x = 0, and 0 from x = 1 on (x is a squared distance)."""
-    rest = np.maximum(1 - x, np.float32(0))
-    return rest * rest
-
-
-def _paint_mitochondria(canvas: _Canvas, lo: np.ndarray, hi: np.ndarray) -> None:
-    """Paint the mitochondria of all neurites near the box."""
-    tissue = canvas.tissue
-    rows = np.flatnonzero(near_box(tissue.centre, lo, hi, 1400.0))
-    u = uniform(mix(tissue.hash[rows]), 4)
-    along = (2 * u[:, 1] - 1) * tissue.half[rows]
-    p = tissue.unwarp(tissue.centre[rows] + along[:, None] * tissue.axis[rows])
-    for row in np.flatnonzero(u[:, 0] < 0.38):
-        length, width = 170 + 260 * u[row, 2], 95 + 75 * u[row, 3]
-        canvas.mitochondrion(int(rows[row]), p[row], length, width)
 
 
 def _number(cells: np.ndarray) -> np.ndarray:
@@ -267,6 +97,9 @@ class SyntheticVolume:
         spread, distractors (lone clouds, lone densities, thick membranes, dark
         blobs) nearly double, and sensor noise and section jumps grow by half. The tissue and the
         candidate synapses stay the same.
+    polyadic : bool
+        Whether synapses are those of insects: a T-bar in one neuron, opposite one to six thin
+        neurites, each with a post side of its own; see `links`.
 
     Examples
     --------
@@ -285,6 +118,7 @@ class SyntheticVolume:
     voxel_size: tuple[int, int, int] = (30, 16, 16)
     seed: int = 0
     difficulty: float = 0.0
+    polyadic: bool = False
 
     def __post_init__(self) -> None:
         _whole("voxel_size", self.voxel_size, 1)
@@ -321,7 +155,8 @@ class SyntheticVolume:
             ``n = 1 + b_z 2**40 + b_y 2**20 + b_x``, so ``2 n < 2**62``. Sides are cut at the
             border of the region.
         neurons : ndarray of uint64, shape ``shape_vx``
-            The neurite that every voxel lies in, numbered from its place in its lattice likewise.
+            The neurite that every voxel lies in, numbered from its place in its lattice likewise;
+            the thin ones of polyadic synapses have numbers above ``2**60``.
         """
         low, shape = _whole("offset_vx", offset_vx, -LIMIT), _whole("shape_vx", shape_vx, 1)
         voxel, halo = np.array(self.voxel_size, np.int64), np.array([0, 2, 2])
@@ -331,27 +166,40 @@ class SyntheticVolume:
                 f"offset_vx is {tuple(offset_vx)} with shape_vx {tuple(shape_vx)}; expected a "
                 f"region within {LIMIT_NM:.0f} nm of the origin along every axis"
             )
-        cues, seed = Cues.at(float(self.difficulty)), int(self.seed)
-        tissue = Neurites(seed, lo - CELL_MARGIN, hi + CELL_MARGIN)
-        box = (lo - SYNAPSE_MARGIN, hi + SYNAPSE_MARGIN, SYNAPSE_SPACING)
-        synapses = membrane_sites(tissue, "synapse", *box)
-        synapses = synapses[thin_out(synapses, MIN_SYNAPSE_DISTANCE, 2)]
-        others, kinds = distractor_sites(tissue, synapses, cues, lo, hi)
-        synapses = synapses[near_box(synapses.p, lo, hi, REACH)]
-
-        canvas = _Canvas(tissue, low - halo, shape + 2 * halo, voxel)
-        _paint_mitochondria(canvas, lo, hi)
-        labels = np.zeros(shape, np.uint64)
+        cues = Cues.at(float(self.difficulty))
+        tissue, synapses, others, kinds = self._sites(cues, lo, hi)
         numbers = _number(synapses.cells)
-        clouds = vesicle_positions(tissue, synapses, cues, "vesicle", 65.0)
+        clouds = self._clouds(tissue, synapses, cues)
+        thin = self._profiles(tissue, synapses, voxel)
+        grafts = {row: made for row, made in enumerate(thin) if made is not None}
+        canvas = Canvas(
+            tissue,
+            low - halo,
+            shape + 2 * halo,
+            voxel,
+            [(made, int(synapses.pre[row])) for row, made in grafts.items()],
+        )
+        paint_mitochondria(canvas, lo, hi)
+        labels = np.zeros(shape, np.uint64)
         for row, cloud in enumerate(clouds):
-            sides = side_masks(tissue, synapses, row, voxel) if len(cloud) >= MIN_VESICLES else None
-            if sides is None:
+            if len(cloud) < MIN_VESICLES:
                 continue
-            canvas.density(synapses, row, cues.density, thick=False)
+            number, made = int(numbers[row]), thin[row]
+            if self.polyadic:
+                if made is None or made.silent:
+                    continue
+                sides = (made.low, made.side < 0, made.side > 0)
+            else:
+                found = side_masks(tissue, synapses, row, voxel)
+                if found is None:
+                    continue
+                sides = found
+                canvas.density(synapses, row, cues.density, thick=False)
             for p in cloud:
                 canvas.vesicle(p, cues.ring)
-            number = int(numbers[row])
+            if made is not None:
+                site = (synapses.p[row], synapses.normal[row], int(synapses.pre[row]))
+                canvas.t_bar(*site, made, cues.density)
             for mask, label in zip(sides[1:], (pre_label(number), post_label(number)), strict=True):
                 _stamp(labels, mask, sides[0] - low, label)
         for row in np.flatnonzero(kinds < 2).tolist():
@@ -362,8 +210,86 @@ class SyntheticVolume:
         blobs = others[kinds == 3]
         for p, u in zip(blobs.p, uniform(blobs.hash, 4)[:, 3], strict=True):
             canvas.blob(p, 30 + 40 * u)
-        neurons = _number(tissue.lattice).astype(np.uint64)[canvas.owner[:, 2:-2, 2:-2]]
+        names = [
+            _number(tissue.lattice),
+            *(profile_numbers(made, int(numbers[row])) for row, made in grafts.items()),
+        ]
+        neurons = np.concatenate(names).astype(np.uint64)[canvas.owner[:, 2:-2, 2:-2]]
         return Region(canvas.develop(cues)[:, 2:-2, 2:-2].copy(), labels, neurons)
+
+    def links(
+        self,
+        offset_vx: tuple[int, int, int],
+        shape_vx: tuple[int, int, int],
+        within: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None,
+        min_voxels: int = MIN_POST_VOXELS,
+    ) -> TrueLinks:
+        """Find the links of the synapses of one region, which has to be polyadic.
+
+        Parameters
+        ----------
+        offset_vx, shape_vx : tuple of int
+            As in `make`.
+        within : (offset, shape), or None
+            A larger region that this one is a block of. A synapse belongs to the block in which
+            it lies (for one outside of the region, the nearest block), so the links of all blocks
+            are those of the region, each once.
+        min_voxels : int
+            Fewest voxels of a post side in the region; a link whose post side has less is left out.
+
+        Returns
+        -------
+        TrueLinks
+            In the order of synapses, and of the neurons at their posts.
+        """
+        low, shape = _whole("offset_vx", offset_vx, -LIMIT), _whole("shape_vx", shape_vx, 1)
+        begin, size = (low, shape) if within is None else (np.array(a, np.int64) for a in within)
+        voxel = np.array(self.voxel_size, np.int64)
+        lo, hi = ((a * voxel).astype(np.float64) for a in (low, low + shape - 1))
+        cues = Cues.at(float(self.difficulty))
+        tissue, synapses = self._sites(cues, lo, hi)[:2]
+        place = np.clip(np.floor(synapses.p / voxel).astype(np.int64), begin, begin + size - 1)
+        synapses = synapses[((place >= low) & (place < low + shape)).all(axis=1)]
+        rows = []
+        thin = self._profiles(tissue, synapses, voxel)
+        for row, cloud in enumerate(self._clouds(tissue, synapses, cues)):
+            made = thin[row]
+            if len(cloud) < MIN_VESICLES or made is None or made.silent:
+                continue
+            number = int(_number(synapses.cells[row : row + 1])[0])
+            pre_id = int(_number(tissue.lattice[synapses.pre[row : row + 1]])[0])
+            site = (synapses.p[row], synapses.normal[row])
+            ends = link_ends(made, *site, voxel, begin, size, min_voxels)
+            posts = profile_numbers(made, number).tolist()
+            rows += [(number, pre_id, posts[k], *pre, *post) for k, pre, post in ends]
+        return TrueLinks.of(sorted(rows), voxel)
+
+    def _sites(
+        self, cues: Cues, lo: np.ndarray, hi: np.ndarray
+    ) -> tuple[Neurites, Sites, Sites, np.ndarray]:
+        """Place neurites, synapses and distractors (with their kinds) in and around a box."""
+        seed = int(self.seed)
+        tissue = Neurites(seed, lo - CELL_MARGIN, hi + CELL_MARGIN)
+        box = (lo - SYNAPSE_MARGIN, hi + SYNAPSE_MARGIN, SYNAPSE_SPACING)
+        synapses = membrane_sites(tissue, "synapse", *box)
+        synapses = synapses[thin_out(synapses, MIN_SYNAPSE_DISTANCE, 2)]
+        others, kinds = distractor_sites(tissue, synapses, cues, lo, hi)
+        return tissue, synapses[near_box(synapses.p, lo, hi, REACH)], others, kinds
+
+    def _clouds(self, tissue: Neurites, synapses: Sites, cues: Cues) -> list[np.ndarray]:
+        """Draw the vesicles of each synapse; those of a T-bar stay near it."""
+        if not self.polyadic:
+            return vesicle_positions(tissue, synapses, cues, "vesicle", 65.0)
+        clouds = vesicle_positions(tissue, synapses, cues, "vesicle", CLOUD_OFFSET)
+        away = (((c - p) ** 2).sum(axis=1) for c, p in zip(clouds, synapses.p, strict=True))
+        return [c[a < BALL**2] for c, a in zip(clouds, away, strict=True)]
+
+    def _profiles(
+        self, tissue: Neurites, synapses: Sites, voxel: np.ndarray
+    ) -> list[Profiles | None]:
+        """Make the thin post profiles of each synapse: none of those that are not polyadic."""
+        rows = range(len(synapses.p))
+        return [profiles_of(tissue, synapses, k, voxel) if self.polyadic else None for k in rows]
 
 
 def _whole(name: str, value: object, least: int) -> np.ndarray:

@@ -76,14 +76,14 @@ def warp_points(seed: int, p: np.ndarray) -> np.ndarray:
     return out
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the scalar product over the last axis (length 3), added in a fixed order."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def _unit(v: np.ndarray) -> np.ndarray:
+def unit(v: np.ndarray) -> np.ndarray:
     """Scale vectors on the last axis to length 1."""
-    return v / np.maximum(np.sqrt(_dot(v, v)), 1e-6)[..., None]
+    return v / np.maximum(np.sqrt(dot(v, v)), 1e-6)[..., None]
 
 
 # ---------------------------------------------------------------- neurites
@@ -124,7 +124,7 @@ class Neurites:
         )
         u = uniform(self.hash, 8)
         axis = bell(mix(self.hash[:, None] + np.arange(1, 4, dtype=np.uint64)))
-        self.axis = _unit(axis.astype(np.float64))
+        self.axis = unit(axis.astype(np.float64))
         self.half = 520.0 * u[:, 0] * u[:, 0]
         self.radius = 190.0 * u[:, 1]
         self.shade = (0.10 * (u[:, 2] + u[:, 3] - 1)).astype(np.float32)
@@ -134,8 +134,8 @@ class Neurites:
         """Return distances (n, k) in nm and outward unit vectors (n, k, 3) to cells (n, k)."""
         d = q[:, None] - self.centre[cells]
         axis, half = self.axis[cells], self.half[cells]
-        d = d - np.clip(_dot(d, axis), -half, half)[..., None] * axis
-        return np.sqrt(_dot(d, d)) - self.radius[cells], _unit(d)
+        d = d - np.clip(dot(d, axis), -half, half)[..., None] * axis
+        return np.sqrt(dot(d, d)) - self.radius[cells], unit(d)
 
     def nearest(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the three nearest cells of warped points: indices, distances, unit vectors."""
@@ -149,7 +149,7 @@ class Neurites:
         """Find the cell (n,) of points (n, 3) in nm, and how far its membrane is in nm (n,)."""
         cells, s, n = self.nearest(p + warp_points(self.seed, p))
         gradient = n[:, 1] - n[:, 0]
-        slope = np.sqrt(_dot(gradient, gradient))
+        slope = np.sqrt(dot(gradient, gradient))
         return cells[:, 0], (s[:, 1] - s[:, 0]) / np.maximum(slope, 0.3)
 
     def unwarp(self, q: np.ndarray) -> np.ndarray:
@@ -168,9 +168,9 @@ class Neurites:
         self, inner: int, outer: int, q: list[np.ndarray], origin: np.ndarray
     ) -> np.ndarray:
         """Return the signed depth (float32, nm) in ``inner`` from its membrane with ``outer``."""
-        s1, n1 = _capsule(self.parameters(inner, origin), q)
-        s2, n2 = _capsule(self.parameters(outer, origin), q)
-        return (s2 - s1) / _slope(n1, n2)[1]
+        s1, n1 = capsule(self.parameters(inner, origin), q)
+        s2, n2 = capsule(self.parameters(outer, origin), q)
+        return (s2 - s1) / drift(n1, n2)[1]
 
     def tile(self, q: list[np.ndarray], origin: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return owner (int32), membrane distance (nm) and z-tilt of the membrane (0..1) at q.
@@ -180,7 +180,7 @@ class Neurites:
         """
         low, high = (np.array([f(a) for a in q], np.float64) for f in (np.min, np.max))
         middle = origin + (low + high) / 2
-        slack = math.sqrt(_dot(high - low, high - low)) + 1
+        slack = math.sqrt(dot(high - low, high - low)) + 1
         around = np.array(self.tree.query_ball_point(middle, 2000.0 + slack, return_sorted=True))
         rough = self.distance(middle[None], around[None])[0][0]
         cells = around[rough <= np.partition(rough, 1)[1] + slack]
@@ -189,19 +189,19 @@ class Neurites:
         second = first.copy()
         owner, other = np.zeros((2, *first.shape), np.int32)
         for i in range(len(cells)):
-            s = _capsule([a[i] for a in table], q)[0]
+            s = capsule([a[i] for a in table], q)[0]
             closer, runner = s < first, s < second
             for best, value in ((second, s), (other, i)):
                 np.copyto(best, value, where=runner)
             for best, value in ((second, first), (other, owner), (first, s), (owner, i)):
                 np.copyto(best, value, where=closer)
-        n1 = _capsule([np.take(a, owner) for a in table], q)[1]
-        n2 = _capsule([np.take(a, other) for a in table], q)[1]
-        along_z, slope = _slope(n1, n2)
+        n1 = capsule([np.take(a, owner) for a in table], q)[1]
+        n2 = capsule([np.take(a, other) for a in table], q)[1]
+        along_z, slope = drift(n1, n2)
         return cells[owner].astype(np.int32), (second - first) / slope, abs(along_z) / slope
 
 
-def _capsule(
+def capsule(
     parameters: list[np.ndarray], q: list[np.ndarray]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the distance (float32, nm) of q to a capsule, and the vector away from its axis.
@@ -216,7 +216,7 @@ def _capsule(
     return length - radius, [dz, dy, dx, length]
 
 
-def _slope(d1: list[np.ndarray], d2: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def drift(d1: list[np.ndarray], d2: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return how fast the distances to two capsules drift apart: along z, and in total."""
     scale1, scale2 = (1 / np.maximum(d[3], np.float32(1)) for d in (d1, d2))
     gz, gy, gx = (b * scale2 - a * scale1 for a, b in zip(d1[:3], d2[:3], strict=True))
@@ -270,18 +270,18 @@ def membrane_sites(
     for _ in range(4):
         s, n = tissue.distance(q, pair)
         gradient = n[:, 1] - n[:, 0]
-        gap = (s[:, 1] - s[:, 0]) / np.maximum(_dot(gradient, gradient), 0.1)
+        gap = (s[:, 1] - s[:, 0]) / np.maximum(dot(gradient, gradient), 0.1)
         q = q - gap[:, None] * gradient
     found, s, n = tissue.nearest(q)
     facing = n[:, 1] - n[:, 0]
     same = (np.sort(found[:, :2], axis=1) == np.sort(pair, axis=1)).all(axis=1)
-    good = same & (s[:, 2] - s[:, 0] > 90) & (_dot(facing, facing) > 1.0)
+    good = same & (s[:, 2] - s[:, 0] > 90) & (dot(facing, facing) > 1.0)
     good &= (abs(q - start) < MAX_SHIFT).all(axis=1)
     flip = (h & np.uint64(1)).astype(bool)
     low, high = np.sort(found[:, :2], axis=1).T
     pre, post = np.where(flip, high, low), np.where(flip, low, high)
     sign = np.where(pre == found[:, 0], 1.0, -1.0)[:, None]
-    sites = Sites(cells, q, pre, post, _unit(facing) * sign, h)[good]
+    sites = Sites(cells, q, pre, post, unit(facing) * sign, h)[good]
     return replace(sites, p=tissue.unwarp(sites.p))
 
 
@@ -293,7 +293,7 @@ def thin_out(sites: Sites, distance: float, rounds: int) -> np.ndarray:
     """
     a, b = cKDTree(sites.p).query_pairs(distance + 1, output_type="ndarray").T
     apart = sites.p[a] - sites.p[b]
-    close = _dot(apart, apart) < distance * distance
+    close = dot(apart, apart) < distance * distance
     a, b = a[close], b[close]
     kept, still_open = np.zeros(len(sites.p), bool), np.ones(len(sites.p), bool)
     for _ in range(rounds):
@@ -355,7 +355,7 @@ def vesicle_positions(
     for points, inside in zip(p, keep, strict=True):
         points = points[inside]
         apart = points[:, None] - points[None]
-        crowded = np.tril(_dot(apart, apart) < 34.0**2, k=-1).any(axis=1)
+        crowded = np.tril(dot(apart, apart) < 34.0**2, k=-1).any(axis=1)
         clouds.append(points[~crowded])
     return clouds
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import zarr
 
 from synpol.blockwise.driver import Driver
@@ -14,9 +16,10 @@ from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import Done, Index, write_record
 from synpol.blockwise.stage import VoxelStage
 from synpol.config import SyntheticDataset
+from synpol.datasets.polyadic import MIN_POST_VOXELS, TrueLinks
 from synpol.datasets.synthetic import Region, SyntheticVolume
 from synpol.errors import InputError
-from synpol.files import is_url, join
+from synpol.files import is_url, join, whole_file
 from synpol.images.blocks import write_block
 from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of
@@ -25,6 +28,7 @@ from synpol.images.writing import check_writable, complete, create_image
 from synpol.polarity import side_labels, split_labels, synapse_of
 
 BLOCK = (40, 320, 320)
+TRUE_LINKS = "true_links.parquet"
 IMAGES = {"raw": np.uint8, "neurons": np.uint64, "truth": np.uint64}
 
 
@@ -139,12 +143,12 @@ class NumberLabelsStage(VoxelStage[NumberedArrays, np.ndarray, np.ndarray]):
 
     def open(self) -> NumberedArrays:
         return NumberedArrays(
-            kept=self._kept(),
+            kept=self.kept(),
             labels=zarr.open_array(self.made.labels, mode="r"),
             truth=open_image(join(self.made.container, "truth"), mode="r+").array,
         )
 
-    def _kept(self) -> np.ndarray:
+    def kept(self) -> np.ndarray:
         """Find the synapses that have both sides in all of the volume."""
         records = list(self.made.records(MadeLabels))
         labels = np.concatenate([record.labels for record in records])
@@ -172,10 +176,78 @@ class NumberLabelsStage(VoxelStage[NumberedArrays, np.ndarray, np.ndarray]):
         write_record(self.folder, index, Done())
 
 
+@dataclass(frozen=True)
+class MadeLinks:
+    """Links of the synapses that belong to one block, as `TrueLinks` has them: its record.
+
+    Attributes
+    ----------
+    synapse, pre_id, post_id : (n,) uint64
+        Synapses as they are numbered in the truth, and neurons.
+    pre, post : (n, 3) float64
+        Places of the ends, nm.
+    """
+
+    synapse: np.ndarray
+    pre_id: np.ndarray
+    post_id: np.ndarray
+    pre: np.ndarray
+    post: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrueLinksStage(VoxelStage[np.ndarray, None, TrueLinks]):
+    """Find the links of the synapses of every block.
+
+    Attributes
+    ----------
+    number : NumberLabelsStage
+        Stage that numbered the synapses.
+    """
+
+    number: NumberLabelsStage
+
+    name = "true links"
+    voxel_cost = 1
+
+    def open(self) -> np.ndarray:
+        return self.number.kept()
+
+    def compute(self, index: Index, opened: np.ndarray, given: None) -> TrueLinks:
+        begin, end = self.blocks.bounds(index)
+        size = tuple(e - b for b, e in zip(begin, end, strict=True))
+        least = max(MIN_POST_VOXELS, self.number.min_side_voxels)
+        whole = ((0, 0, 0), self.blocks.shape)
+        links = self.number.made.volume.links(begin, size, whole, least)  # type: ignore[arg-type]
+        at = np.minimum(np.searchsorted(opened, links.synapse), max(0, len(opened) - 1))
+        kept = opened[at] == links.synapse if len(opened) else np.zeros(0, bool)
+        return TrueLinks(*(a[kept] for a in links._replace(synapse=at.astype(np.uint64) + 1)))
+
+    def write(self, index: Index, opened: np.ndarray, result: TrueLinks) -> None:
+        write_record(self.folder, index, MadeLinks(*result))
+
+
+def write_true_links(path: Path, stage: TrueLinksStage) -> None:
+    """Write the links of all blocks as one table, in the order of synapses and post neurons."""
+    records = list(stage.records(MadeLinks))
+    links = TrueLinks(
+        *(np.concatenate([getattr(r, name) for r in records]) for name in TrueLinks._fields)
+    )
+    order = np.lexsort((links.post_id, links.synapse))
+    columns = {"link_id": np.arange(1, len(order) + 1, dtype=np.uint64)}
+    columns |= {"synapse_id": links.synapse[order]}
+    columns |= {"pre_id": links.pre_id[order], "post_id": links.post_id[order]}
+    for side, place in (("pre", links.pre), ("post", links.post)):
+        columns |= {f"{side}_{axis}": place[order, k] for k, axis in enumerate("zyx")}
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
 def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     """Write a synthetic volume; what is there already is left alone.
 
-    Its images are ``raw``, ``truth`` (2n-1 / 2n) and ``neurons``.
+    Its images are ``raw``, ``truth`` (2n-1 / 2n) and ``neurons``; beside them lies the table
+    ``true_links.parquet``, where it is polyadic.
 
     Returns
     -------
@@ -185,7 +257,9 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
     if is_url(dataset.output):
         raise InputError(f"output is {dataset.output}; synthetic volumes are written locally only")
     digest = hash_of([dataset.model_dump(mode="json"), SynthesiseStage.version])
-    if _claims(dataset.output, digest)["truth"].answer is Answer.FINISHED:  # it is finished last
+    table = Path(dataset.output) / TRUE_LINKS
+    there = table.is_file() or not dataset.polyadic
+    if there and _claims(dataset.output, digest)["truth"].answer is Answer.FINISHED:  # the last one
         return open_image(join(dataset.output, "raw"))
     check_writable(dataset.output)
     work = Path(f"{dataset.output}.work")
@@ -195,6 +269,8 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
         labels = folder / "labels"
         claims = _claims(dataset.output, digest)
         anew = any(claim.answer is Answer.ANEW for claim in claims.values())
+        if anew:
+            table.unlink(missing_ok=True)
         if anew or not (labels / "zarr.json").exists():
             for old in work.glob("synthetic-*"):
                 shutil.rmtree(old)
@@ -216,7 +292,9 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
                     attributes=begun(digest),
                     overwrite=claims[name].found is not None,
                 )
-        volume = SyntheticVolume(dataset.voxel_size, dataset.seed, dataset.difficulty)
+        volume = SyntheticVolume(
+            dataset.voxel_size, dataset.seed, dataset.difficulty, dataset.polyadic
+        )
         make = SynthesiseStage(
             folder=folder / "make",
             container=dataset.output,
@@ -225,14 +303,17 @@ def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:
             blocks=blocks,
         )
         driver.run(make)
-        driver.run(
-            NumberLabelsStage(
-                folder=folder / "number",
-                blocks=blocks,
-                made=make,
-                min_side_voxels=dataset.min_side_voxels,
-            )
+        number = NumberLabelsStage(
+            folder=folder / "number",
+            blocks=blocks,
+            made=make,
+            min_side_voxels=dataset.min_side_voxels,
         )
+        driver.run(number)
+        if dataset.polyadic:
+            stage = TrueLinksStage(folder=folder / "links", blocks=blocks, number=number)
+            driver.run(stage)
+            write_true_links(table, stage)
         for name in IMAGES:
             image = open_image(join(dataset.output, name), mode="r+")
             complete(image)
