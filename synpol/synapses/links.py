@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from synpol.errors import InputError
 from synpol.images.world import power_of
+from synpol.synapses.line_annotations import holds_lines, read_lines
 
 if TYPE_CHECKING:
     from synpol.config import LinkTable
@@ -106,12 +107,13 @@ class Links:
 
 
 def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
-    """Read a table of links.
+    """Read a table of links, or links that were drawn as lines in neuroglancer.
 
     Parameters
     ----------
     source : path or LinkTable
-        CSV file (also gzipped) or Parquet file. A mapping of a config names columns and units.
+        CSV file (also gzipped), Parquet file, state of neuroglancer, or folder or URL of
+        precomputed annotations. A mapping of a config names columns and units.
 
     Returns
     -------
@@ -126,9 +128,17 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
         options, path = None, Path(source)
     else:
         options, path = source, Path(source.path)
+    where = os.fspath(source) if options is None else options.path
+    if holds_lines(where):
+        return _links_of_lines(where, options)
+    if options is not None and (options.layer is not None or options.pre_point != "a"):
+        raise InputError(
+            f"{path} is a table, but layer or pre_point is given, which are of lines of "
+            "neuroglancer; leave them out"
+        )
     if is_hdf5(path):
         return read_cremi(path)
-    table = _read(path)
+    table = read_table_of_links(path)
     names = _columns(path, table.column_names, {} if options is None else options.columns)
     scale = _scale(options)
     places = [_numbers(path, table, names[name], needed=True) for name in PLACES]
@@ -144,6 +154,24 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
     links = Links.of(pre, post, pre_id, post_id, score)
     number = _ids(path, table, names["link_id"]) if "link_id" in names else links.link_id
     return replace(links, no_segment=none, link_id=number)
+
+
+def _links_of_lines(path: str, options: LinkTable | None) -> Links:
+    """Read lines as links from one end to the other."""
+    if options is not None and (options.voxel_size is not None or options.unit != "nm"):
+        raise InputError(
+            f"{path} holds annotations, which say their own units, but unit or voxel_size is "
+            "given; leave them out"
+        )
+    lines = read_lines(
+        path,
+        {} if options is None else options.columns,
+        None if options is None else options.layer,
+    )
+    pre, post = lines.ends if options is None or options.pre_point == "a" else lines.ends[::-1]
+    neurons = lines.neurons
+    links = Links.of(pre, post, neurons.get("pre_id"), neurons.get("post_id"), lines.score)
+    return links if lines.number is None else replace(links, link_id=lines.number)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -195,7 +223,14 @@ def read_cremi(path: Path) -> Links:
     return Links.of(pre, post)
 
 
-def _read(path: Path) -> pa.Table:
+def read_table_of_links(path: Path) -> pa.Table:
+    """Read all columns of a CSV or Parquet file.
+
+    Raises
+    ------
+    InputError
+        No such file, or one that cannot be read.
+    """
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
 
