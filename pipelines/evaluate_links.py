@@ -73,7 +73,13 @@ def results_folder(config: Config) -> Path:
     output = config.predict.output
     if output is not None and not is_url(output):
         return Path(output)
-    return Path(predicted_table(config).path).parent
+    predicted = predicted_table(config).path
+    if is_url(predicted):
+        raise InputError(
+            f"evaluate.links.predicted is {predicted}, and the scores are written locally; name a "
+            "folder for them: predict.output=FOLDER"
+        )
+    return Path(predicted).parent
 
 
 def rule_of(options: EvaluateLinks) -> LinkRule:

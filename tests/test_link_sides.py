@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from recipes import run, write
+from recipes import run, run_refused, write
 
 from synpol import InputError, seg_to_polarity
 from synpol.config import LinkSides, LinkTable
@@ -227,3 +227,23 @@ def test_a_real_synapse_keeps_its_direction_from_link_to_connection(microns, tmp
     assert direction @ noted > 0
     (edge,) = pq.read_table(tmp_path / "out" / "connectivity.parquet").to_pylist()
     assert (edge["pre_id"], edge["post_id"]) == (1, 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "column"])
+def test_a_damaged_table_of_finished_labels_is_refused_by_name(tmp_path, capsys, damage):
+    box_volume(tmp_path)
+    links(tmp_path / "links.csv", np.array([[3, 14, 25]]) * SIZE, np.array([[3, 10, 34]]) * SIZE)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run_dir: {tmp_path}/run\nprepare: {{links: [{{links: {{path: {tmp_path}/links.csv}}, "
+        f"image: {tmp_path}/raw, segmentation: {tmp_path}/neurons, output: {tmp_path}/truth}}]}}\n"
+    )
+    assert run("prepare", config) == 0
+    table = tmp_path / "truth.links.parquet"
+    if damage == "cut":
+        table.write_bytes(table.read_bytes()[:-40])
+    else:
+        pq.write_table(pq.read_table(table).drop_columns(["pre_z"]), table)
+    said = run_refused(capsys, "prepare", config)
+    assert str(table) in said
+    assert ("cannot be read as Parquet" if damage == "cut" else "no whole column pre_z") in said

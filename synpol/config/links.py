@@ -11,20 +11,31 @@ from synpol.config.source import Source
 
 
 class LinkTable(Section):
-    """A table of links: CSV or Parquet, a row for each pair of a pre and a post point."""
+    """Links, each of a pre and a post point: a table, or lines of neuroglancer."""
 
-    path: str = Field(description="CSV file (also gzipped) or Parquet file")
+    path: str = Field(
+        description="CSV file (also gzipped) or Parquet file; lines drawn in neuroglancer: a file "
+        "with its state, or a folder or URL of precomputed annotations"
+    )
     columns: dict[str, str] = Field(
         default={},
         description="names of columns that are not known, such as {pre_z: z1}: of pre_z, pre_y, "
         "pre_x, post_z, post_y, post_x, and of pre_id, post_id (neurons), score, link_id; those "
-        "of synpol, synful, CAVE and neuPrint are known",
+        "of synpol, synful, CAVE and neuPrint are known. Of lines: the relations pre_id and "
+        "post_id, and the property score",
     )
     unit: str = Field(default="nm", description="length unit of the places, or of `voxel_size`")
     voxel_size: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         default=None,
         description="size of the voxels that the places are counted in, z, y, x, in `unit`; "
         "default: the places are in `unit`",
+    )
+    layer: str | None = Field(
+        default=None,
+        description="layer of a neuroglancer state; needed where several hold annotations",
+    )
+    pre_point: Literal["a", "b"] = Field(
+        default="a", description="end of the lines of neuroglancer that lies on the pre side"
     )
 
 

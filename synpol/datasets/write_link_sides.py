@@ -42,7 +42,7 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable, create_image, inner_chunks
-from synpol.synapses.links import Links, read_links
+from synpol.synapses.links import PLACES, Links, read_links, read_table_of_links
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource, LinkSides, Workers
@@ -103,7 +103,7 @@ def write_link_sides(
     clefts = _volume(entry.clefts, image, "the clefts")
     container, _, name = entry.output.rstrip("/").rpartition("/")
     table = Path(container or ".") / f"{name}.links.parquet"
-    digest = _digest(entry, image)
+    digest = _digest(entry, image, links)
     claim = claim_image(entry.output, digest)
     if claim.answer is Answer.FINISHED and claim.found is not None and table.is_file():
         return _told(claim.found, table)
@@ -175,12 +175,19 @@ def _volume(source: str | ImageSource | None, image: Image, what: str) -> Volume
     return Volume(labels.source, labels.place_of(image, what))
 
 
-def _digest(entry: LinkSides, image: Image) -> str:
+def _digest(entry: LinkSides, image: Image, links: Links) -> str:
     """Hash everything on which the labels depend."""
     told = entry.model_dump(mode="json", exclude={"output"})
+    for key, default in (("layer", None), ("pre_point", "a")):  # labels made before these keys
+        if told["links"][key] == default:
+            del told["links"][key]
     sources = [image]
     sources += [open_image(s) for s in (entry.segmentation, entry.clefts) if s is not None]
-    content = hashlib.sha256(Path(entry.links.path).read_bytes()).hexdigest()
+    if Path(entry.links.path).is_file():
+        content = hashlib.sha256(Path(entry.links.path).read_bytes()).hexdigest()
+    else:  # a folder or URL of annotations
+        columns = (links.pre, links.post, links.pre_id, links.post_id, links.score, links.link_id)
+        content = hashlib.sha256(b"".join(np.ascontiguousarray(c) for c in columns)).hexdigest()
     versions = [NeuronsStage.version, SidesStage.version]
     return hash_of([told, [identity_of(s) for s in sources], content, versions])
 
@@ -299,8 +306,27 @@ def _write_table(
         pq.write_table(table, temporary)
 
 
+def read_made(table: Path) -> pa.Table:
+    """Read the table of links that labels were made from.
+
+    Raises
+    ------
+    InputError
+        No such file, a damaged one, or another table.
+    """
+    rows, wanted = read_table_of_links(table), {"status": "string", "link_id": "int64"}
+    wanted |= {"synapse_id": "uint64"} | dict.fromkeys(PLACES, "double")
+    for name, kind in wanted.items():
+        if name not in rows.column_names or rows[name].null_count or str(rows[name].type) != kind:
+            raise InputError(
+                f"{table} has no whole column {name} of the type {kind}, as synpol writes it; "
+                "remove the file and run the same command again, which makes it anew"
+            )
+    return rows
+
+
 def _told(image: Image, table: Path) -> WrittenSides:
-    rows = pq.read_table(table, columns=["synapse_id", "status"])
+    rows = read_made(table)
     names, counts = np.unique(rows["status"].to_numpy(), return_counts=True)
     found = dict(zip(names.tolist(), counts.tolist(), strict=True))
     made = rows["synapse_id"].to_numpy()[rows["status"].to_numpy() == STATUS[MADE]]

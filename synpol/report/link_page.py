@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
+from synpol.datasets.write_link_sides import read_made
 from synpol.files import whole_file
 from synpol.images.image import Image
 from synpol.report.figures import POST, PRE, data_uri, with_instances
@@ -33,7 +33,7 @@ def write_link_page(path: Path, image: Image, labels: Image, table: Path) -> Non
     table : Path
         Table of the links; see `synpol.datasets.write_link_sides`.
     """
-    links = pq.read_table(table)
+    links = read_made(table)
     status = np.array(links["status"].to_pylist())
     kinds = []
     for name in dict.fromkeys(["made", *np.unique(status).tolist()]):

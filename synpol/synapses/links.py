@@ -6,6 +6,7 @@ synpol, synful, CAVE and neuPrint, and tables with other columns if a config nam
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from synpol.errors import InputError
 from synpol.images.world import power_of
+from synpol.synapses.line_annotations import holds_lines, read_lines
 
 if TYPE_CHECKING:
     from synpol.config import LinkTable
@@ -106,12 +108,13 @@ class Links:
 
 
 def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
-    """Read a table of links.
+    """Read a table of links, or links that were drawn as lines in neuroglancer.
 
     Parameters
     ----------
     source : path or LinkTable
-        CSV file (also gzipped) or Parquet file. A mapping of a config names columns and units.
+        CSV file (also gzipped), Parquet file, state of neuroglancer, or folder or URL of
+        precomputed annotations. A mapping of a config names columns and units.
 
     Returns
     -------
@@ -123,14 +126,23 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
         No such file, not a table, columns that are missing, or places that are no numbers.
     """
     if isinstance(source, str | os.PathLike):
-        options, path = None, Path(source)
+        options, where = None, os.fspath(source)
     else:
-        options, path = source, Path(source.path)
+        options, where = source, source.path
+    path = Path(where)
+    if holds_lines(where):
+        return _links_of_lines(where, options)
+    if options is not None and (options.layer is not None or options.pre_point != "a"):
+        raise InputError(
+            f"{path} is a table, but layer or pre_point is given, which are of lines of "
+            "neuroglancer; leave them out"
+        )
     if is_hdf5(path):
         return read_cremi(path)
-    table = _read(path)
+    table = read_table_of_links(path)
+    table, resolution = _split_positions(path, table, options)
     names = _columns(path, table.column_names, {} if options is None else options.columns)
-    scale = _scale(options)
+    scale = _scale(options) if resolution is None else resolution
     places = [_numbers(path, table, names[name], needed=True) for name in PLACES]
     pre, post = (np.stack(places[k : k + 3], axis=1) * scale for k in (0, 3))
     pre_id, post_id = (_ids(path, table, names.get(name)) for name in ("pre_id", "post_id"))
@@ -144,6 +156,24 @@ def read_links(source: str | os.PathLike[str] | LinkTable) -> Links:
     links = Links.of(pre, post, pre_id, post_id, score)
     number = _ids(path, table, names["link_id"]) if "link_id" in names else links.link_id
     return replace(links, no_segment=none, link_id=number)
+
+
+def _links_of_lines(path: str, options: LinkTable | None) -> Links:
+    """Read lines as links from one end to the other."""
+    if options is not None and (options.voxel_size is not None or options.unit != "nm"):
+        raise InputError(
+            f"{path} holds annotations, which say their own units, but unit or voxel_size is "
+            "given; leave them out"
+        )
+    lines = read_lines(
+        path,
+        {} if options is None else options.columns,
+        None if options is None else options.layer,
+    )
+    pre, post = lines.ends if options is None or options.pre_point == "a" else lines.ends[::-1]
+    neurons = lines.neurons
+    links = Links.of(pre, post, neurons.get("pre_id"), neurons.get("post_id"), lines.score)
+    return links if lines.number is None else replace(links, link_id=lines.number)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -195,7 +225,14 @@ def read_cremi(path: Path) -> Links:
     return Links.of(pre, post)
 
 
-def _read(path: Path) -> pa.Table:
+def read_table_of_links(path: Path) -> pa.Table:
+    """Read all columns of a CSV or Parquet file.
+
+    Raises
+    ------
+    InputError
+        No such file, or one that cannot be read.
+    """
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
 
@@ -210,6 +247,47 @@ def _read(path: Path) -> pa.Table:
         raise InputError(
             f"{path} cannot be read as {kind}: {error}; export the table anew"
         ) from None
+
+
+def _split_positions(
+    path: Path, table: pa.Table, options: LinkTable | None
+) -> tuple[pa.Table, np.ndarray | None]:
+    """Split the positions of CAVE (x, y, z in one column), and find the size of their voxels.
+
+    Returns
+    -------
+    pyarrow.Table
+    (3,) float64 or None
+        Size of a step along z, y, x, nm, as the table itself says it.
+    """
+    names = [f"{side}_pt_position" for side in ("pre", "post")]
+    if not all(n in table.column_names and _is_list(table[n].type) for n in names):
+        return table, None
+    for name in names:
+        points = pc.list_value_length(table[name])
+        if points.null_count or pc.any(pc.not_equal(points, 3)).as_py():
+            raise InputError(f"{path}: {name} is not x, y, z in every row; export the table anew")
+        for place, axis in enumerate("xyz"):
+            table = table.append_column(f"{name}_{axis}", pc.list_element(table[name], place))
+    if options is not None and options.voxel_size is not None:
+        return table, None
+    said = (table.schema.metadata or {}).get(b"voxel_resolution")
+    try:
+        sizes = np.array(json.loads(said or "null"), float)
+    except (ValueError, TypeError):
+        sizes = np.zeros(0)
+    if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise InputError(
+            f"{path} counts positions in voxels, and has no voxel_resolution in its metadata; say "
+            "their size in nm, z, y, x (voxel_size: [40, 4, 4]; [1, 1, 1] where they are in nm)"
+        )
+    return table, sizes[::-1]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _columns(path: Path, there: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -234,7 +312,8 @@ def _columns(path: Path, there: Sequence[str], given: Mapping[str, str]) -> dict
             return names
     raise InputError(
         f"{path} has the columns {', '.join(there)}; {', '.join(PLACES)} are expected, or "
-        "pre_pt_position_x .. (CAVE with split positions), or x_pre .. (neuPrint). Name others: "
+        "pre_pt_position (CAVE; also split: pre_pt_position_x ..), or x_pre .. (neuPrint). Name "
+        "others: "
         f"{{path: {path}, columns: {{pre_z: ..., pre_y: ..., ...}}}}"
     )
 
