@@ -291,22 +291,3 @@ def test_damaged_precomputed_metadata_are_refused(made, capsys, how):
     assert run("connect", made, source) == 0
     damage(folder / "info", how)
     assert str(folder) in run_refused(capsys, "connect", made, source)
-
-
-@pytest.mark.parametrize("how", ["cut", "empty", "zeros"])
-def test_a_damaged_record_is_one_sentence_and_redone_by_the_same_command(made, capsys, how):
-    assert run("connect", made) == 0  # anew: files of a copy are other files
-    table = made.parent / "result" / "connectivity.parquet"
-    expected = table.read_bytes()
-    for name in ("parts", "links", "partners", "connectivity"):
-        (made.parent / "result" / f"{name}.parquet").unlink()
-    for record in (made.parent / "result.work").glob("parts-*/**/*.record"):
-        record.write_bytes(bytes(4)) if how == "zeros" else damage(record, how)
-    codes, said = [], ""
-    while 0 not in codes and len(codes) < 100:  # one record a run is set aside
-        capsys.readouterr()
-        codes.append(run("connect", made))
-        said += capsys.readouterr().err
-    assert set(codes) == {0, 1}
-    assert "has been set aside; run the same command again" in said and "Traceback" not in said
-    assert table.read_bytes() == expected
