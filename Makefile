@@ -32,10 +32,10 @@ test-full: lint
 	$(BIN)/python -m pytest
 
 # Programs that come from the system (Debian, root): the tests run a SLURM cluster, PostgreSQL and
-# Chromium.
+# Chromium, and strace notes what a power cut could take away.
 system-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql chromium chromium-driver
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql chromium chromium-driver strace
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

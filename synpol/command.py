@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from synpol.blockwise.records import DamagedRecord
 from synpol.blockwise.schedulers import SCHEDULERS, scheduler_of
 from synpol.config import Config, describe, load_config
 from synpol.errors import InputError
@@ -83,6 +84,9 @@ def run_command(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except DamagedRecord as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -118,3 +118,12 @@ def test_a_damaged_record_is_set_aside_and_its_block_is_not_done(tmp_path):
 def test_an_array_that_a_record_lacks_is_named():
     with pytest.raises(KeyError, match="the record has no array 'low' for Sums"):
         unpack(Sums, {"voxels": np.arange(3)})
+
+
+@pytest.mark.parametrize("content", [b"", bytes(4), b"cut"])
+def test_every_later_reader_of_a_damaged_record_is_told_the_same(tmp_path, content):
+    write_record(tmp_path, (0, 0, 0), sample())
+    record_path(tmp_path, (0, 0, 0)).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(DamagedRecord, match="run the same command again"):
+            read_record(tmp_path, (0, 0, 0), Sample)

@@ -23,6 +23,7 @@ from synpol.blockwise.grid import index_of
 from synpol.blockwise.lock import DriverLock
 from synpol.blockwise.process import BlockRunner
 from synpol.blockwise.progress import Progress, Status
+from synpol.blockwise.records import DamagedRecord
 from synpol.blockwise.schedulers import check_place, scheduler_of
 from synpol.blockwise.stage import AnyStage
 from synpol.blockwise.times import summary_of, times_folder
@@ -245,6 +246,9 @@ class Driver:
             return InputError(refused.read_text())
         if error and "running after timeout" in error:
             error += "\n(how long a block may take is workers.block_timeout)"
+        if error and DamagedRecord.__name__ in error:
+            said = error.strip().splitlines()[-1].partition(": ")[2]
+            return DamagedRecord(f"{stage.name}: {said}")
         shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
         return RuntimeError(
             f"{stage.name}: {len(missing)} of {stage.count} blocks failed (block index {shown}"

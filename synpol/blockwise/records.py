@@ -13,6 +13,7 @@ into it: a field ``voxels`` of a field ``state`` is the array ``state.voxels``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -198,9 +199,17 @@ def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Recor
 def read_arrays(folder: Path, index: Index) -> dict[str, np.ndarray]:
     """Read the record of a block as named arrays; raises as `read_record`."""
     path = record_path(folder, index)
-    content = path.read_bytes()
-    if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
-        path.replace(path.with_suffix(".damaged"))
+    aside = path.with_suffix(".damaged")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        if aside.exists():  # another reader has set it aside
+            content = b""
+        else:
+            raise
+    if len(content) <= 4 or zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(aside)
         raise DamagedRecord(
             f"{path} is damaged and has been set aside; run the same command again, only that "
             "block is redone"
