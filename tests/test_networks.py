@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from recipes import run, run_refused, tiny_config, tiny_volume
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -221,3 +222,25 @@ def test_a_package_asks_for_all_that_is_missing(trained, tmp_path, capsys):
     message = run_refused(capsys, "export", config, f"export.output={tmp_path}/net.pt")
     assert "net.safetensors" in message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_bioimageio_validates_and_runs_the_package(trained, tmp_path, exclusive, monkeypatch):
+    monkeypatch.setenv("BIOIMAGEIO_CACHE_PATH", str(tmp_path / "cache"))
+    from bioimageio import core
+
+    package = trained / "net.bioimage.io.zip"
+    if exclusive:
+        shutil.copytree(trained / "data", tmp_path / "data")
+        package = tmp_path / "classes.zip"
+        config = tiny_config(tmp_path, exclusive=True)
+        assert run("train", config) == 0
+        assert run("export", config, *PACKAGE, f"export.package={package}") == 0
+    summary = core.test_model(str(package))
+    assert summary.status == "passed", summary.format()
+    described = core.load_model(str(package))
+    assert described.license == "MIT" and described.authors[0].name == "A Person"
+    with zipfile.ZipFile(package) as archive:
+        rdf = yaml.safe_load(archive.read("rdf.yaml"))
+        assert archive.read("rsunet.py").find(b"import synpol") < 0
+    assert rdf["outputs"][0]["postprocessing"][0]["id"] == ("softmax" if exclusive else "sigmoid")
