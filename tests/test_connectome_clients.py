@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from caveclient.annotationengine import AnnotationClientV2
+from caveclient.annotationengine import AnnotationClient
+from caveclient.auth import AuthClient
 from caveclient.emannotationschemas import SchemaClient
 from neuprint import NeuronCriteria, SynapseCriteria, merge_neuron_properties
 from neuprint.queries.synapses import _fetch_synapse_connections
@@ -100,31 +101,33 @@ def links_table():
     )
 
 
-def schemas(path, _):
-    return (
-        SCHEMA if path == "/schema/api/v2/type/synapse" else [1, 2] if "versions" in path else None
-    )
+def cave(path, _):
+    """Answers of the CAVE services of schemas and of annotations."""
+    if path.endswith("/versions"):
+        return [2]
+    return {
+        "/schema/api/v2/type/synapse": SCHEMA,
+        "/annotation/api/v2/aligned_volume/tissue/table/mine": {
+            "schema_type": "synapse",
+            **{f"voxel_resolution_{axis}": n for axis, n in zip("xyz", (8, 8, 40), strict=True)},
+        },
+    }.get(path)
 
 
 @pytest.fixture
 def annotation_client():
-    """The part of a CAVE client that stages annotations, and asks the service for the schema."""
-    with service(schemas) as address:
-        client = object.__new__(AnnotationClientV2)
-        schema = SchemaClient(
-            f"http://{address}", SimpleNamespace(request_header={}), api_version=2
-        )
-        client._schema_client = schema
-        yield client
+    """A CAVE client for annotations, and what it talks to."""
+    with service(cave) as address:
+        auth = AuthClient(token="none")
+        schema = SchemaClient(f"http://{address}", auth)
+        yield AnnotationClient(f"http://{address}", "tissue", auth, schema_client=schema)
 
 
 def test_caveclient_stages_and_validates_every_row(annotation_client, tmp_path):
     pq.write_table(cave_link_rows(links_table(), IMAGE), tmp_path / "cave.parquet")
     rows = pd.read_parquet(tmp_path / "cave.parquet")
     resolution = json.loads(pq.read_schema(tmp_path / "cave.parquet").metadata[b"voxel_resolution"])
-    staged = annotation_client.stage_annotations(
-        schema_name="synapse", annotation_resolution=resolution, table_resolution=[8, 8, 40]
-    )
+    staged = annotation_client.stage_annotations("mine", annotation_resolution=resolution)
     staged.add_dataframe(rows[rows.columns.intersection(staged.fields)])
     assert len(staged) == 2
     first = staged.annotation_list[0]
