@@ -154,7 +154,7 @@ def _tell_unknown(truth: Image, unknown: int) -> None:
             "learned or scored there; correct `unknown` or `known`"
         )
     _log.warning(
-        "%s: %.1f %% of the voxels are unknown; they are neither learned nor scored",
+        "%s: %.2g %% of the voxels are unknown; they are neither learned nor scored",
         truth.path,
         100 * unknown / total,
     )
