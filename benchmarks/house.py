@@ -33,6 +33,7 @@ ORDER = (
     ("benchmarks", "pipelines"),
     ("synpol",),
     ("command", "plan"),
+    ("verification",),
     ("scene",),
     ("report",),
     ("datasets", "connectivity"),

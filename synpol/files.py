@@ -1,27 +1,41 @@
 """Write a file or a folder whole or not at all; tell paths from URLs.
 
 What is written lies under a temporary name beside its place and is renamed when it is finished. So
-a reader never sees half of it, and an error or a kill leaves what was there before.
+a reader never sees half of it, and an error or a kill leaves what was there before. A system may
+write the new name to the disk before the content: after a power cut the file would be empty. So the
+content is synced to the disk before the file is renamed, and the folder after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 from synpol.errors import InputError
 
+#: errors of file systems that cannot sync a folder, and do it by themselves
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+#: number of syncs that a disk gets at the same time
+_SYNCS_AT_ONCE = 16
+#: folders that this process has synced, and when they had got their last name
+_synced: dict[Path, tuple[int, int]] = {}
+#: nanoseconds without a new name after which a folder is remembered; clocks of files are coarse
+_SETTLED = 10**9
+
 
 @contextlib.contextmanager
 def whole_file(
-    path: str | os.PathLike[str], *, rivals: bool = False, sync: bool = False
+    path: str | os.PathLike[str], *, rivals: bool = False, sync: bool = True
 ) -> Iterator[Path]:
     """Give a temporary name to write a file under, and rename the file at the end.
 
@@ -34,8 +48,8 @@ def whole_file(
         temporary name of its own. Otherwise the name is always ``<path>.tmp``, so that the next
         writer overwrites what a killed one left.
     sync : bool
-        Whether the content has to be on the disk before the file is renamed, so that not even a
-        power cut leaves a damaged file.
+        Whether the file has to be on the disk afterwards, so that not even a power cut damages it.
+        It takes milliseconds; a file that only the running processes read does without.
 
     Yields
     ------
@@ -54,9 +68,10 @@ def whole_file(
     try:
         yield temporary
         if sync:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            sync_to_disk(temporary)
         os.replace(temporary, path)
+        if sync:
+            sync_to_disk(path.parent)
     except BaseException as error:
         for place in (path, temporary):
             if isinstance(error, IsADirectoryError) and place.is_dir():
@@ -66,6 +81,18 @@ def whole_file(
                 ) from None
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_to_disk(path: str | os.PathLike[str]) -> None:
+    """Wait until a power cut cannot take the content of a file, or the names in a folder, away."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -101,13 +128,47 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
+        _sync_all(new)
         with contextlib.suppress(FileNotFoundError):
             path.rename(old)  # at once, while removing it takes time
         new.rename(path)
+        sync_to_disk(path.parent)
     finally:
         if old.exists() and not path.exists():  # interrupted between the two
             old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_together(paths: Iterable[Path]) -> None:
+    """Sync files and folders to the disk, those that are there; much faster than one by one.
+
+    A disk waits for its own cache at every sync, and once for all that come at the same time. A
+    folder that was synced before, and has got no names since, is left out.
+    """
+    changed = {path: about for path in paths if (about := _last_change(path)) != _synced.get(path)}
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:
+        list(threads.map(_sync_if_there, changed))
+    for path, about in changed.items():
+        if about is not None and time.time_ns() - about[1] > _SETTLED and path.is_dir():
+            _synced[path] = about
+
+
+def _last_change(path: Path) -> tuple[int, int] | None:
+    """Return what tells whether a folder has got names, or is another one."""
+    with contextlib.suppress(FileNotFoundError):
+        about = path.stat()
+        return about.st_ino, about.st_mtime_ns
+    return None
+
+
+def _sync_if_there(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        sync_to_disk(path)
+
+
+def _sync_all(folder: Path) -> None:
+    """Sync a folder and all that is in it to the disk."""
+    sync_together([folder, *folder.rglob("*")])
 
 
 @contextlib.contextmanager
@@ -184,10 +245,18 @@ def _digest_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_name(f"{Path(path).name}.sha256")
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a small file whole or not at all; several processes may write it at the same time."""
-    with whole_file(path, rivals=True) as temporary, open(temporary, "wb") as file:
-        file.write(content)
+def write_whole(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
+    """Write a small file whole or not at all; several processes may write it at the same time.
+
+    Parameters
+    ----------
+    path, content
+        Name and content of the file.
+    sync : bool
+        As in `whole_file`.
+    """
+    with whole_file(path, rivals=True, sync=sync) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

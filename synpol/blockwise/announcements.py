@@ -58,7 +58,9 @@ class Announcements:
         """Store a stage for the workers, and the driver's module path, by which they import it."""
         import cloudpickle  # workers do without it
 
-        write_whole(self._stage(number), pickle.dumps(sys.path) + cloudpickle.dumps(stage))
+        write_whole(
+            self._stage(number), pickle.dumps(sys.path) + cloudpickle.dumps(stage), sync=False
+        )
 
     def load(self, number: int) -> AnyStage | None:
         """Load a stage in a worker; None where the stage is finished already."""
@@ -74,7 +76,7 @@ class Announcements:
         """Let workers begin with a stage, unless it is finished already."""
         if not self.is_finished(announcement.number):
             content = {"number": announcement.number, "context": announcement.context}
-            write_whole(self._latest, json.dumps(content).encode())
+            write_whole(self._latest, json.dumps(content).encode(), sync=False)
 
     def latest(self) -> Announcement | None:
         """Return the stage that was announced last; None where there is none to be read yet."""
@@ -85,7 +87,7 @@ class Announcements:
 
     def finish(self, number: int) -> None:
         """Say that a stage is finished: workers and launcher leave it."""
-        write_whole(self._done_file(number), b"")
+        write_whole(self._done_file(number), b"", sync=False)
         self._stage(number).unlink(missing_ok=True)
 
     def is_finished(self, number: int) -> bool:
@@ -94,7 +96,7 @@ class Announcements:
 
     def end(self) -> None:
         """Say that the run is over: workers end."""
-        write_whole(self._end, b"")
+        write_whole(self._end, b"", sync=False)
 
     def have_ended(self) -> bool:
         """Tell whether the run is over."""

@@ -9,6 +9,7 @@ record, whatever daisy and the workers have reported.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import sys
 import threading
@@ -20,15 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.blockwise.grid import index_of
-from synpol.blockwise.lock import DriverLock
+from synpol.blockwise.lock import DriverLock, OutputLock
 from synpol.blockwise.process import BlockRunner
 from synpol.blockwise.progress import Progress, Status
-from synpol.blockwise.records import DamagedRecord
+from synpol.blockwise.records import DamagedRecord, sync_records
 from synpol.blockwise.schedulers import check_place, scheduler_of
-from synpol.blockwise.stage import AnyStage
+from synpol.blockwise.stage import AnyStage, FillStage
 from synpol.blockwise.times import summary_of, times_folder
 from synpol.blockwise.worker import REFUSED
 from synpol.errors import InputError
+from synpol.files import is_url
 
 if TYPE_CHECKING:
     from synpol.blockwise.pool import WorkerPool
@@ -95,12 +97,15 @@ class Driver:
         Where workers run and with what; by default on this machine.
     gpus : int
         Number of GPUs that each worker asks a cluster for.
+    output : path or URL, optional
+        Container that the driver writes in. Where it is local, a driver with another work folder
+        is kept out of it.
 
     Raises
     ------
     InputError
-        Another driver works in this folder, no scheduler has the name that `settings` say, or the
-        jobs of a scheduler cannot work in this folder.
+        Another driver works in one of these folders, no scheduler has the name that `settings`
+        say, or the jobs of a scheduler cannot work in this folder.
     RuntimeError
         Workers of an earlier driver do not end.
     """
@@ -112,6 +117,8 @@ class Driver:
         num_workers: int = 1,
         settings: Workers | None = None,
         gpus: int = 0,
+        *,
+        output: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(num_workers, str) or int(num_workers) != num_workers or num_workers < 1:
             raise InputError(f"num_workers is {num_workers}; a whole number from 1 on is expected")
@@ -120,10 +127,13 @@ class Driver:
         self.scheduler = scheduler_of(settings)
         check_place(settings, work_dir)
         self.lock = DriverLock(work_dir, what)
+        self._output_lock: OutputLock | None = None
         try:
+            if output is not None and not is_url(output):
+                self._output_lock = OutputLock(output)
             wait_for_orphans(work_dir)
         except BaseException:
-            self.lock.release()
+            self._release()
             raise
         self.status = Status(work_dir / "status.json", what)
         self._pool: WorkerPool | None = None
@@ -137,7 +147,12 @@ class Driver:
                 self._pool.close()
             self.status.end(error)
         finally:
-            self.lock.release()
+            self._release()
+
+    def _release(self) -> None:
+        if self._output_lock is not None:
+            self._output_lock.release()
+        self.lock.release()
 
     def run(self, stage: AnyStage) -> int:
         """Do the blocks of a stage that are not done yet.
@@ -177,6 +192,8 @@ class Driver:
         missing = self._missing(stage, wait=self.scheduler.remote and error is None)
         if len(missing):
             raise self._failure(stage, missing, error)
+        if isinstance(stage, FillStage):  # records of other stages hold all that they speak of
+            sync_records(stage.folder, map(index_of, np.argwhere(~done)))
         self._report(stage, todo, progress.seconds())
         return todo
 

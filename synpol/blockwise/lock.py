@@ -93,6 +93,51 @@ class DriverLock:
         self.release()
 
 
+class OutputLock:
+    """Keep drivers with other work folders out of a local output until `release` is called.
+
+    The folder itself is locked, so that no file is left in a result. NFS locks files only; there it
+    is a hidden file in the folder.
+
+    Parameters
+    ----------
+    folder : path
+        Folder that the driver writes in; made when it is missing.
+
+    Raises
+    ------
+    InputError
+        Another driver writes in the folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            free = _try_lock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            os.close(descriptor)
+            descriptor = os.open(Path(folder) / ".driver.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                free = _try_lock(descriptor, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                free = True
+        if not free:
+            os.close(descriptor)
+            raise InputError(
+                f"{folder} is in use: another run writes in it, with another work folder; wait "
+                "for it or end it, then run this again, with the same work_dir as that run"
+            )
+        self._descriptor = descriptor
+        os.register_at_fork(after_in_child=self.release)
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 #: seconds without a heartbeat after which a driver counts as gone
 SILENCE = 30.0
 

@@ -54,7 +54,7 @@ class Status:
             self._written = time.monotonic()
             self.content["updated"] = time.strftime("%Y-%m-%d %H:%M:%S")
             with contextlib.suppress(OSError):  # the run itself decides what a full disk means
-                write_whole(self.path, json.dumps(self.content, indent=1).encode())
+                write_whole(self.path, json.dumps(self.content, indent=1).encode(), sync=False)
 
     def add_finished(self, name: str, blocks: int, seconds: float) -> None:
         """Add a stage that is finished, with the blocks that it had to do and its time."""

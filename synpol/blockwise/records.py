@@ -19,7 +19,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -27,7 +27,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from synpol.errors import InputError
-from synpol.files import is_url, write_whole
+from synpol.files import is_url, sync_together, write_whole
 
 Index = tuple[int, int, int]
 
@@ -161,7 +161,18 @@ def write_record(folder: Path, index: Index, record: Any) -> None:
             )
     about = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     content = json.dumps(about).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
-    write_whole(record_path(folder, index), content + zlib.crc32(content).to_bytes(4, "little"))
+    content += zlib.crc32(content).to_bytes(4, "little")
+    write_whole(record_path(folder, index), content, sync=False)
+
+
+def sync_records(folder: Path, indices: Iterable[Index]) -> None:
+    """Wait until a power cut cannot take the records of blocks away.
+
+    It is done once a stage, since it is slow one by one. A record that a power cut has damaged
+    before is empty, or has another checksum.
+    """
+    files = [record_path(folder, index) for index in indices]
+    sync_together([*files, *{place for file in files for place in file.parents[:4]}])
 
 
 def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Record:
@@ -248,7 +259,7 @@ def done_mask(folder: Path, grid: Index) -> np.ndarray:
             for entry in entries:
                 name, _, ending = entry.name.partition(".")
                 if ending == "record" and name.isdigit() and int(name) < grid[2]:
-                    done[z, y, int(name)] = True
+                    done[z, y, int(name)] = entry.stat().st_size > 0  # 0: of a power cut
     return done
 
 

@@ -24,6 +24,7 @@ from synpol.files import is_url, join
 from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
+from synpol.images.run_id import bind_records
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def run_image_stage(
             overwrite=overwrite,
         )
 
-    with Driver(work, f"{stage.name} of {image.path}", num_workers, workers) as driver:
+    what = f"{stage.name} of {image.path}"
+    with Driver(work, what, num_workers, workers, output=output) as driver:
         claim = _claim(stage, image, output, digest, fresh)
         if claim.answer is Answer.FINISHED and claim.found is not None:
             return claim.found  # another run has finished it meanwhile, and removed its records
@@ -208,8 +210,10 @@ def fill_image(
         The finished image.
     """
     image = claim.image_to_write(create, forget)
-    driver.run(stage_of(image))  # of a finished image too: blocks without a record are done again
-    complete(image)
+    stage = stage_of(image)
+    bind_records(image, stage.folder)
+    driver.run(stage)  # of a finished image too: blocks without a record are done again
+    complete(image, stage.folder)
     return image
 
 

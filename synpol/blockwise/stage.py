@@ -193,7 +193,7 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
         """Path or URL of the array that the stage fills."""
 
     def fill(self, index: Index, array: zarr.Array, values: np.ndarray | None) -> np.ndarray:
-        """Write a block of the array; return the sizes of its files for the record.
+        """Write a block of the array to the disk; return the sizes of its files for the record.
 
         Parameters
         ----------

@@ -215,7 +215,7 @@ def _do_unless_refused(runner: BlockRunner[Any, Any, Any], index: Index) -> None
     try:
         runner.do(index)
     except InputError as error:
-        write_whole(refused, str(error).encode())
+        write_whole(refused, str(error).encode(), sync=False)
 
 
 def _all_done(stage: AnyStage) -> bool:

@@ -36,6 +36,7 @@ from synpol.errors import InputError
 from synpol.files import is_url, join, write_whole
 from synpol.images.claim import SETTINGS, begun, claim_image
 from synpol.images.image import Image, check_readable, open_image
+from synpol.images.run_id import bind_records
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.synapses.table import synapse_rows, write_synapses
@@ -219,7 +220,8 @@ def decode_blockwise(
         check_writable(Path(synapses).parent)
     check_writable(output)
     check_writable(work)
-    with Driver(work, f"decoding of {source.path}", int(num_workers), workers) as driver:
+    what = f"decoding of {source.path}"
+    with Driver(work, what, int(num_workers), workers, output=output) as driver:
         folder = work / f"decode-{digest[:16]}"
         stamps = SourceStamps.of(records_of(work, "decode", output, digest), [source])
         if stamps.rewritten() and not fresh:
@@ -253,7 +255,7 @@ class _Job:
             if old != self.folder:
                 shutil.rmtree(old)
         about = asdict(self.options) | {"shape": self.blocks.shape}
-        write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode())
+        write_whole(self.folder / "job.json", json.dumps(about, indent=1).encode(), sync=False)
         instances = self._prepare_instances(synapses, fresh)
         stamps.keep()
         stages = decoding_stages(
@@ -266,9 +268,10 @@ class _Job:
             options=self.options,
         )
         self._prepare_full_resolution()
+        bind_records(instances, stages[-1].folder)
         for stage in stages:
             driver.run(stage)
-        complete(instances)
+        complete(instances, stages[-1].folder)
         number = next(stage for stage in stages if isinstance(stage, NumberStage))
         count = None
         if synapses is not None:

@@ -11,9 +11,11 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
+from synpol.files import sync_together
+
 
 def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
-    """Write a region of whole chunks (shards), and remove what a killed writer left of them.
+    """Write a region of whole chunks (shards) to the disk; remove what a killed writer left of it.
 
     zarr writes a file under a temporary name first; nobody else takes away the one of a process
     that was killed meanwhile.
@@ -41,6 +43,7 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
                 (root / array.metadata.encode_chunk_key(index)).unlink(missing_ok=True)
     if values is not None:
         array[where] = values
+    _sync(array, where)  # else a power cut might leave the record of what is not there
 
 
 def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None:
@@ -68,12 +71,38 @@ def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None
     if root is None:
         return None
     sizes = []
-    for index in itertools.product(*_cells(array, where)):
+    for file in files_of(array, root, where):
         try:
-            sizes.append(os.stat(root / array.metadata.encode_chunk_key(index)).st_size)
+            sizes.append(os.stat(file).st_size)
         except FileNotFoundError:
             sizes.append(-1)
     return np.array(sizes, np.int64)
+
+
+def _sync(array: zarr.Array, where: Sequence[slice]) -> None:
+    """Wait until a power cut cannot take the files of a region away, content and names."""
+    root = folder_of(array)
+    if root is None:
+        return
+    files = files_of(array, root, where)
+    folders = {folder for file in files for folder in file.parents if folder.is_relative_to(root)}
+    sync_together([*files, *folders])
+
+
+def files_of(array: zarr.Array, root: Path, where: Sequence[slice]) -> list[Path]:
+    """Return the files that hold a region, in C order, whether or not they are there.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    root : Path
+        Folder of the array.
+    where : sequence of slices
+        Region; along z, y, x, of all channels, or along all axes.
+    """
+    where = (*[slice(None)] * (array.ndim - len(where)), *where)
+    cells = itertools.product(*_cells(array, where))
+    return [root / array.metadata.encode_chunk_key(index) for index in cells]
 
 
 def _cells(array: zarr.Array, where: Sequence[slice]) -> list[range]:

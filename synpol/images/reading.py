@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +47,19 @@ def read_voxels(array: Any, where: Any, source: str | ImageSource) -> np.ndarray
 
 def damaged_chunk(array: Any, where: Any) -> str | None:
     """Find the first chunk file of a region that cannot be read; of a view its voxels."""
+    return next(damaged_chunks(array, where), None)
+
+
+def damaged_chunks(array: Any, where: Any) -> Iterator[str]:
+    """Find every chunk file of a region that cannot be read; of a view its voxels."""
     cell = getattr(array, "shards", None) or array.chunks
     for index in itertools.product(*_cells(where, array.shape, cell)):
         box = tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, cell, strict=True))
         if not _reads(array, box):
             if hasattr(array, "metadata"):
-                return str(array.metadata.encode_chunk_key(index))
-            return f"[{', '.join(f'{b.start}:{b.stop}' for b in box)}]"
-    return None
+                yield str(array.metadata.encode_chunk_key(index))
+            else:
+                yield f"[{', '.join(f'{b.start}:{b.stop}' for b in box)}]"
 
 
 def _cells(where: Any, shape: Sequence[int], cell: Sequence[int]) -> list[range]:

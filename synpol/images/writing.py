@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from zarr.codecs import ZstdCodec
 
 from synpol.errors import InputError
-from synpol.files import is_url, join
+from synpol.files import is_url, join, sync_together
 from synpol.images.blocks import folder_of, partials
 from synpol.images.claim import (
     COMPLETE,
@@ -31,6 +31,7 @@ from synpol.images.image import Image
 from synpol.images.metadata import UNPLACED
 from synpol.images.nodes import opened_group
 from synpol.images.ome import multiscale_of, ome_level, ome_metadata
+from synpol.images.run_id import check_records, forget_id
 from synpol.images.view import View
 
 
@@ -300,12 +301,29 @@ def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
     group.update_attributes({"ome": {**ome, "multiscales": [first, *others]}})
 
 
-def complete(image: Image) -> None:
-    """Mark an image of ours as finished."""
+def complete(image: Image, records: Path | None = None) -> None:
+    """Mark an image of ours as finished, with metadata that a power cut cannot take away.
+
+    Parameters
+    ----------
+    image : Image
+    records : Path, optional
+        Folder of the records of its blocks, if they are bound to it; see `bind_records`.
+
+    Raises
+    ------
+    InputError
+        The image was removed or replaced while it was written.
+    """
+    if records is not None:
+        check_records(image, records)
     image.array.update_attributes({COMPLETE: True})
+    forget_id(image, records)
     root = folder_of(image.array)
-    if root is not None:  # what killed writers left of metadata
-        for folder in (root, root.parent, root.parent.parent):
+    if root is not None:
+        folders = (root, root.parent, root.parent.parent)
+        sync_together([*(folder / "zarr.json" for folder in folders), *folders])
+        for folder in folders:  # what killed writers left of metadata
             for left in partials(folder):
                 if left.name.startswith("zarr."):
                     left.unlink(missing_ok=True)

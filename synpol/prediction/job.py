@@ -248,7 +248,9 @@ class PredictJob:
         check_writable(self.output)
         check_writable(self.work)
         what = f"prediction of {self.source.path}"
-        with Driver(self.work, what, self.num_workers, self.settings, self.gpus) as driver:
+        with Driver(
+            self.work, what, self.num_workers, self.settings, self.gpus, output=self.output
+        ) as driver:
             stamps = SourceStamps.of(self.folder, self.sources)
             if not fresh and (rewritten := stamps.rewritten()):
                 _log.warning("%s was written anew; predicting again", " and ".join(rewritten))
