@@ -20,7 +20,8 @@ from synpol.files import join
 from synpol.images.blocks import files_of, folder_of
 from synpol.images.claim import is_ours
 from synpol.images.downsampling import level_factors
-from synpol.images.image import Image, image_path, levels_of, open_image
+from synpol.images.groups import image_path, levels_of
+from synpol.images.image import Image, open_image
 from synpol.images.metadata import HASH
 from synpol.verification.problem import Commands, Problem
 from synpol.verification.stage import Checked, ReadStage, blocks_to_read
