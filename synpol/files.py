@@ -216,7 +216,8 @@ def digest_beside(path: str | os.PathLike[str]) -> Iterator[None]:
     kept.unlink(missing_ok=True)
     yield
     size, name = os.stat(path).st_size, Path(path).name
-    write_text(kept, f"# {size} bytes\n{sha256_of(path)}  {name}\n")
+    with whole_file(kept, sync=False) as temporary:  # a damaged digest is as none
+        temporary.write_text(f"# {size} bytes\n{sha256_of(path)}  {name}\n")
 
 
 def has_rotted(path: str | os.PathLike[str]) -> bool:

@@ -11,6 +11,7 @@ from volumes import random_polarity, write_polarity
 
 import synpol.decoding.relabel as relabel
 from synpol import InputError, decode_blockwise
+from synpol.files import is_url
 from synpol.images.image import open_image
 from synpol.images.run_id import NAME
 
@@ -25,17 +26,20 @@ class Case:
         self.decode("expected", "w0")
         self.expected = self.instances("expected")
 
-    def decode(self, output: str, work: str, **more: object) -> None:
-        options = {"block_shape": (8, 20, 20), "thres_small": 4} | more
+    def decode(self, output: str, work: str) -> None:
         decode_blockwise(
             self.prediction,
-            self.folder / output,
+            self.place(output),
+            block_shape=(8, 20, 20),
+            thres_small=4,
             work_dir=self.folder / work,
-            **options,  # type: ignore[arg-type]
         )
 
+    def place(self, output: str) -> str:
+        return output if is_url(output) else f"{self.folder}/{output}"
+
     def instances(self, output: str) -> np.ndarray:
-        return np.asarray(open_image(self.folder / output / "instances").array[:])
+        return np.asarray(open_image(f"{self.place(output)}/instances").array[:])
 
     def stop_after(self, blocks: int, output: str, work: str) -> None:
         """Decode until some blocks are written, as a run that is killed then."""
@@ -98,6 +102,19 @@ def test_records_are_not_believed_of_an_unfinished_copy(case, monkeypatch, sizes
     shutil.copytree(case.folder / "other", case.folder / "out")
     case.decode("out", "w1")
     assert np.array_equal(case.instances("out"), case.expected)
+
+
+def test_records_of_a_remote_array_are_not_believed_of_another(case):
+    import fsspec
+
+    remote, memory = "memory://array-ids/out", fsspec.filesystem("memory")
+    case.decode(remote, "w1")
+    memory.rm("array-ids/out", recursive=True)
+    case.stop_after(1, remote, "w2")
+    assert memory.exists(f"array-ids/out/instances/s0/{NAME}")
+    case.decode(remote, "w1")
+    assert np.array_equal(case.instances(remote), case.expected)
+    assert not memory.exists(f"array-ids/out/instances/s0/{NAME}")
 
 
 def test_an_unfinished_array_and_its_own_records_go_on(case):
