@@ -169,7 +169,7 @@ def sync_records(folder: Path, indices: Iterable[Index]) -> None:
     """Wait until a power cut cannot take the records of blocks away.
 
     It is done once a stage, since it is slow one by one. A record that a power cut has damaged
-    before is empty, or has another checksum.
+    before does not have its checksum.
     """
     files = [record_path(folder, index) for index in indices]
     sync_together([*files, *{place for file in files for place in file.parents[:4]}])
@@ -259,7 +259,7 @@ def done_mask(folder: Path, grid: Index) -> np.ndarray:
             for entry in entries:
                 name, _, ending = entry.name.partition(".")
                 if ending == "record" and name.isdigit() and int(name) < grid[2]:
-                    done[z, y, int(name)] = entry.stat().st_size > 0  # 0: of a power cut
+                    done[z, y, int(name)] = True
     return done
 
 
