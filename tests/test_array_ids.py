@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recipes import write
 from volumes import random_polarity, write_polarity
 
 import synpol.decoding.relabel as relabel
 from synpol import InputError, decode_blockwise
+from synpol.blockwise import ImageStage, run_image_stage
 from synpol.files import is_url
 from synpol.images.image import open_image
 from synpol.images.run_id import NAME
@@ -77,6 +79,25 @@ def test_a_finished_array_has_no_id_and_an_unfinished_one_has(case):
     assert id_file.read_text() == (records / NAME).read_text()
     case.decode("out", "w1")
     assert files(case.folder / "out") == files(case.folder / "expected")
+
+
+def test_a_run_that_was_killed_before_it_removed_the_id_leaves_none(tmp_path):
+    class Copied(ImageStage):
+        """The same voxels."""
+
+        name = "copied"
+        version = 1
+
+        def transform(self, voxels):
+            return voxels
+
+    write(tmp_path, "raw", np.arange(512, dtype=np.uint8).reshape(8, 8, 8))
+    given = {"block_shape": (4, 8, 8), "work_dir": tmp_path / "work"}
+    run_image_stage(Copied(), tmp_path / "raw", tmp_path / "out", **given)
+    expected = files(tmp_path / "out")
+    (tmp_path / "out" / "copied" / "s0" / NAME).write_text("left")
+    run_image_stage(Copied(), tmp_path / "raw", tmp_path / "out", **given)
+    assert files(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize("sizes", [True, False])

@@ -151,9 +151,6 @@ def cut_and_rerun(recorded, kind, seeds, capsys):
         errors, (code, said) = 0, rerun(kind, config, capsys)
         while code and errors < 8:  # each sets aside what is damaged
             errors, (code, said) = errors + 1, rerun(kind, config, capsys)
-        if code == 2:  # it says what to do
-            outcomes["refused"] += 1
-            continue
         assert code == 0, (seed, said)
         outcomes["the same after an error" if errors else "the same"] += 1
         assert not (wrong := differences(expected, now(recording.folder))), (seed, wrong)

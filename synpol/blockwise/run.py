@@ -24,7 +24,7 @@ from synpol.files import is_url, join
 from synpol.images.claim import Answer, Claim, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, open_image
-from synpol.images.run_id import bind_records
+from synpol.images.run_id import bind_records, forget_leftover
 from synpol.images.writing import check_writable, complete, create_image, inner_chunks
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def run_image_stage(
     digest = hash_of([stage.name, stage.version, options, identity_of(image), blocks.block])
     claim = _claim(stage, image, output, digest, fresh)
     if claim.answer is Answer.FINISHED and claim.found is not None:
+        forget_leftover(claim.found.array)
         return claim.found
     work = work_folder(output, work_dir)
     check_writable(output)

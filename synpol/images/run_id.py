@@ -22,6 +22,7 @@ from zarr.storage import StorePath
 
 from synpol.errors import InputError
 from synpol.files import write_text
+from synpol.images.blocks import folder_of
 from synpol.images.claim import COMPLETE
 from synpol.images.image import Image
 from synpol.images.nodes import opened_array
@@ -75,6 +76,13 @@ def forget_id(image: Image, records: Path | None) -> None:
     sync(_place(image.array).delete())
     if records is not None:
         (records / NAME).unlink(missing_ok=True)
+
+
+def forget_leftover(array: zarr.Array) -> None:
+    """Remove the id of a finished local array whose run was killed before it had done so."""
+    root = folder_of(array)
+    if root is not None and (root / NAME).exists():
+        (root / NAME).unlink()
 
 
 def _id_of(array: zarr.Array) -> str | None:

@@ -21,6 +21,7 @@ from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image
 from synpol.images.nodes import opened_array
 from synpol.images.reading import read_voxels
+from synpol.images.run_id import forget_leftover
 from synpol.images.writing import create_level, image_group, list_levels
 
 #: side of a block, voxels; larger if the chunks are larger
@@ -115,8 +116,9 @@ def _are_kept(path: str, names: Sequence[str], digest: str, fresh: bool) -> bool
         array = opened_array(join(path, name))
         if array is not None and not is_ours(array):
             return True
-        if answer_of(array, digest, fresh) is not Answer.FINISHED:
+        if array is None or answer_of(array, digest, fresh) is not Answer.FINISHED:
             return False
+        forget_leftover(array)
     return True
 
 
