@@ -34,7 +34,7 @@ from synpol.verification.arrays import (
 )
 from synpol.verification.problem import Commands, Problem
 from synpol.verification.stage import ReadStage
-from synpol.verification.tables import ConnectionCheck, check_synapses
+from synpol.verification.tables import CONNECTED, ConnectionCheck, check_synapses
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -99,7 +99,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         print(f"not checked: {note}")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(f"{len(problems)} files of {output} are not right:\n{listed}")
+        raise InputError(f"not right in {output} ({len(problems)}):\n{listed}")
     print(f"all is right: {', '.join(checked)}\n{folder / 'verify.json'}")
 
 
@@ -130,6 +130,8 @@ def check_tables(
             checked.append(str(table))
     right = table if table.exists() and not problems else None
     problems += ConnectionCheck(folder, commands, right).check()
+    tables = (folder / f"{name}.parquet" for name in CONNECTED)
+    checked += [str(table) for table in tables if table.exists()]
     return problems
 
 

@@ -162,7 +162,7 @@ def test_an_undamaged_result_is_right(result, capsys):
     about = json.loads((result.folder / "verify.json").read_text())
     assert about["right"]
     assert about["problems"] == about["not_checked"] == []
-    assert len(about["checked"]) == 3
+    assert len(about["checked"]) == 7
     assert not list((result.folder.parent / "result.work").glob("verify-*"))
 
 
