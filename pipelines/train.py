@@ -61,7 +61,8 @@ def request_graph(
         Indices of the patches of a batch that this process prepares.
     """
     patch, reject = config.train.patch, config.reject_sampling
-    weighted, marked = config.data.train[0].weight is not None, config.data.has_unknown
+    weighted = any(volume.weight is not None for volume in config.data.train)
+    marked = config.data.has_unknown
 
     def accepted() -> gp.Pipeline:
         """Patches with enough foreground, deformed."""
