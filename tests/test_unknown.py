@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import gunpowder as gp
 import hypothesis.strategies as st
@@ -12,9 +15,10 @@ import torch
 import yaml
 from funlib.geometry import Coordinate
 from hypothesis import given, settings
-from recipes import run, run_refused, tiny_config, tiny_volume, write
+from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
+from whole_batch import of_process
 
-from synpol.config import ImageSource, Loss, TrainingVolume
+from synpol.config import Data, ImageSource, Loss, TrainingVolume
 from synpol.errors import InputError
 from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.evaluation.scores import Evaluation, truth_instances
@@ -106,6 +110,34 @@ def test_masks_that_cannot_be_used_are_refused(change, message, tmp_path):
         open_volume(TrainingVolume(raw=f"{tmp_path}/raw", truth=truth, labels="union"), None)
 
 
+def test_sides_whose_partners_are_unknown_are_not_missed(tmp_path, caplog):
+    """The border of what is known cuts synapses, as the border of the volume does."""
+    labels = np.zeros((6, 20, 40), np.uint64)
+    for n in range(4):
+        labels[1:4, 4 * n + 1 : 4 * n + 4, 18:20] = 2 * n + 1
+        labels[1:4, 4 * n + 1 : 4 * n + 4, 20:22] = 2 * n + 2
+    write(tmp_path, "raw", labels.astype(np.uint8))
+    write(tmp_path, "truth", labels)
+    for name, cut in (("cut", 20), ("far", 30)):
+        mask = np.ones(labels.shape, np.uint8)
+        mask[..., cut:] = 0
+        write(tmp_path, name, mask)
+    volume = {"raw": f"{tmp_path}/raw", "labels": "polarity"}
+    truth = ImageSource(path=f"{tmp_path}/truth", known=f"{tmp_path}/cut")
+    open_volume(TrainingVolume(**volume, truth=truth), None)
+    assert "lack their partner" not in caplog.text
+    write(tmp_path, "ids", np.where(labels % 2 == 1, labels, 0))
+    truth = ImageSource(path=f"{tmp_path}/ids", known=f"{tmp_path}/far")
+    with pytest.raises(InputError, match="only odd labels"):
+        open_volume(TrainingVolume(**volume, truth=truth), None)
+
+
+def test_context_is_for_training_alone(tmp_path):
+    volume = {"raw": "raw", "truth": "truth", "labels": "union", "context": True}
+    with pytest.raises(ValueError, match="about training patches; leave it out"):
+        Data.model_validate({"validation": volume})
+
+
 def test_marks_are_for_labels_alone(tmp_path):
     write(tmp_path, "raw", np.zeros(SHAPE, np.float32))
     write(tmp_path, "labels", np.full(SHAPE, UNKNOWN, np.uint64))
@@ -157,6 +189,26 @@ def test_the_loss_is_that_of_the_known_part_alone(seed, exclusive, share):
     for name, value in terms.items():
         assert torch.isclose(value, of_known[name], rtol=1e-5, atol=1e-7), name
     assert torch.allclose(gradient, of_part, rtol=1e-4, atol=1e-7)
+
+
+def test_processes_together_count_what_is_known_in_the_whole_batch(tmp_path):
+    labels = [labels_of(1), labels_of(2)]
+    labels[0][unknown_in(3, share=0.9)] = UNKNOWN  # their known parts differ much
+    labels[1][unknown_in(4, share=0.1)] = UNKNOWN
+    logits = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(5))
+    batches = {}
+    for name in ("plain", "exclusive"):
+        patches = [batch_of(values, name == "exclusive", True) for values in labels]
+        batches[name] = [logits, *(torch.cat(part) for part in zip(*patches, strict=True))]
+    torch.save(batches, tmp_path / "batch")
+    of_process(0, 1, f"{tmp_path}/batch", f"{tmp_path}/alone")
+    alone = torch.load(tmp_path / "alone.0")
+    command = [sys.executable, f"{ROOT}/tests/whole_batch.py", f"{tmp_path}/batch"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, f"{tmp_path}/two", "2"], check=True, timeout=120, env=environment)
+    for rank in range(2):
+        means = torch.load(tmp_path / f"two.{rank}")
+        assert torch.allclose(means, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -326,6 +378,8 @@ def test_commands_leave_out_what_is_unknown_and_tell_it(tmp_path, capsys):
     assert f"not scored: {8 * 48 * 24} voxels that are unknown" in told.out
     scores = json.loads((tmp_path / "result" / "scores.json").read_text())
     assert scores["unknown"]["voxels"] == 8 * 48 * 24
+    report = (tmp_path / "result" / "report.html").read_text()
+    assert f"Not scored: {8 * 48 * 24} voxels that are unknown" in report
     said = run_refused(capsys, "evaluate", config, "evaluate.protocols=[lin2020]")
     assert "are unknown" in said and "leave one of both out" in said
 

@@ -211,6 +211,11 @@ class Data(Section):
     def _weights_of_all_or_none(self) -> Self:
         if self.validation is not None and self.validation.weight is not None:
             raise ValueError("validation has a weight, which is for training volumes; leave it out")
+        if self.validation is not None and self.validation.context:
+            raise ValueError(
+                "validation has `context`, which is about training patches; leave it out: the part "
+                "with labels is predicted and scored"
+            )
         without = [n for n, one in enumerate(self.train) if one.weight is None]
         if without and len(without) < len(self.train):
             raise ValueError(

@@ -249,10 +249,12 @@ def check_sides(image: Image, survey: Survey) -> None:
         elsewhere; the message says what they seem to be.
     """
     labels, path = survey.labels, image.path
-    check_polarity_labels(labels, path)
     partner = partner_of(labels)
+    single = ~np.isin(partner, labels)
+    single[single] = ~_beside_unknown(image, survey.low[single], survey.high[single])
+    check_polarity_labels(labels[single | np.isin(partner, labels)], path)
     inside = ((survey.low > 0) & (survey.high < np.array(image.shape_vx))).all(axis=1)
-    lonely = labels[~np.isin(partner, labels) & inside]  # a border may cut the other side off
+    lonely = labels[single & inside]  # a border may cut the other side off
     synapses = len(np.unique(np.maximum(labels, partner)))
     if len(lonely) > synapses / 2:
         raise InputError(
@@ -283,6 +285,18 @@ def check_sides(image: Image, survey: Survey) -> None:
         path,
         named,
     )
+
+
+def _beside_unknown(image: Image, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Find the boxes that hold or touch a voxel that nobody looked at; (n,) bool."""
+    found = np.zeros(len(low), bool)
+    if image.is_marked:
+        begins = np.maximum(low - 1, 0).tolist()
+        ends = np.minimum(high + 1, image.shape_vx).tolist()
+        for row, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            box = tuple(slice(b, e) for b, e in zip(begin, end, strict=True))
+            found[row] = bool((np.asarray(image.array[box]) == UNKNOWN).any())
+    return found
 
 
 def _pairs_apart(image: Image, survey: Survey) -> tuple[list[int], list[int]]:

@@ -101,6 +101,7 @@ def report_page(
         scores=scores["iou"],
         intervals=scores["f1_interval"],
         protocols=scores.get("protocols", {}),
+        unknown=scores.get("unknown"),
         score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
         if table is not None and "0.5" in scores["iou"]
         else [],
