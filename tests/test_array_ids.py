@@ -14,8 +14,8 @@ import synpol.decoding.relabel as relabel
 from synpol import InputError, decode_blockwise
 from synpol.blockwise import ImageStage, run_image_stage
 from synpol.files import is_url
+from synpol.images.claim import ID
 from synpol.images.image import open_image
-from synpol.images.run_id import NAME
 
 
 class Case:
@@ -74,9 +74,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_finished_array_has_no_id_and_an_unfinished_one_has(case):
     case.stop_after(2, "out", "w1")
-    id_file = case.folder / "out/instances/s0" / NAME
+    id_file = case.folder / "out/instances/s0" / ID
     (records,) = (case.folder / "w1").glob("decode-*/relabel-*")
-    assert id_file.read_text() == (records / NAME).read_text()
+    assert id_file.read_text() == (records / ID).read_text()
     case.decode("out", "w1")
     assert files(case.folder / "out") == files(case.folder / "expected")
 
@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_before_it_removed_the_id_leaves_none(tmp_path):
     given = {"block_shape": (4, 8, 8), "work_dir": tmp_path / "work"}
     run_image_stage(Copied(), tmp_path / "raw", tmp_path / "out", **given)
     expected = files(tmp_path / "out")
-    (tmp_path / "out" / "copied" / "s0" / NAME).write_text("left")
+    (tmp_path / "out" / "copied" / "s0" / ID).write_text("left")
     run_image_stage(Copied(), tmp_path / "raw", tmp_path / "out", **given)
     assert files(tmp_path / "out") == expected
 
@@ -132,10 +132,10 @@ def test_records_of_a_remote_array_are_not_believed_of_another(case):
     case.decode(remote, "w1")
     memory.rm("array-ids/out", recursive=True)
     case.stop_after(1, remote, "w2")
-    assert memory.exists(f"array-ids/out/instances/s0/{NAME}")
+    assert memory.exists(f"array-ids/out/instances/s0/{ID}")
     case.decode(remote, "w1")
     assert np.array_equal(case.instances(remote), case.expected)
-    assert not memory.exists(f"array-ids/out/instances/s0/{NAME}")
+    assert not memory.exists(f"array-ids/out/instances/s0/{ID}")
 
 
 def test_an_unfinished_array_and_its_own_records_go_on(case):
@@ -151,7 +151,7 @@ def test_records_without_an_id_go_on_with_an_array_without_one(case):
     case.stop_after(3, "out", "w1")
     (records,) = (case.folder / "w1").glob("decode-*/relabel-*")
     for folder in (records, case.folder / "out/instances/s0"):
-        (folder / NAME).unlink()
+        (folder / ID).unlink()
     before = {p: p.stat().st_mtime_ns for p in records.rglob("*.record")}
     case.decode("out", "w1")
     assert all(p.stat().st_mtime_ns == changed for p, changed in before.items())

@@ -12,6 +12,7 @@ from synpol.errors import InputError
 from synpol.images.claim import (
     COMPLETE,
     HASH,
+    ID,
     SETTINGS,
     Answer,
     Claim,
@@ -230,3 +231,17 @@ def test_a_kill_while_an_image_is_replaced_leaves_none_of_its_voxels_to_the_next
         assert not made.array[:].any()
         assert not (tmp_path / "raw" / "s1").exists()
     assert 10 < survived < 99
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 700])
+def test_what_a_power_cut_left_of_an_image_is_nothing_and_a_stranger_is_kept(content, tmp_path):
+    left = tmp_path / "instances"
+    (left / "s0").mkdir(parents=True)
+    (left / "zarr.json").write_bytes(content)
+    (left / "s0" / ID).write_text("1")
+    (left / "s0" / "zarr.1.partial").write_bytes(b"{")
+    claim = claim_image(str(left), "digest")
+    assert claim.answer is Answer.ANEW and claim.found is None
+    (left / "s0" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="was not written by synpol"):
+        claim_image(str(left), "digest")

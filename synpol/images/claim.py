@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: attribute of an array that synpol writes: whether it is finished
 COMPLETE = "synpol_complete"
+#: name of the file in an unfinished array, and beside its records, that binds both together
+ID = "synpol.id"
 #: attribute of an array that synpol writes: settings that its readers have to know
 SETTINGS = "synpol_settings"
 
@@ -201,15 +203,26 @@ def _foreign(path: str, advice: str) -> InputError:
 
 
 def _is_occupied(path: str) -> bool:
-    """Whether a local path holds more than files that a killed writer had begun."""
+    """Whether a local path holds more than what a killed run, or a power cut, left of nothing."""
     place = Path(path)
     if is_url(path) or not place.is_dir():
         return not is_url(path) and place.exists()
-    return any(not inside.name.endswith(".partial") for inside in place.iterdir())
+    return not all(map(_is_left_over, place.iterdir()))
+
+
+def _is_left_over(place: Path) -> bool:
+    """Whether a file, or all in a folder, holds nothing: no voxels, and no metadata."""
+    if place.is_dir():
+        return all(map(_is_left_over, place.iterdir()))
+    if place.name.endswith(".partial") or place.name == ID:
+        return True
+    return place.name == "zarr.json" and not place.read_bytes().strip(b"\0")
 
 
 def half_made(path: str) -> bool:
     """Whether an interruption left an image of synpol's there without its full resolution."""
+    if not is_url(path) and Path(path).is_dir() and not _is_occupied(path):
+        return True
     group = opened_group(path, 3)
     if group is not None:
         try:

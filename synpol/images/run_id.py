@@ -23,12 +23,9 @@ from zarr.storage import StorePath
 from synpol.errors import InputError
 from synpol.files import write_text
 from synpol.images.blocks import folder_of
-from synpol.images.claim import COMPLETE
+from synpol.images.claim import COMPLETE, ID
 from synpol.images.image import Image
 from synpol.images.nodes import opened_array
-
-#: name of the file in an unfinished array, and beside its records
-NAME = "synpol.id"
 
 
 def bind_records(image: Image, records: Path) -> None:
@@ -50,7 +47,7 @@ def bind_records(image: Image, records: Path) -> None:
         shutil.rmtree(records, ignore_errors=True)
     known = mine or uuid.uuid4().hex
     sync(_place(image.array).set(_buffer(known)))
-    write_text(records / NAME, known)
+    write_text(records / ID, known)
 
 
 def check_records(image: Image, records: Path) -> None:
@@ -75,14 +72,14 @@ def forget_id(image: Image, records: Path | None) -> None:
     """Remove the id of an array that is finished, and of its records."""
     sync(_place(image.array).delete())
     if records is not None:
-        (records / NAME).unlink(missing_ok=True)
+        (records / ID).unlink(missing_ok=True)
 
 
 def forget_leftover(array: zarr.Array) -> None:
     """Remove the id of a finished local array whose run was killed before it had done so."""
     root = folder_of(array)
-    if root is not None and (root / NAME).exists():
-        (root / NAME).unlink()
+    if root is not None and (root / ID).exists():
+        (root / ID).unlink()
 
 
 def _id_of(array: zarr.Array) -> str | None:
@@ -92,13 +89,13 @@ def _id_of(array: zarr.Array) -> str | None:
 
 def _noted(records: Path) -> str | None:
     try:
-        return (records / NAME).read_text(errors="replace")
+        return (records / ID).read_text(errors="replace")
     except FileNotFoundError:
         return None
 
 
 def _place(array: zarr.Array) -> StorePath:
-    return array.store_path / NAME
+    return array.store_path / ID
 
 
 def _buffer(text: str) -> Buffer:
