@@ -32,8 +32,10 @@ test-full: lint
 	$(BIN)/python -m pytest
 
 # Programs that come from the system (Debian, root): the tests run a SLURM cluster, PostgreSQL and
-# Chromium, and strace notes what a power cut could take away.
+# Chromium, and strace notes what a power cut could take away. An installation that was ended half way
+# is finished first.
 system-deps:
+	DEBIAN_FRONTEND=noninteractive dpkg --configure -a
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 postgresql chromium chromium-driver strace
 
