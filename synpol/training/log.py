@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from synpol.files import whole_file
+from synpol.files import sync_to_disk, whole_file
 from synpol.polarity import Channels
 
 if TYPE_CHECKING:  # reading a log needs no torch, which takes seconds to import
@@ -57,6 +57,7 @@ class TrainingLog:
             earlier = csv.DictWriter(file, list(columns))
             earlier.writeheader()
             earlier.writerows(kept)
+        self._path = path
         self._file = open(path, "a", newline="")  # noqa: SIM115 closed in __exit__
         self._rows = csv.DictWriter(self._file, list(columns))
         self._board = SummaryWriter(folder / "tensorboard", purge_step=iteration + 1)
@@ -69,6 +70,11 @@ class TrainingLog:
             self._file.flush()
             for name, value in measures.items():
                 self._board.add_scalar(name, value, iteration)
+
+    def sync(self) -> None:
+        """Wait until a power cut cannot take away the rows so far; a checkpoint comes after."""
+        self._file.flush()
+        sync_to_disk(self._path)
 
     def validated(self, row: Validated) -> None:
         """Add a validation to TensorBoard; ``validation.csv`` holds it already."""

@@ -154,16 +154,22 @@ class Trainer:
                 )
                 validates = validates_at(train, self.iteration)
                 if self.iteration % train.checkpoint_every == 0 or validates:
-                    self.state.save()
+                    self._save(log)
                 if validates:
                     self.validate(log)
                 interrupted = self.processes.any(interrupt.seen)
                 if not self.finished and not interrupted:
                     batch = next_batch()
+            self._save(log)
         if self.processes.is_first and self.iteration > begun:
             _tell_waiting(self.iteration - begun, measures["seconds"], measures["waited"])
-        self.state.save()
         return self.finished
+
+    def _save(self, log: TrainingLog | None) -> None:
+        """Write a checkpoint after the rows of the log that lead to it."""
+        if log is not None:
+            log.sync()
+        self.state.save()
 
     def _measures(self, learned: Learned) -> dict[str, float]:
         """Average the terms over the processes; add the share of right sides and the rate."""
