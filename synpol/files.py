@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,8 @@ from synpol.errors import InputError
 
 #: errors of file systems that cannot sync a folder, and do it by themselves
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+#: time of a temporary file that nobody has written yet, nanoseconds
+_NEVER = 0
 #: number of syncs that a disk gets at the same time
 _SYNCS_AT_ONCE = 16
 #: folders that this process has synced, and when they had got their last name
@@ -59,28 +63,68 @@ def whole_file(
     Raises
     ------
     InputError
-        A folder has one of the names.
+        A folder has one of the names, or another process writes the file at this moment.
     """
     path = Path(path).absolute()  # libraries take a relative name with a colon for a URL
     own = f".{os.uname().nodename}.{os.getpid()}" if rivals else ""
     temporary = path.with_name(f"{path.name}{own}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        if sync:
-            sync_to_disk(temporary)
-        os.replace(temporary, path)
-        if sync:
-            sync_to_disk(path.parent)
-    except BaseException as error:
-        for place in (path, temporary):
-            if isinstance(error, IsADirectoryError) and place.is_dir():
+    with contextlib.nullcontext() if rivals else _alone(temporary, path):
+        try:
+            yield temporary
+            if temporary.stat().st_mtime_ns == _NEVER:
+                raise FileNotFoundError(f"nothing was written to {temporary}")
+            if sync:
+                sync_to_disk(temporary)
+            os.replace(temporary, path)
+        except BaseException as error:
+            for place in (path, temporary):
+                if isinstance(error, IsADirectoryError) and place.is_dir():
+                    raise InputError(
+                        f"{place} is a folder; a file to write is expected: remove the folder, or "
+                        "give another name"
+                    ) from None
+            temporary.unlink(missing_ok=True)
+            raise
+    if sync:
+        sync_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _alone(temporary: Path, path: Path) -> Iterator[None]:
+    """Lock a temporary file, made when it is missing, or folder until it has its final name.
+
+    Of two that write at the same time the second one gets an `InputError`, so that the first one's
+    content stays its own. On a file system without locks both go on.
+    """
+    flags = os.O_RDONLY if temporary.is_dir() else os.O_RDWR | os.O_CREAT
+    while True:
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise InputError(
-                    f"{place} is a folder; a file to write is expected: remove the folder, or give "
-                    "another name"
+                    f"{path} is being written by another run at this moment; wait for it or end "
+                    "it, then run this again, or give another name"
                 ) from None
-        temporary.unlink(missing_ok=True)
-        raise
+            except OSError:  # a file system without locks
+                pass
+            if _is_still(temporary, descriptor):
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    os.ftruncate(descriptor, 0)
+                    os.utime(descriptor, ns=(_NEVER, _NEVER))
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether an open file or folder has that name; another process may have renamed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False
 
 
 def sync_to_disk(path: str | os.PathLike[str]) -> None:
@@ -112,7 +156,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        A file has one of the names, or ``<path>.tmp`` holds something else.
+        A file has one of the names, ``<path>.tmp`` holds something else, or another process writes
+        the folder at this moment.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     for place in (path, temporary):
@@ -124,19 +169,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
             f"{temporary} holds other files than parts of an unfinished {path.name}, for which "
             "this name is needed; remove it or give another name"
         )
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
-        yield new
-        _sync_all(new)
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(old)  # at once, while removing it takes time
-        new.rename(path)
-        sync_to_disk(path.parent)
-    finally:
-        if old.exists() and not path.exists():  # interrupted between the two
-            old.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True, exist_ok=True)
+    with _alone(temporary, path):
+        try:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
+            new.mkdir()
+            yield new
+            _sync_all(new)
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(old)  # at once, while removing it takes time
+            new.rename(path)
+            sync_to_disk(path.parent)
+        finally:
+            if old.exists() and not path.exists():  # interrupted between the two
+                old.rename(path)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_together(paths: Iterable[Path]) -> None:

@@ -94,6 +94,29 @@ def test_several_processes_may_write_the_same_file_at_once(tmp_path):
     assert names(tmp_path) == ["a.record"]
 
 
+@pytest.mark.parametrize("whole", ["whole_file", "whole_folder"])
+def test_a_second_writer_is_refused_and_the_first_one_keeps_what_it_writes(tmp_path, whole):
+    path = tmp_path / "out"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom synpol.files import *\n"
+        f"with {whole}(Path({str(path)!r})) as new:\n"
+        "    new = new / 'a' if new.is_dir() else new\n"
+        "    new.write_bytes(b'first'); print(flush=True); sys.stdin.read(1)\n"
+        "    new.write_bytes(new.read_bytes() + b', whole')\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as first:
+        first.stdout.readline()
+        writer = {"whole_file": whole_file, "whole_folder": whole_folder}[whole]
+        with pytest.raises(InputError, match="out is being written by another run"), writer(path):
+            raise AssertionError("two write at the same time")
+        first.communicate(b"x")
+    assert first.returncode == 0
+    written = path / "a" if whole == "whole_folder" else path
+    assert written.read_bytes() == b"first, whole"
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_a_relative_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with whole_file("s3:a.csv") as temporary:

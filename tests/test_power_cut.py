@@ -102,7 +102,7 @@ def differences(expected, found):
 
 
 def alike(path, one, other):
-    """Whether two files hold the same; of a checkpoint the tensors count, of a log not the times."""
+    """Whether two files hold the same; tensors of a checkpoint count, times of a log do not."""
     if one is None or other is None:
         return False
     if path.endswith("log.csv"):

@@ -93,6 +93,10 @@ class DriverLock:
         self.release()
 
 
+#: name of the file that stands for a folder which cannot be locked itself
+HIDDEN_LOCK = ".driver.lock"
+
+
 class OutputLock:
     """Keep drivers with other work folders out of a local output until `release` is called.
 
@@ -111,13 +115,16 @@ class OutputLock:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise InputError(f"{folder} is a file; a folder to write in is expected") from None
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             free = _try_lock(descriptor, fcntl.LOCK_EX)
         except OSError:
             os.close(descriptor)
-            descriptor = os.open(Path(folder) / ".driver.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(Path(folder) / HIDDEN_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 free = _try_lock(descriptor, fcntl.LOCK_EX)
             except OSError:  # a file system without locks

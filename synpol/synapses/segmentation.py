@@ -19,6 +19,7 @@ import numpy as np
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
+from synpol.blockwise.lock import HIDDEN_LOCK
 from synpol.blockwise.records import Done, Index, work_folder, write_record
 from synpol.blockwise.run import all_records_of, records_of
 from synpol.blockwise.stage import VoxelStage
@@ -296,7 +297,8 @@ def write_segmentation(
     check_writable(work)
     if not is_url(place):
         check_writable(Path(place).parent)
-    with Driver(work, f"segmentation in {place}", num_workers, workers) as driver:
+    what = f"segmentation in {place}"
+    with Driver(work, what, num_workers, workers, output=place) as driver:
         if _claimed(place, digest, work):
             return len(levels)
         folder = records_of(work, SegmentationStage.name, place, digest)
@@ -364,7 +366,7 @@ def _is_occupied(place: str) -> bool:
     folder = Path(place)
     if is_url(place) or not folder.exists():
         return False
-    return not folder.is_dir() or any(folder.iterdir())
+    return not folder.is_dir() or any(one.name != HIDDEN_LOCK for one in folder.iterdir())
 
 
 def _method_of(content: bytes | None) -> dict[str, Any] | None:
