@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from synpol.errors import InputError
-from synpol.files import whole_folder
+from synpol.files import sha256_of, whole_folder
 from synpol.scene.spatial_index import SpatialLevel, spatial_levels
 from synpol.synapses.exports import TABLE_HASH, digest_of
 from synpol.synapses.reading import open_table, parts_of, read_table
@@ -35,6 +35,9 @@ LIMIT = 2000
 FILE_BYTES = 2**24
 #: approximate number of keys in a minishard, an entry of a shard file's own index
 MINISHARD_KEYS = 256
+
+#: key of the info with a digest of all that was written
+_CONTENT = "synpol_content"
 
 _RECORD = np.dtype(
     [
@@ -69,8 +72,8 @@ def write_annotations(
     Parameters
     ----------
     folder : Path
-        Folder to write. An existing folder is kept if it was made from the same tables, and
-        replaced otherwise.
+        Folder to write. An existing folder is kept if it was made from the same tables and holds
+        what was written, and replaced otherwise.
     table : path
         Synapse table.
     low, high : 3 numbers
@@ -96,7 +99,7 @@ def write_annotations(
     The function needs about 500 bytes of memory for each synapse.
     """
     digest = _digest(table, partners, links, low, high)
-    count = _count_written(folder / "info", digest)
+    count = _count_written(folder, digest)
     if count is not None:
         return count
     ids, records = _lines(table)
@@ -132,17 +135,29 @@ def write_annotations(
                 {"key": key, **_write_level(temporary / key, level, ids, records)}
             )
             bar.update(len(np.unique(level.line)))
+        info[_CONTENT] = _content_of(temporary, info)
         (temporary / "info").write_text(json.dumps(info))
     return len(ids)
 
 
-def _count_written(info: Path, digest: str) -> int | None:
+def _count_written(folder: Path, digest: str) -> int | None:
     """Return the number of lines of annotations that are there already; None: make them anew."""
     try:
-        written = json.loads(info.read_text())
-        return int(written["synpol_count"]) if written["synpol_hash"] == digest else None
-    except (OSError, ValueError, TypeError, KeyError):  # damaged, or none of ours
+        written = json.loads((folder / "info").read_text())
+        if written["synpol_hash"] != digest:
+            return None
+        content = written.pop(_CONTENT)
+        return int(written["synpol_count"]) if content == _content_of(folder, written) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or none of ours
         return None
+
+
+def _content_of(folder: Path, info: dict[str, Any]) -> str:
+    """Return a digest of all files of a folder, and of its info without this digest."""
+    digest = hashlib.sha256(json.dumps(info).encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "info"):
+        digest.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def score_range(table: str | os.PathLike[str]) -> tuple[float, float]:
