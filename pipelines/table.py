@@ -3,6 +3,8 @@
   --csv FILE              all columns
   --parts FOLDER          all columns, a Parquet file for every million synapses
   --cave FILE             Parquet with the columns of CAVE's synapse tables
+  --supervoxels IMAGE     adds to --cave the supervoxel that each point lies in, from an image
+                          of supervoxels (folder or URL)
   --synful FILE           Parquet with the columns of synful's tables
   --neuprint FILE         Parquet with the columns of neuprint-python's synapse connections
   --sqlite FILE           a graph database of funlib.persistence: synapses as nodes
@@ -28,6 +30,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.image import Image, open_image
+from synpol.images.labels import open_labels
 from synpol.images.writing import check_writable
 from synpol.synapses.exports import (
     cave_rows,
@@ -38,6 +41,7 @@ from synpol.synapses.exports import (
 )
 from synpol.synapses.graphs import write_postgres, write_sqlite
 from synpol.synapses.link_forms import (
+    WithSupervoxels,
     cave_link_rows,
     links_of,
     neuprint_rows,
@@ -50,6 +54,7 @@ from synpol.synapses.segmentation import write_segmentation
 def options(parser: argparse.ArgumentParser) -> None:
     for form in ("csv", "cave", "synful", "neuprint", "sqlite"):
         parser.add_argument(f"--{form}", type=Path, metavar="FILE")
+    parser.add_argument("--supervoxels", metavar="IMAGE")
     parser.add_argument("--parts", type=Path, metavar="FOLDER")
     parser.add_argument("--postgres", metavar="HOST/DATABASE")
     parser.add_argument("--precomputed", metavar="FOLDER")
@@ -66,6 +71,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
             "say what to write: --csv, --parts, --cave, --synful, --neuprint, --sqlite, "
             "--postgres or --precomputed"
         )
+    if given.supervoxels and not given.cave:
+        raise InputError("--supervoxels adds columns to --cave FILE, which is missing")
     for file in filter(None, files):
         if file.is_dir():
             raise InputError(f"{file} is a folder; a file to write is expected")
@@ -112,8 +119,14 @@ def write_link_forms(given: argparse.Namespace, table: Path, instances: Image) -
             f"there is no {table.with_name('links.parquet')}, and --neuprint writes links between "
             "neurons; pipelines/connect.py makes it"
         )
+    looked_up = []
+    if given.supervoxels:
+        supervoxels = open_labels(given.supervoxels, "ids")
+        looked_up = [
+            WithSupervoxels(rows_of, supervoxels) for rows_of in (cave_link_rows, cave_rows)
+        ]
     for path, of_links, of_synapses in (
-        (given.cave, cave_link_rows, cave_rows),
+        (given.cave, *(looked_up or (cave_link_rows, cave_rows))),
         (given.synful, synful_link_rows, synful_rows),
         (given.neuprint, neuprint_rows, None),
     ):
@@ -123,6 +136,8 @@ def write_link_forms(given: argparse.Namespace, table: Path, instances: Image) -
         elif path and of_synapses is not None:
             count, left_out = write_parquet_form(table, path, of_synapses, instances)
             print(f"{count} synapses in {path}; {left_out} with a single side are left out")
+    if missing := sum(one.missing for one in looked_up):
+        print(f"{missing} points lie in no supervoxel of {given.supervoxels}; their id is 0")
 
 
 if __name__ == "__main__":

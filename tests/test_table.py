@@ -19,6 +19,7 @@ from postgres_server import postgres_server
 from recipes import ROOT, run, run_refused, tiny_config, write
 
 from synpol import InputError
+from synpol.images.writing import create_image
 from synpol.synapses import exports as table_forms
 from synpol.synapses.links import read_links
 
@@ -109,6 +110,32 @@ def test_cave_columns_are_voxels_x_first(decoded, tmp_path, capsys):
     assert first["pre_pt_position"] == [6 - 10, 6 + 2, 2 + 2]
     assert first["post_pt_position"] == [10 - 10, 6 + 2, 2 + 2]
     assert first["ctr_pt_position"] == [8 - 10, 6 + 2, 2 + 2]
+
+
+def test_cave_rows_have_the_supervoxels_of_their_points(decoded, tmp_path, capsys):
+    path, wide = tmp_path / "cave.parquet", (60, 32, 16)
+    supervoxels = 2**60 + np.arange(4 * 12 * 20, dtype=np.uint64).reshape(4, 12, 20)
+    supervoxels[:, :, 15:] = 0
+    image = create_image(
+        tmp_path, "supervoxels", shape=supervoxels.shape, dtype=np.uint64, voxel_size=wide,
+        offset=(60, 32, -80), unit="nm", chunk_shape=(2, 5, 7),
+    )  # fmt: skip
+    image.array[:] = supervoxels
+    asked = ("table", decoded, "--cave", path, "--supervoxels", image.path)
+    assert run(*asked) == 0
+    said = capsys.readouterr().out
+    rows = pq.read_table(path)
+    missing = 0
+    for row in rows.to_pylist():
+        for side in ("pre", "post"):
+            nm = (np.array(row[f"{side}_pt_position"])[::-1] + 0.5) * (30, 16, 8)
+            voxel = np.floor((nm - (60, 32, -80)) / wide).astype(int)
+            inside = (voxel >= 0).all() and (voxel < supervoxels.shape).all()
+            expected = int(supervoxels[tuple(voxel)]) if inside else 0
+            assert row[f"{side}_pt_supervoxel_id"] == expected
+            missing += expected == 0
+    assert missing == (int(said.split(" points lie in no")[0].split()[-1]) if missing else 0)
+    assert "--cave FILE" in run_refused(capsys, "table", decoded, "--csv", path, *asked[4:])
 
 
 def test_synful_columns_are_nm(decoded, tmp_path):

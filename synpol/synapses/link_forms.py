@@ -6,6 +6,8 @@ The points are anchors: voxels that lie inside both the side of the synapse and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 
 from synpol.errors import InputError
 from synpol.images.image import Image
+from synpol.images.points import values_at
 from synpol.synapses.exports import TABLE_HASH, digest_of
 from synpol.synapses.reading import open_table, parts_of
 
@@ -69,6 +72,43 @@ def cave_link_rows(part: pa.Table, instances: Image) -> pa.Table:
     columns["size"] = pc.add(part["pre_voxels"], part["post_voxels"])
     sizes = ", ".join(f"{size:g}" for size in instances.voxel_size_nm[::-1])
     return pa.table(columns).replace_schema_metadata({"voxel_resolution": f"[{sizes}]"})
+
+
+@dataclass
+class WithSupervoxels:
+    """Make the rows of CAVE's form, each with the supervoxels that its two points lie in.
+
+    The columns are ``pre_pt_supervoxel_id`` and ``post_pt_supervoxel_id`` (uint64); 0 is no
+    supervoxel.
+
+    Parameters
+    ----------
+    rows_of : callable
+        `cave_link_rows` or `synpol.synapses.exports.cave_rows`.
+    supervoxels : Image
+        Labels of the supervoxels, of any voxel size.
+
+    Attributes
+    ----------
+    missing : int
+        Number of points so far that lie in no supervoxel, or outside of the image.
+    """
+
+    rows_of: Callable[[pa.Table, Image], pa.Table]
+    supervoxels: Image
+    missing: int = 0
+
+    def __call__(self, part: pa.Table, instances: Image) -> pa.Table:
+        """Return the rows of a part of a table."""
+        rows = self.rows_of(part, instances)
+        size = np.array(instances.voxel_size_nm, float)
+        for side in ("pre", "post"):
+            position = rows[f"{side}_pt_position"].combine_chunks()
+            voxels = position.flatten().to_numpy().reshape(-1, 3)[:, ::-1]
+            found, _ = values_at(self.supervoxels, (voxels + 0.5) * size)
+            self.missing += int((found == 0).sum())
+            rows = rows.append_column(f"{side}_pt_supervoxel_id", pa.array(found.astype(np.uint64)))
+        return rows
 
 
 def synful_link_rows(part: pa.Table, instances: Image) -> pa.Table:
