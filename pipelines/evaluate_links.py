@@ -14,10 +14,12 @@ from pathlib import Path
 from synpol.command import run_command
 from synpol.config import Config, EvaluateLinks, LinkTable
 from synpol.errors import InputError
+from synpol.evaluation.known_links import where_known
 from synpol.evaluation.links import RULES, LinkRule, LinkScores, described, score_links
 from synpol.files import is_url, join, whole_file, write_json
+from synpol.images.labels import open_labels
 from synpol.report.figures import link_curves
-from synpol.synapses.links import read_links, read_neurons
+from synpol.synapses.links import Links, read_links, read_neurons
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -38,6 +40,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
                 f"{options.rule} asks for the same ones; name their columns "
                 "(columns: {pre_id: ..., post_id: ...}), or set evaluate.links.same_neurons=false"
             )
+    if options.known is not None:
+        predicted, truth = only_known(config, predicted, truth, rule)
     scores = score_links(
         predicted,
         truth,
@@ -49,11 +53,31 @@ def main(config: Config, given: argparse.Namespace) -> None:
     folder = results_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"rule": options.rule, **asdict(rule), "neurons": options.neurons}
+    if options.known is not None:
+        about["known"] = str(options.known)
     write_json(folder / "link_scores.json", {"rule": about, **scores.to_json()})
     with whole_file(folder / "link_scores.png") as temporary:
         link_curves(scores).savefig(temporary, dpi=100, format="png")
     show(rule, scores)
     print(f"{folder / 'link_scores.json'}\n{folder / 'link_scores.png'}")
+
+
+def only_known(
+    config: Config, predicted: Links, truth: Links, rule: LinkRule
+) -> tuple[Links, Links]:
+    """Leave out the links of places that were not annotated, and tell their numbers."""
+    known = open_labels(config.need_image("evaluate.links.known"), "mask")
+    ours, true = where_known(predicted, truth, rule, known)
+    if not true.any():
+        raise InputError(
+            f"no true link has both ends where {known.path} is not 0 (evaluate.links.known), so "
+            f"there is nothing to score; the image covers {known.offset_nm} to {known.end_nm} nm"
+        )
+    print(
+        f"not annotated there: {int((~ours).sum())} predicted and {int((~true).sum())} true links "
+        "are left out"
+    )
+    return predicted[ours], truth[true]
 
 
 def predicted_table(config: Config) -> LinkTable:

@@ -16,7 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from synpol import InputError
 from synpol.config import LinkTable
 from synpol.evaluation import matching
+from synpol.evaluation.known_links import where_known
 from synpol.evaluation.links import RULES, LinkRule, score_links, unique_links
+from synpol.images.writing import create_image
 from synpol.synapses.links import PLACES, Links, read_links, read_neurons
 
 
@@ -240,3 +242,48 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
     (tmp_path / "empty.yaml").write_text("run_dir: r\n")
     assert run("evaluate_links", str(tmp_path / "empty.yaml")) == 2
     assert "evaluate.links.truth is not set" in capsys.readouterr().err
+
+
+def test_links_of_places_that_nobody_annotated_are_neither_right_nor_wrong(tmp_path, capsys):
+    mask = create_image(
+        tmp_path, "known", shape=(10, 10, 10), dtype=np.uint8, voxel_size=(100, 100, 100),
+        offset=(0, 0, 0), unit="nm", chunk_shape=(4, 4, 4),
+    )  # fmt: skip
+    mask.array[:, :, :5] = 1  # x below 500 nm
+    pre = [[50, 50, x] for x in (100, 300, 490, 700, 900)]
+    post = [[50, 250, x] for x in (100, 300, 510, 700, 900)]
+    truth = Links.of(pre, post, [1] * 5, [2] * 5)
+    found = Links.of(
+        # right; wrong; near a link that is left out; right from beyond the border; elsewhere
+        [[50, 60, 100], [850, 850, 100], [50, 55, 485], [50, 60, 505], [850, 850, 900]],
+        [[50, 240, 100], [850, 950, 100], [50, 255, 495], [50, 240, 505], [850, 950, 900]],
+        [1, 3, 1, 1, 3],
+        [2, 4, 2, 2, 4],
+    )
+    rule = LinkRule("both", 20.0, same_neurons=True)
+    ours, true = where_known(found, truth, rule, mask)
+    assert true.tolist() == [True, True, False, False, False]
+    assert ours.tolist() == [True, True, False, False, False]
+    near = where_known(found, truth, LinkRule("both", 250.0, same_neurons=True), mask)[0]
+    assert near.tolist() == [True, True, True, True, False]
+    for name, links in (("truth", truth), ("found", found)):
+        columns = {f"{s}_{a}": getattr(links, s)[:, k] for s in ("pre", "post")
+                   for k, a in enumerate("zyx")}  # fmt: skip
+        ids = {"pre_id": links.pre_id, "post_id": links.post_id}
+        csv.write_csv(pa.table(columns | ids), tmp_path / f"{name}.csv")
+    (tmp_path / "empty.yaml").write_text("run_dir: r\n")
+    config = [
+        str(tmp_path / "empty.yaml"),
+        f"evaluate.links.truth.path={tmp_path}/truth.csv",
+        f"evaluate.links.predicted.path={tmp_path}/found.csv",
+        "evaluate.links.ends=both",
+        "evaluate.links.distance=20",
+    ]
+    assert run("evaluate_links", *config, f"evaluate.links.known={mask.path}") == 0
+    assert "3 predicted and 3 true links are left out" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "link_scores.json").read_text())
+    assert (scores["matched"], scores["predicted"], scores["truth"]) == (1, 2, 2)
+    assert scores["rule"]["known"] == mask.path
+    mask.array[:] = 0
+    assert run("evaluate_links", *config, f"evaluate.links.known={mask.path}") == 2
+    assert "nothing to score" in capsys.readouterr().err

@@ -73,6 +73,11 @@ class EvaluateLinks(Section):
         description="text file with the neurons that are scored, a number on each line; a link "
         "counts once for each of its neurons that is listed; default: all links count once",
     )
+    known: Source | None = Field(
+        default=None,
+        description="image that is not 0 where all links were annotated; links elsewhere are "
+        "neither right nor wrong; default: everywhere",
+    )
     site_distance: NotNegative = Field(
         default=50.0,
         description="true links of one neuron whose pre ends lie within this many nm leave from "

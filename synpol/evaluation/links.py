@@ -221,7 +221,7 @@ def near(a: np.ndarray, b: np.ndarray, distance: float) -> tuple[np.ndarray, np.
 
 def _match(predicted: Links, truth: Links, rule: LinkRule, neurons: np.ndarray | None) -> Matching:
     """Match two tables; the scores count a link for each listed neuron."""
-    i, j, cost = _candidates(predicted, truth, rule)
+    i, j, cost = candidates(predicted, truth, rule)
     chosen = best_pairs(i, j, 2 * rule.distance - cost, most=False)
     pairs = [
         (int(a), int(b), float(c))
@@ -236,10 +236,10 @@ def _match(predicted: Links, truth: Links, rule: LinkRule, neurons: np.ndarray |
     return replace(counted, pairs=tuple(sorted(listed)))
 
 
-def _candidates(
+def candidates(
     predicted: Links, truth: Links, rule: LinkRule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs of rows that may match, and the distance of their ends, nm."""
+    """Find the pairs of rows that may match: rows of both tables, and the distance in nm."""
     first = "post" if rule.ends == "post" else "pre"
     i, j = near(getattr(predicted, first), getattr(truth, first), rule.distance)
     if rule.same_neurons:

@@ -39,6 +39,6 @@ def values_at(image: Image, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         if not some.size:
             continue
         begin, end = voxels[some].min(axis=0), voxels[some].max(axis=0) + 1
-        box = image.array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+        box = np.asarray(image.array[tuple(map(slice, begin, end))])
         values[some] = box[tuple((voxels[some] - begin).T)]
     return values, inside
