@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,9 @@ import yaml
 from synpol.blockwise.records import DamagedRecord
 from synpol.blockwise.schedulers import SCHEDULERS, scheduler_of
 from synpol.config import Config, describe, load_config
-from synpol.errors import InputError
+from synpol.errors import InputError, Outage
 from synpol.files import is_url, whole_file
+from synpol.images.stores import outage_in
 
 #: errors of the system that say that there is no room
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -84,7 +86,7 @@ def run_command(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except DamagedRecord as error:
+    except (DamagedRecord, Outage) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -92,13 +94,15 @@ def run_command(
         sys.exit(130)
     except Exception as error:
         full = _full_disk(error)
-        if full is None:
+        outage = outage_in("".join(traceback.format_exception(error)))
+        if full is not None:
+            outage = (
+                f"the disk is full or fails ({full}); what is done is kept: make room there and "
+                "run the same command again"
+            )
+        if outage is None:
             raise
-        print(
-            f"error: the disk is full or fails ({full}); what is done is kept: make room there and "
-            "run the same command again",
-            file=sys.stderr,
-        )
+        print(f"error: {outage}", file=sys.stderr)
         sys.exit(1)
     if done is False:
         sys.exit(130)

@@ -1,7 +1,7 @@
-"""The one exception that means "the input is at fault, and here is what to do".
+"""The exception that means "the input is at fault, and here is what to do", and one for servers.
 
-Commands turn it into a message and exit code 2; everything else that escapes is a fault of
-synpol or of the machine and keeps its traceback.
+Commands turn the first into a message and exit code 2, the second into one and exit code 1;
+everything else that escapes is a fault of synpol or of the machine and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """What was given cannot be used. The message names it, says what was expected, what to do."""
+
+
+class Outage(RuntimeError):
+    """A server failed, or the way to it. What is done is kept, and the same command goes on."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

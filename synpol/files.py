@@ -242,7 +242,7 @@ def whole_remote_file(url: str) -> Iterator[IO[bytes]]:
             yield file
         system.mv(temporary, target)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # a server that fails at this too
             system.rm_file(temporary)
         raise
 

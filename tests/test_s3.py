@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from precomputed import write_precomputed
 from recipes import write
-from s3_server import s3_server
+from s3_server import make_bucket, s3_server
 from test_faults import JOB, workers_of
 from volumes import random_polarity, write_polarity
 
@@ -36,15 +36,7 @@ def bucket(tmp_path_factory):
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)
         s3fs.S3FileSystem.clear_instance_cache()
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                s3fs.S3FileSystem().mkdir("volumes")
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
+        make_bucket("volumes")
         yield "s3://volumes"
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
@@ -159,14 +151,7 @@ def test_what_everybody_may_read_needs_no_credentials(tmp_path, monkeypatch):
         for key, value in environment.items():
             monkeypatch.setenv(key, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                s3fs.S3FileSystem().mkdir("public")
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        make_bucket("public")
         write("s3://public", "raw", VOLUME[0], voxel_size=(40, 8, 4))
         write_precomputed(tmp_path / "raw", VOLUME[0])
         s3fs.S3FileSystem().put(f"{tmp_path}/raw/", "public/pre/", recursive=True)

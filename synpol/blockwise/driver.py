@@ -29,8 +29,9 @@ from synpol.blockwise.schedulers import check_place, scheduler_of
 from synpol.blockwise.stage import AnyStage, FillStage
 from synpol.blockwise.times import summary_of, times_folder
 from synpol.blockwise.worker import REFUSED
-from synpol.errors import InputError
+from synpol.errors import InputError, Outage
 from synpol.files import is_url
+from synpol.images.stores import outage_in
 
 if TYPE_CHECKING:
     from synpol.blockwise.pool import WorkerPool
@@ -266,6 +267,8 @@ class Driver:
         if error and DamagedRecord.__name__ in error:
             said = error.strip().splitlines()[-1].partition(": ")[2]
             return DamagedRecord(f"{stage.name}: {said}")
+        if error and (outage := outage_in(error)):
+            return Outage(f"{stage.name}: {outage}")
         shown = ", ".join(str(tuple(int(i) for i in index)) for index in missing[:5])
         return RuntimeError(
             f"{stage.name}: {len(missing)} of {stage.count} blocks failed (block index {shown}"

@@ -22,7 +22,7 @@ from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.image import Image, open_image
 from synpol.images.metadata import HASH
-from synpol.images.nodes import opened_array, opened_group
+from synpol.images.nodes import opened_array, opened_group, refuse_outage
 from synpol.images.ome import multiscale_of, ome_metadata
 
 _log = logging.getLogger(__name__)
@@ -233,7 +233,8 @@ def half_made(path: str) -> bool:
             return False
         try:
             left = dict(group.members())
-        except Exception:  # whatever zarr makes of metadata that are none
+        except Exception as error:  # whatever zarr makes of metadata that are none
+            refuse_outage(path, error)
             return False
         return "s0" not in left and all(is_ours(node) for node in left.values())
     if is_url(path) or not Path(path).is_dir():

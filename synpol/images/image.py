@@ -25,7 +25,7 @@ from synpol.images.kinds import SCHEME, is_n5, is_precomputed
 from synpol.images.location import Located, is_whole
 from synpol.images.marks import Marks
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
-from synpol.images.nodes import Found, described, find_array
+from synpol.images.nodes import Found, described, find_array, refuse_outage
 from synpol.images.ome import Multiscale
 from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, Voxels, check_kind
@@ -264,6 +264,7 @@ def check_readable(image: Image) -> None:
         except InputError:
             raise
         except Exception as error:  # whatever the codecs make of bytes that are not theirs
+            refuse_outage(image.path, error)
             chunk = damaged_chunk(image.array, where)
             name = "the chunk" if chunk is None else join(image.path, chunk)
             raise InputError(

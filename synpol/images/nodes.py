@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 from synpol.errors import InputError, nearest
 from synpol.files import is_url, join
 from synpol.images.ome import Multiscale, inner_paths, is_layout_of_series, multiscale_of
-from synpol.images.stores import fault_of, for_zarr
+from synpol.images.stores import fault_of, for_zarr, is_outage
 
 #: how many groups are entered, one in another, to find an image
 _DEPTH = 4
@@ -199,7 +199,7 @@ def _local_format(path: str) -> Literal[2, 3] | None:
 
 def _unreadable(path: str, error: Exception, anonymous: bool = False) -> InputError:
     if is_url(path):
-        return InputError(fault_of(path, _told(error), anonymous))
+        return InputError(fault_of(path, _told(error), anonymous, is_outage(error)))
     return InputError(
         f"{path} cannot be opened as Zarr: {_told(error)}. Correct its metadata, run the command "
         "again that makes it, or copy it anew"
@@ -307,19 +307,38 @@ def opened_group(
     mode: Literal["r", "r+"] = "r",
     anonymous: bool = False,
 ) -> zarr.Group | None:
-    """A Zarr group, or None where there is none."""
+    """A Zarr group, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        A server does not answer.
+    """
     place, options = for_zarr(str(path), anonymous)
     try:
         if (zipped := zip_of(str(path))) is not None:
             return zarr.open_group(ZipStore(zipped[0], mode="r"), path=zipped[1], mode="r")
         return zarr.open_group(place, mode=mode, zarr_format=zarr_format, storage_options=options)
-    except Exception:  # whatever zarr makes of what lies there: it is no group
+    except Exception as error:  # whatever zarr makes of what lies there: it is no group
+        refuse_outage(str(path), error, anonymous)
         return None
 
 
 def opened_array(path: str) -> zarr.Array | None:
-    """A Zarr array, or None where there is none."""
+    """A Zarr array, or None where there is none; errors are those of `opened_group`."""
     try:
         return zarr.open_array(path, mode="r")
-    except Exception:  # whatever zarr makes of what lies there: it is no array
+    except Exception as error:  # whatever zarr makes of what lies there: it is no array
+        refuse_outage(path, error)
         return None
+
+
+def refuse_outage(path: str, error: Exception, anonymous: bool = False) -> None:
+    """Refuse to take a server that fails for one that says that nothing is there.
+
+    Raises
+    ------
+    InputError
+    """
+    if is_url(path) and is_outage(error):
+        raise _unreadable(path, error, anonymous) from error

@@ -11,6 +11,7 @@ import numpy as np
 from synpol.errors import InputError
 from synpol.files import join
 from synpol.images.metadata import HASH
+from synpol.images.stores import is_outage
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
@@ -35,9 +36,11 @@ def read_voxels(array: Any, where: Any, source: str | ImageSource) -> np.ndarray
     """
     try:
         return np.asarray(array[where])
-    except (InputError, OSError):  # the second may be over soon; the block is tried again
+    except InputError:
         raise
     except Exception as error:
+        if is_fault(error):  # it may be over soon; the block is tried again
+            raise
         name = damaged_chunk(array, where)
         if name is None:
             raise
@@ -78,11 +81,14 @@ def _cells(where: Any, shape: Sequence[int], cell: Sequence[int]) -> list[range]
 def _reads(array: Any, box: tuple[slice, ...]) -> bool:
     try:
         np.asarray(array[box])
-    except OSError:
-        return True
-    except Exception:
-        return False
+    except Exception as error:
+        return is_fault(error)
     return True
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether an error is of the file system or of a server, and not of the content of a chunk."""
+    return isinstance(error, OSError) or is_outage(error)
 
 
 def way_on(array: Any) -> str:

@@ -22,7 +22,6 @@ from zarr.storage import StorePath
 
 from synpol.errors import InputError
 from synpol.files import write_text
-from synpol.images.blocks import folder_of
 from synpol.images.claim import COMPLETE, ID
 from synpol.images.image import Image
 from synpol.images.nodes import opened_array
@@ -76,10 +75,10 @@ def forget_id(image: Image, records: Path | None) -> None:
 
 
 def forget_leftover(array: zarr.Array) -> None:
-    """Remove the id of a finished local array whose run was killed before it had done so."""
-    root = folder_of(array)
-    if root is not None and (root / ID).exists():
-        (root / ID).unlink()
+    """Remove the id of a finished array whose run ended before it had done so."""
+    if _id_of(array) is not None:
+        place = _place(array)
+        sync(StorePath(place.store.with_read_only(False), place.path).delete())
 
 
 def _id_of(array: zarr.Array) -> str | None:

@@ -40,7 +40,22 @@ _DENIED = (
     "403,",
     "401,",
 )
-_SILENT = ("unavailable", "resolve", "timed out", "timeout", "connect", "name or service")
+_SILENT = (
+    "unavailable",
+    "resolve",
+    "timed out",
+    "timeout",
+    "connect",
+    "name or service",
+    "retry attempts failed",
+)
+#: packages that speak with servers, whose errors are those of servers and of the way to them
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "fsspec", "gcsfs", "requests", "urllib3")
+_ERROR_OF_CLIENT = re.compile(rf"^(?:{'|'.join(_CLIENTS)})\.[\w.]+: (.+)", re.MULTILINE)
+#: answers of a server that say something, instead of failing
+_ANSWERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+#: HTTP: the server waited too long for the request, and too many requests
+_LATER = (408, 429)
 #: where details begin in a message of tensorstore
 _DETAILS = re.compile(r" \[(?:HTTP|http_|curl_code|source|method|grpc)")
 _PACKAGE = re.compile(r"install [`'\"]?(gcsfs|s3fs|aiohttp|requests)")
@@ -192,7 +207,40 @@ class reading:
         raise InputError(fault_of(self.path, str(error), self.anonymous)) from None
 
 
-def fault_of(path: str, said: str, anonymous: bool) -> str:
+def is_outage(error: BaseException) -> bool:
+    """Whether an error at a URL is a server that fails, and not its answer that nothing is there.
+
+    Parameters
+    ----------
+    error : exception
+        Whatever a library raised.
+    """
+    status = getattr(error, "status", None)
+    if isinstance(error, _ANSWERS):
+        return False
+    if isinstance(status, int) and 400 <= status < 500 and status not in _LATER:
+        return False
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def outage_in(trace: str) -> str | None:
+    """Say what a server, or the way to it, did wrong; None where a traceback is of another fault.
+
+    Parameters
+    ----------
+    trace : str
+        Text of a traceback, of this process or of a worker.
+    """
+    found = _ERROR_OF_CLIENT.search(trace)
+    if found is None:
+        return None
+    return (
+        f"a server fails or refuses ({found[1].strip()[:300]}); what is done is kept: see that it "
+        "answers, and run the same command again"
+    )
+
+
+def fault_of(path: str, said: str, anonymous: bool, outage: bool = False) -> str:
     """Say what is wrong with a place that cannot be read, and how to go on.
 
     Parameters
@@ -203,6 +251,8 @@ def fault_of(path: str, said: str, anonymous: bool) -> str:
         Message of a library.
     anonymous : bool
         Whether no credentials were used.
+    outage : bool
+        Whether the server failed; otherwise its message tells.
     """
     reason = _DETAILS.split(said)[0].strip().rstrip(".") or "no reason was given"
     text = said.lower()
@@ -220,6 +270,9 @@ def fault_of(path: str, said: str, anonymous: bool) -> str:
         else:
             way = "give a URL that everybody may read, or copy it"
         return f"{path} may not be read ({reason}); {way}"
-    if is_url(path) and any(word in text for word in _SILENT):
-        return f"{path} does not answer ({reason}); check the address and the connection"
+    if is_url(path) and (outage or any(word in text for word in _SILENT)):
+        return (
+            f"{path} does not answer ({reason}); check the address and the connection, and run the "
+            "same command again"
+        )
     return f"{path} cannot be read: {reason}. Correct it, or copy it anew"

@@ -231,7 +231,10 @@ class SegmentationStage(VoxelStage[OpenLevels, np.ndarray, np.ndarray]):
             where.append(slice(max(0, low), min(n, high)))
             missing.append((max(0, -low), 0))
         source = opened.source[tuple(where)]
-        voxels = source.read().result() if self.number else source
+        if self.number:
+            with reading(self.place, False):
+                source = source.read().result()
+        voxels = source
         return np.pad(np.asarray(voxels, np.uint64), missing) if np.any(missing) else voxels
 
     def compute(self, index: Index, opened: OpenLevels, given: np.ndarray) -> np.ndarray:

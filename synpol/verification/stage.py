@@ -17,7 +17,7 @@ from synpol.blockwise.records import Index
 from synpol.blockwise.stage import VoxelStage
 from synpol.images.downsampling import label_of_cells, mean_of_cells
 from synpol.images.image import open_image
-from synpol.images.reading import damaged_chunks
+from synpol.images.reading import damaged_chunks, is_fault
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
@@ -138,7 +138,7 @@ def _read(array: Any, where: tuple[Any, ...]) -> np.ndarray | None:
     """Read a region; None where a chunk of it is damaged."""
     try:
         return np.asarray(array[where])
-    except OSError:  # of the file system, not of the content: the block is tried again
-        raise
-    except Exception:
+    except Exception as error:
+        if is_fault(error):  # the block is tried again
+            raise
         return None
