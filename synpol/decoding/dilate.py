@@ -28,8 +28,8 @@ from synpol.decoding.fragments import (
     Sides,
     Touching,
 )
-from synpol.decoding.label import LabelRecord, first_of_each
-from synpol.decoding.runs import RowRuns, component_labels
+from synpol.decoding.label import LabelRecord
+from synpol.decoding.runs import RowRuns, component_labels, first_of_each
 
 
 @dataclass

@@ -20,7 +20,7 @@ from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.dilation import Box, halo
 from synpol.decoding.probabilities import as_probabilities, counted_channels
 from synpol.decoding.reference import Threshold
-from synpol.decoding.runs import RowRuns, component_labels, ranges
+from synpol.decoding.runs import RowRuns, component_labels, first_of_each, ranges
 from synpol.images.reading import read_voxels
 from synpol.polarity import Channels
 from synpol.synapses.statistics import Stats
@@ -253,11 +253,6 @@ def _side_components(
     result = np.zeros(len(inside), np.int64)
     result[which] = labels
     return result, run.first(shape)[which[first_of_each(labels)]]
-
-
-def first_of_each(labels: np.ndarray) -> np.ndarray:
-    """Find where each label occurs first; labels are numbered in that order."""
-    return np.flatnonzero(np.diff(np.maximum.accumulate(labels), prepend=0))
 
 
 def _local_states(

@@ -203,3 +203,8 @@ def component_labels(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarr
         one, other = one[apart], other[apart]
     is_first = root == np.arange(count)
     return np.cumsum(is_first)[root]
+
+
+def first_of_each(labels: np.ndarray) -> np.ndarray:
+    """Find where each label occurs first; labels are numbered in that order."""
+    return np.flatnonzero(np.diff(np.maximum.accumulate(labels), prepend=0))
