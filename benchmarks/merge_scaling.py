@@ -20,6 +20,7 @@ is flat cost a block. The memory of the top job is that of a fresh process which
 from __future__ import annotations
 
 import argparse
+import functools
 import platform
 import resource
 import subprocess
@@ -57,6 +58,7 @@ BLOCK = (128, 256, 256)
 INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128
 
 
+@functools.lru_cache(maxsize=2**12)
 def contacts(index: Index, axis: int) -> np.ndarray:
     """Synapses across the high face of a block: whether pre and post reach across; (2, n) bool."""
     rng = np.random.default_rng((1, *index, axis))
@@ -82,6 +84,7 @@ class OpenFragments:
     reach: np.ndarray
 
     @classmethod
+    @functools.lru_cache(maxsize=2**12)  # drawing is not what is measured
     def of(cls, index: Index, grid: Index) -> OpenFragments:
         faces, reach = [], []
         for axis in range(3):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import hypothesis.strategies as st
+import networkx
 import numpy as np
 import pandas as pd
 import pytest
@@ -233,11 +234,17 @@ def test_real_workers_give_the_same(tmp_path, monkeypatch):
     assert np.array_equal(found, polarity2instance(volume, thres_small=9))
 
 
-def test_scipy_and_networkx_join_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(joining, "_NETWORKX_EDGES", 0)
-    volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")
-    found = decode(tmp_path, volume, (2, 9, 9), thres_small=9)
-    assert np.array_equal(found, polarity2instance(volume, thres_small=9))
+@pytest.mark.parametrize("seed", range(20))
+def test_components_are_joined_as_networkx_joins_them(seed):
+    rng = np.random.default_rng(seed)
+    names = np.unique(rng.integers(1, 10**15, rng.integers(1, 2000)).astype(np.uint64))
+    ends = rng.choice(names, (2, rng.integers(0, 3 * len(names))))
+    if seed % 2:  # a long chain in any order
+        order = rng.permutation(len(names) - 1)
+        ends = np.stack([names[order], names[order + 1]])
+    graph = joining.contact_graph(names, *ends)
+    smallest = {n: min(part) for part in networkx.connected_components(graph) for n in part}
+    assert joining.join(names, *ends).tolist() == [smallest[n] for n in names.tolist()]
 
 
 def test_the_graph_of_a_group_can_be_inspected(tmp_path):

@@ -8,6 +8,7 @@ no voxel of the polarity array is read again. Nothing else needs a halo.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import VoxelStage
-from synpol.decoding.dilation import Box, dilate, halo
+from synpol.decoding.dilation import Box, halo
 from synpol.decoding.fragments import (
     INSIDE,
     KEPT,
@@ -27,8 +28,8 @@ from synpol.decoding.fragments import (
     Sides,
     Touching,
 )
-from synpol.decoding.label import LabelRecord, first_of_each
-from synpol.decoding.reference import components
+from synpol.decoding.label import LabelRecord
+from synpol.decoding.runs import RowRuns, component_labels, first_of_each
 
 
 @dataclass
@@ -111,29 +112,30 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
 
     def compute(self, index: Index, opened: None, given: None) -> DilateRecord:
         record = read_record(self.labelled, index, LabelRecord)
-        state = record.states(self.blocks.shape_of(index))
-        if self.dilate_sz == 1 and not self.sides:  # then the states are components of the union
-            return _Fragments(self, index, record, state, state, record.first["pre"]).record()
-        synapse, first = components_and_first(self._dilated_union(index, state > 0))
-        return _Fragments(self, index, record, state, synapse, first).record()
+        shape = self.blocks.shape_of(index)
+        union, _ = RowRuns.cut(*record.run.ranges(), shape)
+        synapses = self._dilated_union(index, union)
+        ends = [(one, other) for one, other, _ in synapses.contacts(shape)]
+        one, other = (np.concatenate(end) for end in zip(*ends, strict=True))
+        label = component_labels(len(synapses.x), one, other)
+        return _Fragments(self, index, record, synapses, label).record()
 
-    def _dilated_union(self, index: Index, union: np.ndarray) -> np.ndarray:
+    def _dilated_union(self, index: Index, union: RowRuns) -> RowRuns:
         below, above = halo(self.dilate_sz)
         begin, end = self.blocks.bounds(index)
         block, shape = self.blocks.block, self.blocks.shape
-        low = tuple(max(0, a - n) for a, n in zip(begin, below, strict=True))
-        high = tuple(min(s, e + n) for s, e, n in zip(shape, end, above, strict=True))
-        inner = tuple(slice(b - a, e - a) for a, b, e in zip(low, begin, end, strict=True))
-        padded = np.zeros([h - a for a, h in zip(low, high, strict=True)], dtype=bool)
-        padded[inner] = union
+        low = _index(max(0, a - n) for a, n in zip(begin, below, strict=True))
+        high = _index(min(s, e + n) for s, e, n in zip(shape, end, above, strict=True))
+        inner = _index(b - a for a, b in zip(low, begin, strict=True))
+        region = _index(h - a for a, h in zip(low, high, strict=True))
+        parts = [union.moved(inner)]
         near = (range(low[a] // block[a], (high[a] - 1) // block[a] + 1) for a in range(3))
         for z, y, x in itertools.product(*near):
             other = (z, y, x)
             if other != index:
-                padded[tuple(self._rim(other, low, high))] = True
-        if not padded.any():
-            return np.zeros(union.shape, dtype=bool)
-        return np.ascontiguousarray(dilate(padded, self.dilate_sz)[inner])
+                parts.append(RowRuns.of_voxels(self._rim(other, low, high)))
+        dilated = RowRuns.joined(parts).dilated(self.dilate_sz, region)
+        return dilated.cropped(inner, self.blocks.shape_of(index))
 
     def _rim(self, other: Index, low: tuple[int, ...], high: tuple[int, ...]) -> np.ndarray:
         """Find the union voxels of another block in a region, as (3, n) places in the region."""
@@ -145,11 +147,9 @@ class DilateStage(VoxelStage[None, None, DilateRecord]):
         return place[:, ((place >= 0) & (place < size)).all(axis=0)]
 
 
-def components_and_first(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label the components of a mask, and find where each begins in C order."""
-    labels, _ = components(mask)
-    at = np.flatnonzero(mask)
-    return labels, at[first_of_each(labels.ravel()[at])]
+def _index(numbers: Iterable[int]) -> Index:
+    z, y, x = numbers
+    return z, y, x
 
 
 class _Fragments:
@@ -160,15 +160,15 @@ class _Fragments:
         stage: DilateStage,
         index: Index,
         labelled: LabelRecord,
-        state: np.ndarray,
-        synapse: np.ndarray,
-        first: np.ndarray,
+        runs: RowRuns,
+        label: np.ndarray,
     ) -> None:
         self.stage, self.index, self.labelled = stage, index, labelled
-        self.state, self.synapse = state, synapse
-        states, flat = labelled.state, synapse.ravel()
+        self.shape = stage.blocks.shape_of(index)
+        self.runs, self.label = runs, label
+        states, first = labelled.state, runs.first(self.shape)[first_of_each(label)]
         #: for each kind, the label of each state; labels are local to the block
-        self.local = {"synapse": flat[states.first].astype(np.int64)}
+        self.local = {"synapse": self._synapse_at(states.first)}
         #: for each kind, the name of each label
         self.names = {"synapse": self._names(first)}
         #: for each side, the synapse label in which each label of the side lies
@@ -177,17 +177,21 @@ class _Fragments:
             if stage.sides:
                 self.local[kind] = labels
                 self.names[kind] = self._names(labelled.first[kind])
-                self.in_synapse[kind] = np.append(0, flat[labelled.first[kind]])
+                self.in_synapse[kind] = np.append(0, self._synapse_at(labelled.first[kind]))
         if not stage.sides:  # a synapse is its own only side; its size is that of its union
             synapses = self.local["synapse"]
             self.local |= {"pre": synapses, "post": 0 * synapses}
             self.names |= {"pre": self.names["synapse"], "post": self._names(first[:0])}
             self.in_synapse = {"pre": np.arange(len(first) + 1), "post": np.zeros(1, np.int64)}
 
+    def _synapse_at(self, voxels: np.ndarray) -> np.ndarray:
+        """Return the label of the synapse of each union voxel (an index in the block)."""
+        return self.label[self.runs.at(voxels, self.shape)]
+
     def _names(self, first: np.ndarray) -> np.ndarray:
         """Name fragments by their first voxels in the block; label 0 gets `NONE`."""
         begin, _ = self.stage.blocks.bounds(self.index)
-        voxel = np.unravel_index(first, self.state.shape)
+        voxel = np.unravel_index(first, self.shape)
         z, y, x = (v.astype(np.uint64) + np.uint64(b) for v, b in zip(voxel, begin, strict=True))
         _, height, width = (np.uint64(s) for s in self.stage.blocks.shape)
         return np.append(NONE, (z * height + y) * width + x + np.uint64(1))
@@ -270,11 +274,10 @@ class _Fragments:
                 neighbour = self.index[axis] + (1 if high else -1)
                 if not 0 <= neighbour < self.stage.grid[axis]:
                     continue
-                synapse = np.take(self.synapse, -high, axis=axis).ravel()
-                at = np.flatnonzero(synapse)
-                synapse = synapse[at]
+                run, at, voxel = self.runs.on_face(axis, bool(high), self.shape)
+                synapse = self.label[run]
                 if self.stage.sides:
-                    state = np.take(self.state, -high, axis=axis).ravel()[at]
+                    state = self.labelled.run.state_at(voxel)
                     sides = [of_state[kind][state] for kind in ("pre", "post")]
                 else:
                     sides = [synapse, 0 * synapse]

@@ -23,12 +23,10 @@ from synpol.decoding.fragments import (
     Touching,
     translate,
 )
+from synpol.decoding.runs import component_labels, first_of_each
 
 if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
     import networkx as nx
-
-#: above this many contacts a group's components are computed by scipy over the same graph
-_NETWORKX_EDGES = 20_000
 
 
 def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> nx.Graph:
@@ -64,29 +62,10 @@ def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
     first, second : (m,) uint64
         Names of the two ends of each contact, all of them in `names`.
     """
-    if len(first) > _NETWORKX_EDGES:
-        return _join_large(names, first, second)
-    import networkx as nx
-
-    result = names.copy()
-    for component in nx.connected_components(contact_graph(names, first, second)):
-        if len(component) > 1:
-            members = np.fromiter(component, np.uint64, len(component))
-            result[np.searchsorted(names, members)] = members.min()
-    return result
-
-
-def _join_large(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ends = np.searchsorted(names, first), np.searchsorted(names, second)
-    size = len(names)
-    graph = coo_array((np.ones(len(first), np.uint8), ends), shape=(size, size))
-    count, component = connected_components(graph, directed=False)
-    smallest = np.full(count, KEPT)
-    np.minimum.at(smallest, component, names)
-    return smallest[component]
+    label = component_labels(
+        len(names), np.searchsorted(names, first), np.searchsorted(names, second)
+    )
+    return names[first_of_each(label)][label - 1]
 
 
 #: a member of a group, and its place in the group: 0 or 1 along each axis

@@ -19,7 +19,8 @@ from synpol.blockwise.records import Index, stored
 from synpol.blockwise.stage import VoxelStage
 from synpol.decoding.dilation import Box, halo
 from synpol.decoding.probabilities import as_probabilities, counted_channels
-from synpol.decoding.reference import Threshold, components
+from synpol.decoding.reference import Threshold
+from synpol.decoding.runs import RowRuns, component_labels, first_of_each, ranges
 from synpol.images.reading import read_voxels
 from synpol.polarity import Channels
 from synpol.synapses.statistics import Stats
@@ -47,11 +48,22 @@ class Runs:
     length: np.ndarray
     state: np.ndarray
 
+    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first voxel and the number of voxels of each run, as int64."""
+        return self.start.astype(np.int64), self.length.astype(np.int64)
+
     def voxels(self) -> np.ndarray:
         """Return the indices of the union voxels in the C order of the block."""
-        length = self.length.astype(np.int64)
-        before = np.cumsum(length) - length
-        return np.repeat(self.start - before, length) + np.arange(int(length.sum()))
+        return ranges(*self.ranges())
+
+    def state_at(self, voxels: np.ndarray) -> np.ndarray:
+        """Return 1 + the state of each voxel (an index in the C order of the block), 0 outside."""
+        if not len(self.start):
+            return np.zeros(len(voxels), np.int64)
+        start, length = self.ranges()
+        run = np.maximum(np.searchsorted(start, voxels, "right") - 1, 0)
+        inside = (voxels >= start[run]) & (voxels < start[run] + length[run])
+        return np.where(inside, self.state[run].astype(np.int64) + 1, 0)
 
 
 @dataclass
@@ -114,13 +126,6 @@ class LabelRecord:
     contact: LocalContacts
     rim: np.ndarray
 
-    def states(self, shape: Index) -> np.ndarray:
-        """Return the block as an array: 0 outside the union, else 1 + number of the state."""
-        dtype = np.uint16 if len(self.state.pre) < 2**16 - 1 else np.uint32
-        states = np.zeros(shape, dtype)
-        states.ravel()[self.run.voxels()] = np.repeat(self.run.state + 1, self.run.length)
-        return states
-
 
 @dataclass(frozen=True)
 class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
@@ -168,22 +173,27 @@ class LabelStage(VoxelStage["zarr.Array", np.ndarray, LabelRecord]):
         return read_checked(opened, (channels, *self.blocks.slices(index)), self.prediction)
 
     def compute(self, index: Index, opened: zarr.Array, given: np.ndarray) -> LabelRecord:
-        volume = given
-        if len(volume) == Channels.count:
-            pre, post, union = self.threshold.foreground(volume)
-        else:
-            union = volume[0] > self.threshold.level
-        at = np.flatnonzero(union)
-        masks = {"pre": pre, "post": post} if self.sides else {"pre": union}
-        flat = {kind: components(mask)[0].ravel()[at] for kind, mask in masks.items()}
-        flat.setdefault("post", np.zeros(len(at), np.uint8))
-        first = {kind: at[first_of_each(flat[kind])] for kind in ("pre", "post")}
-        states, state = _local_states(volume, at, flat, self.blocks.bounds(index)[0])
+        volume, shape = given, self.blocks.shape_of(index)
+        at = np.flatnonzero(self.threshold.union(volume))
+        values = volume.reshape(len(volume), -1)[:, at]
+        sides = np.ones(len(at), np.uint8)  # 1: pre, 2: post, 3: both
+        if self.sides:
+            pre, post, _ = self.threshold.foreground(values)
+            sides = pre + 2 * post.astype(np.uint8)
+        begins = _begins(at, sides)
+        length = np.diff(np.append(begins, len(at)))
+        run, of = RowRuns.cut(at[begins], length, shape)
+        side = sides[begins][of]
+        contacts = list(run.contacts(shape))
+        label, first = {}, {}
+        for kind, bit in (("pre", 1), ("post", 2)):
+            label[kind], first[kind] = _side_components(run, side & bit > 0, contacts, shape)
+        states, state = _local_states(label, run, values, self.blocks.bounds(index)[0], shape)
         return LabelRecord(
             first=first,
             state=states,
-            run=_runs(at, state, volume[0].size),
-            contact=_local_contacts(at, state, states, volume.shape[1:]),
+            run=_runs(run, state, shape),
+            contact=_local_contacts(run, state, states, contacts),
             rim=self._rim(index, at),
         )
 
@@ -215,53 +225,73 @@ def read_checked(array: zarr.Array, where: tuple[slice, ...], path: str) -> np.n
     return as_probabilities(read_voxels(array, where, path), f"{path}: voxels [{place}]")
 
 
-def first_of_each(labels: np.ndarray) -> np.ndarray:
-    """Find where each label occurs first; labels are numbered in that order."""
-    seen = np.maximum.accumulate(labels.astype(np.int64)) if len(labels) else labels
-    return np.flatnonzero(np.diff(seen, prepend=0))
+def _begins(at: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Find where voxels, sorted by their index, begin a run of one kind."""
+    follows = (np.diff(at) == 1) & (kind[1:] == kind[:-1])
+    return np.flatnonzero(np.append(True, ~follows)[: len(at)])
+
+
+#: for each axis the runs that lie side by side; see `RowRuns.contacts`
+_RunContacts = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _side_components(
+    run: RowRuns, inside: np.ndarray, contacts: _RunContacts, shape: Index
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label the components of some of the runs; also return the first voxel of each component.
+
+    Runs that are not `inside` have the label 0.
+    """
+    number = np.cumsum(inside) - 1
+    edges = []
+    for one, other, _ in contacts:
+        both = np.flatnonzero(inside[one] & inside[other])
+        edges.append((number[one[both]], number[other[both]]))
+    ends = [np.concatenate(end) for end in zip(*edges, strict=True)]
+    which = np.flatnonzero(inside)
+    labels = component_labels(len(which), *ends)
+    result = np.zeros(len(inside), np.int64)
+    result[which] = labels
+    return result, run.first(shape)[which[first_of_each(labels)]]
 
 
 def _local_states(
-    volume: np.ndarray, at: np.ndarray, flat: dict[str, np.ndarray], begin: Index
+    label: dict[str, np.ndarray], run: RowRuns, values: np.ndarray, begin: Index, shape: Index
 ) -> tuple[LocalStates, np.ndarray]:
-    """Number the pairs of pre and post labels that occur; also return the state of each voxel."""
-    width = int(flat["post"].max(initial=0)) + 1
-    pair = flat["pre"].astype(np.int64) * width + flat["post"].astype(np.int64)
-    pairs, state = np.unique(pair, return_inverse=True)
-    order = np.argsort(state, kind="stable")
-    starts = np.searchsorted(state[order], np.arange(len(pairs)))
-    stats = _statistics(volume, at[order], starts, begin)
-    return LocalStates(pairs // width, pairs % width, at[order[starts]], stats), state
+    """Number the pairs of pre and post labels that occur; also return the state of each run."""
+    width = int(label["post"].max(initial=0)) + 1
+    pair = label["pre"] * width + label["post"]
+    pairs, at, state = np.unique(pair, return_index=True, return_inverse=True)
+    stats = _statistics(run, values, begin).grouped(state, len(pairs))
+    return LocalStates(pairs // width, pairs % width, run.first(shape)[at], stats), state
 
 
-def _runs(at: np.ndarray, state: np.ndarray, voxels: int) -> Runs:
-    """Divide the union voxels of a block into runs of one state."""
-    is_start = np.append(True, (np.diff(at) != 1) | (np.diff(state) != 0))[: len(at)]
-    run = np.flatnonzero(is_start)
-    small = np.min_scalar_type(voxels)
-    length = np.diff(np.append(run, len(at)))
-    return Runs(at[run].astype(small), length.astype(small), state[run].astype(small))
+def _runs(run: RowRuns, state: np.ndarray, shape: Index) -> Runs:
+    """Join the runs of one state that follow on each other in the C order of the block."""
+    start, length = run.first(shape), run.length
+    follows = (start[1:] == start[:-1] + length[:-1]) & (state[1:] == state[:-1])
+    begins = np.flatnonzero(np.append(True, ~follows)[: len(start)])
+    small = np.min_scalar_type(math.prod(shape))
+    voxels = np.add.reduceat(length, begins) if len(begins) else length
+    return Runs(start[begins].astype(small), voxels.astype(small), state[begins].astype(small))
 
 
 def _local_contacts(
-    at: np.ndarray, state: np.ndarray, states: LocalStates, shape: tuple[int, ...]
+    run: RowRuns, state: np.ndarray, states: LocalStates, contacts: _RunContacts
 ) -> LocalContacts:
     """Find where voxels of two states lie side by side: one with a pre, one with a post label."""
     count = len(states.pre)
     pre, post = states.pre > 0, states.post > 0
-    _, height, width = shape
+    alone = np.arange(len(state))
+    *across, along = contacts
     pairs, faces = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.int64)]
-    steps = ((height * width, None), (width, at // width % height), (1, at % width))
-    for axis, (step, place) in enumerate(steps) if post.any() else ():
-        next_to = np.searchsorted(at, at + step)
-        both = np.append(at, -1)[next_to] == at + step
-        if place is not None:
-            both &= place < shape[axis] - 1
-        one, other = state[both], state[next_to[both]]
+    found = [*enumerate(across), (2, along), (2, (alone, alone, run.length - 1))]
+    for axis, (first, second, number) in found if post.any() else ():
+        one, other = state[first], state[second]
         mixed = (pre[one] & post[other]) | (post[one] & pre[other])
-        pair, number = np.unique(one[mixed] * count + other[mixed], return_counts=True)
-        pairs.append(pair)
-        faces.append(number[:, None] * np.eye(3, dtype=np.int64)[axis])
+        mixed &= number > 0
+        pairs.append(one[mixed] * count + other[mixed])
+        faces.append(number[mixed, None] * np.eye(3, dtype=np.int64)[axis])
     unique, into = np.unique(np.concatenate(pairs), return_inverse=True)
     total = np.zeros((len(unique), 3), np.int64)
     np.add.at(total, into, np.concatenate(faces))
@@ -269,20 +299,24 @@ def _local_contacts(
     return LocalContacts(ends, total)
 
 
-def _statistics(volume: np.ndarray, at: np.ndarray, starts: np.ndarray, begin: Index) -> Stats:
-    """Add up voxels that are sorted by their set; `starts` says where each set begins."""
-    if not len(at):
+def _statistics(run: RowRuns, values: np.ndarray, begin: Index) -> Stats:
+    """Add up the voxels of each run; `values` are those of all their voxels."""
+    if not len(run.x):
         return Stats.empty()
-    voxel = np.stack(np.unravel_index(at, volume.shape[1:]), axis=1) + np.array(begin)
-    values = np.zeros((len(at), Channels.count), volume.dtype)
-    values[:, -len(volume) :] = volume.reshape(len(volume), -1)[:, at].T
     if values.dtype.kind == "f":
         values = np.rint(values.astype(np.float64) * FLOAT_SCALE)
-    ones = np.ones((len(at), 1), np.int64)
-    columns = np.concatenate([ones, voxel, values.astype(np.int64)], axis=1)
+    channels = np.zeros((Channels.count, values.shape[1]), np.int64)
+    channels[-len(values) :] = values
+    length = run.length
+    starts = np.cumsum(length) - length
+    low = np.stack([run.z, run.y, run.x], axis=1) + np.array(begin)
+    high = low.copy()
+    high[:, 2] += length - 1
+    index_sums = low * length[:, None]
+    index_sums[:, 2] = (low[:, 2] + high[:, 2]) * length // 2
     return Stats(
-        np.add.reduceat(columns, starts),
-        np.minimum.reduceat(voxel, starts),
-        np.maximum.reduceat(voxel, starts),
-        np.maximum.reduceat(columns[:, 4:], starts),
+        np.column_stack([length, index_sums, np.add.reduceat(channels, starts, axis=1).T]),
+        low,
+        high,
+        np.maximum.reduceat(channels, starts, axis=1).T,
     )

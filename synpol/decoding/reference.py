@@ -44,8 +44,15 @@ class Threshold:
     level: float | int
     exclusive: bool = False
 
+    def union(self, volume: np.ndarray) -> np.ndarray:
+        """Return the union voxels of a ``(3, ...)`` array, or of its union alone; bool (...)."""
+        channels = Channels.of(self.exclusive)
+        if self.exclusive:
+            return channels.sides(volume).max(axis=0) > channels.background(volume)
+        return (volume[0] if len(volume) == 1 else channels.union(volume)) > self.level
+
     def foreground(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return pre, post and union voxels of a ``(3, z, y, x)`` array; bool (z, y, x) each.
+        """Return pre, post and union voxels of a ``(3, ...)`` array; bool (...) each.
 
         Pre and post voxels are always union voxels.
         """
