@@ -121,8 +121,9 @@ def test_what_was_judged_whole_is_certain():
 def test_strata_weigh_as_many_synapses_as_they_hold():
     found = estimate.share([900, 100], [10, 10], [9, 1])
     assert found.value == pytest.approx(0.9 * 0.9 + 0.1 * 0.1)
-    without = estimate.share([900, 50, 50], [10, 0, 10], [9, 0, 1])  # joined to the one below
-    assert without.value == pytest.approx(0.95 * 0.9 + 0.05 * 0.1)
+    assert estimate.share([900, 50, 50], [10, 0, 10], [9, 0, 1]) is None
+    assert estimate.ratio([900, 50, 50], [10, 0, 10], [9, 0, 1], [9, 0, 1]) is None
+    assert estimate.share([], [], []) is None
 
 
 def coverage(count, strata, judged, ask, seeds):

@@ -66,13 +66,6 @@ def wilson(share: float, size: float) -> tuple[float, float]:
     return max(0.0, min(share, float(middle - half))), min(1.0, max(share, float(middle + half)))
 
 
-def collapsed(sizes: np.ndarray, judged: np.ndarray, *more: np.ndarray) -> list[np.ndarray]:
-    """Join each stratum without a verdict to the one below it, or the first to the one above."""
-    group = np.maximum(np.cumsum(judged > 0) - 1, 0)
-    count = int(group.max(initial=-1)) + 1
-    return [np.bincount(group, one, count) for one in (sizes, judged, *more)]
-
-
 def share(sizes: Sequence[int], judged: Sequence[int], hits: Sequence[int]) -> Interval | None:
     """Estimate the share of synapses that have a property.
 
@@ -90,12 +83,11 @@ def share(sizes: Sequence[int], judged: Sequence[int], hits: Sequence[int]) -> I
     Returns
     -------
     Interval or None
-        None where nothing was judged.
+        None as long as there is a stratum of which nothing was judged.
     """
-    counts = [np.asarray(c, float) for c in (sizes, judged, hits)]
-    if not counts[1].sum():
+    size, number, hit = (np.asarray(c, float) for c in (sizes, judged, hits))
+    if not len(number) or not number.all():
         return None
-    size, number, hit = collapsed(*counts)
     weight = size / size.sum()
     value = float(weight @ (hit / number))
     pooled = (hit.sum() + 1) / (number.sum() + 2)
@@ -125,12 +117,11 @@ def ratio(
     Returns
     -------
     Interval or None
-        None where no synapse of the kind was judged.
+        None as long as there is a stratum of which nothing was judged, or no synapse of the kind.
     """
-    counts = [np.asarray(c, float) for c in (sizes, judged, base, hits)]
-    if not counts[2].sum():
+    size, number, kind, hit = (np.asarray(c, float) for c in (sizes, judged, base, hits))
+    if not number.all() or not kind.sum():
         return None
-    size, number, kind, hit = collapsed(*counts)
     weight = size / size.sum()
     of_kind = float(weight @ (kind / number))
     value = float(weight @ (hit / number)) / of_kind

@@ -60,14 +60,14 @@ def read_parquet(path: Path) -> list[Verdict]:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read as Parquet: {str(error).partition(chr(10))[0]:.200}; a table "
-            "of pipelines/review.py --export is expected"
+            f"{path} cannot be read as Parquet: {str(error).partition(chr(10))[0]:.200}; an "
+            "exported table of verdicts is expected"
         ) from None
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise InputError(
-            f"{path} is not a table of verdicts: it has no column {missing[0]}; a table of "
-            "pipelines/review.py --export is expected"
+            f"{path} is not a table of verdicts: it has no column {missing[0]}; an "
+            "exported table of verdicts is expected"
         )
     try:
         rows = table.select(list(COLUMNS)).cast(schema()).to_pydict()
@@ -197,7 +197,7 @@ def _layer(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, TypeError):
         raise InputError(
             f"{path} is no state of neuroglancer (JSON); save one with lines, or name a Parquet "
-            "file of pipelines/review.py --export"
+            "file of verdicts"
         ) from None
     named = [one for one in layers if one.get("name") == LAYER] or layers
     if len(named) != 1:

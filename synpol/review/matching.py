@@ -161,27 +161,19 @@ class Opinion:
     source: Verdict
 
 
-def opinions_of(
-    found: Found, verdicts: Sequence[Verdict], distance: float, *, digest: str = ""
-) -> tuple[list[Opinion], list[tuple[Verdict, str]]]:
-    """Tie verdicts to synapses; the last one of a reviewer about a synapse counts.
+def tie_verdicts(
+    found: Found, verdicts: Sequence[Verdict], distance: float, digest: str = ""
+) -> Matched:
+    """Find the synapse of each verdict.
 
     Parameters
     ----------
     found : Found
     verdicts : sequence of Verdict
-        Verdicts about synapses that nobody has taken back, in their order.
     distance : float
         Largest distance of a side, nm.
     digest : str
         SHA-256 of the table; verdicts about this very table need no search.
-
-    Returns
-    -------
-    list of Opinion
-    list of (Verdict, str)
-        Verdicts that belong to no synapse, or whose synapse has to be judged again, each with the
-        reason, one of `TIES`.
     """
     row, tie = np.full(len(verdicts), -1), np.full(len(verdicts), LOST)
     number = np.array([one.synapse_id for one in verdicts], np.uint64)
@@ -201,14 +193,35 @@ def opinions_of(
             distance,
         )
         row[others], tie[others] = matched.row, matched.tie
+    return Matched(row, tie)
+
+
+def opinions_of(
+    verdicts: Sequence[Verdict], matched: Matched
+) -> tuple[list[Opinion], list[tuple[Verdict, str]]]:
+    """Say what verdicts mean for the synapses; the last one of a reviewer about a synapse counts.
+
+    Parameters
+    ----------
+    verdicts : sequence of Verdict
+        Verdicts about synapses that nobody has taken back, in their order.
+    matched : Matched
+        Their synapses.
+
+    Returns
+    -------
+    list of Opinion
+    list of (Verdict, str)
+        Verdicts that belong to no synapse, or whose synapse has to be judged again, each with the
+        reason, one of `TIES`.
+    """
     opinions: dict[tuple[int, str], Opinion] = {}
     loose = []
-    for one, r, t in zip(verdicts, row.tolist(), tie.tolist(), strict=True):
-        said = _TURNED.get(one.verdict, one.verdict) if t == EXCHANGED else one.verdict
-        void = t == CHANGED or (t == EXCHANGED and one.verdict in OF_OUTLINE)
-        if r < 0 or (void and one.verdict in OF_OUTLINE):
-            loose.append((one, TIES[t]))
+    for one, row, tie in zip(verdicts, matched.row.tolist(), matched.tie.tolist(), strict=True):
+        said = _TURNED.get(one.verdict, one.verdict) if tie == EXCHANGED else one.verdict
+        if row < 0 or (tie in (CHANGED, EXCHANGED) and one.verdict in OF_OUTLINE):
+            loose.append((one, TIES[tie]))
             continue
-        opinions.pop((r, one.reviewer), None)  # the last one stands last
-        opinions[r, one.reviewer] = Opinion(r, said, t, one)
+        opinions.pop((row, one.reviewer), None)  # the last one stands last
+        opinions[row, one.reviewer] = Opinion(row, said, tie, one)
     return list(opinions.values()), loose

@@ -41,7 +41,7 @@ def by_neuron(found: Found, partners: str, neuron: int) -> np.ndarray:
     if len(number) != len(found) or (number != found.number).any():
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run pipelines/connect.py "
-            "again"
+            "of synpol's repository again"
         )
     sides = [rows[f"{side}_id"].to_numpy() for side in ("pre", "post")]
     own = np.flatnonzero((sides[0] == neuron) | (sides[1] == neuron))
