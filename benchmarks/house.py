@@ -34,6 +34,7 @@ ORDER = (
     ("synpol",),
     ("command", "plan"),
     ("verification",),
+    ("review",),
     ("scene",),
     ("report",),
     ("datasets", "connectivity"),

@@ -279,14 +279,17 @@ def has_rotted(path: str | os.PathLike[str]) -> bool:
         size, digest = int(said[1]), said[3]
     except (OSError, ValueError, IndexError):  # there is none, or it is damaged itself
         return False
-    return size == about.st_size and digest != _known_sha256(
-        os.fspath(path), about.st_size, about.st_mtime_ns
-    )
+    return size == about.st_size and digest != known_sha256(path)
+
+
+def known_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file that one command asks for several times, and reads once."""
+    about = os.stat(path)
+    return _known_sha256(os.fspath(path), about.st_size, about.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
 def _known_sha256(path: str, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file that is read several times by one command."""
     return sha256_of(path)
 
 

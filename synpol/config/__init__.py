@@ -11,6 +11,7 @@ from synpol.config.inference import Connect, Decode, Evaluate, Predict, Roi, Tun
 from synpol.config.links import EvaluateLinks, LinkSides, LinkTable
 from synpol.config.reading import describe, load_config
 from synpol.config.recipe import Config
+from synpol.config.review import Review
 from synpol.config.section import Section
 from synpol.config.source import ImageSource, Source
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
@@ -33,6 +34,7 @@ __all__ = [
     "Predict",
     "Prepare",
     "RejectSampling",
+    "Review",
     "Roi",
     "Section",
     "Source",

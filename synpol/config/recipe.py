@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from synpol.config.data import Data, Prepare
 from synpol.config.export import Export
 from synpol.config.inference import Connect, Decode, Evaluate, Predict, Tune, View, Workers
+from synpol.config.review import Review
 from synpol.config.section import Section, Triple
 from synpol.config.source import ImageSource
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
@@ -44,6 +45,7 @@ class Config(Section):
     evaluate: Evaluate = Field(default=Evaluate(), description="scores")
     connect: Connect = Field(default=Connect(), description="connectivity")
     view: View = Field(default=View(), description="scene")
+    review: Review = Field(default=Review(), description="verdicts of reviewers")
     export: Export = Field(default=Export(), description="exported network")
 
     @model_validator(mode="after")
