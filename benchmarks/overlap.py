@@ -40,11 +40,11 @@ from synpol.evaluation.overlaps import evaluate_blockwise
 from synpol.images.image import Image, open_image
 from synpol.images.labels import open_labels
 from synpol.polarity import synapse_of
-from synpol.prediction.windows import WindowGrid
+from synpol.prediction.windows import Blending, WindowGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 #: name: window as a multiple of train.patch, overlap, blending
-SETTINGS = {
+SETTINGS: dict[str, tuple[tuple[int, int, int], float, Blending]] = {
     "recipe": ((1, 1, 1), 0.5, "bump"),
     "bump 0.3": ((1, 1, 1), 0.3, "bump"),
     "bump 0.2": ((1, 1, 1), 0.2, "bump"),
@@ -106,7 +106,7 @@ def predict(config: str, setting: str, output: Path, changes: list[str]) -> floa
 
 def seam(polarity: Image, grid: WindowGrid, rng: np.random.Generator) -> float:
     """Compare steps across planes where windows begin or end with those across other planes."""
-    probability = polarity.array[:].astype(np.float32)
+    probability = np.asarray(polarity.array[:]).astype(np.float32)
     worst = []
     for axis, (starts, window) in enumerate(zip(grid.starts, grid.window, strict=True)):
         margin, length = grid.margin[axis], grid.shape[axis]
@@ -162,7 +162,7 @@ def boxes(numbers: list[int]) -> np.ndarray:
 
 def box_of(labels: Image) -> dict[int, int]:
     """Return the box of a volume in which the middle of each synapse lies, by its number."""
-    number = synapse_of(labels.array[:]).astype(np.int64)
+    number = synapse_of(np.asarray(labels.array[:])).astype(np.int64)
     found = {}
     for n, place in enumerate(ndimage.find_objects(number), 1):
         if place is not None:
@@ -226,7 +226,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.settings[0] != "recipe":
         given.settings.insert(0, "recipe")
-    figures, first = {}, []
+    figures: dict[str, float] = {}
+    first: list[Measured] = []
     header = (
         f"{'setting':<18} voxels/s   ratio   work      F1  difference (95 %)          sides   seam"
     )

@@ -146,8 +146,9 @@ def _count_written(folder: Path, digest: str) -> int | None:
         written = json.loads((folder / "info").read_text())
         if written["synpol_hash"] != digest:
             return None
-        content = written.pop(_CONTENT)
-        return int(written["synpol_count"]) if content == _content_of(folder, written) else None
+        content = written.pop(_CONTENT, None)  # None: of an older version
+        right = content is None or content == _content_of(folder, written)
+        return int(written["synpol_count"]) if right else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or none of ours
         return None
 
