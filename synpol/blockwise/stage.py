@@ -69,7 +69,7 @@ class Stage[Opened, Given, Result](ABC):
     leaves: ClassVar[str] = ""
     #: number of the code that makes the result: raised when a change of code changes the result
     version: ClassVar[int] = 1
-    #: work of one block, as a number of voxels that could be labelled in the same time
+    #: work of one block, as a number of voxels that are read and gone over in the same time
     job_cost: ClassVar[int] = 1
     #: estimated time of one block of a job that is not about voxels (docs/decoding_measured.md)
     seconds_per_job: ClassVar[float] = 0
@@ -161,7 +161,7 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
     blocks: BlockGrid
     grid: Index = field(init=False)
 
-    #: work of one voxel, compared with labelling one
+    #: work of one voxel; reading one, and a few passes over it, is 1
     voxel_cost: ClassVar[float] = 1
     #: estimated time of one voxel (two cores, docs/decoding_measured.md)
     seconds_per_voxel: ClassVar[float] = 0
