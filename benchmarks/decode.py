@@ -1,6 +1,7 @@
 """Decoding speed: synpol, disk to disk, against the same decode in memory and against peers.
 
-    python benchmarks/decode.py [--shape 256 1024 1024] [--repeats 5] [--no-peers] [--json FILE]
+    python benchmarks/decode.py [--shape 256 1024 1024] [--repeats 5] [--no-peers]
+                                [--against REV] [--json FILE]
 
 The prediction is 3 x 256 x 1024 x 1024 uint8 with 0.5 to 1 % foreground, blocks are 128 x 256 x
 256. Times are medians; the contenders take turns within one run.
@@ -13,6 +14,9 @@ to the labels on disk; two workers, synpol also with one, and ratios are to its 
 peer runs in an environment of its own (benchmarks/peers, made by uv at the first use; what it
 says of itself is in its script). The slow ones run once, dask-image on a quarter of the volume.
 Every labeling is compared with cc3d's.
+
+With --against REV it measures that commit and this tree instead, in turns: decoding and labeling
+alone, by one worker and by two. Their results have to be the same.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +40,7 @@ import cc3d
 import numpy as np
 import scipy.ndimage as nd
 import zarr
+from against import ROOT, Run, build_of, compared, head, in_turns, run_with
 from figures import tell
 from skimage.measure import label
 from skimage.morphology import dilation
@@ -161,16 +167,60 @@ def label_with_synpol(folder: Path, workers: int) -> float:
     """Seconds that `decode_blockwise` takes for labeling alone, in a process of its own."""
     for path in ("synpol", "synpol.work"):
         shutil.rmtree(folder / path, ignore_errors=True)
+    command = label_command(folder / "polarity", folder / "synpol", workers)
+    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=3600)
+    return float(run.stdout.split()[-1])
+
+
+def label_command(prediction: Path, output: Path, workers: int) -> list[str]:
+    """A process that labels alone, and prints its seconds without those of its imports."""
     code = (
         "import time; from synpol import decode_blockwise; started = time.perf_counter(); "
-        f"decode_blockwise('{folder}/polarity', '{folder}/synpol', block_shape={BLOCK}, "
+        f"decode_blockwise('{prediction}', '{output}', block_shape={BLOCK}, "
         f"num_workers={workers}, sides=False, dilate_sz=1, thres_small=1); "
         "print(time.perf_counter() - started)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=3600
-    )
-    return float(run.stdout.split()[-1])
+    return [sys.executable, "-c", code]
+
+
+def compare_builds(folder: Path, revision: str, repeats: int) -> dict[str, float]:
+    """Measure an older build beside this one; see `against`."""
+    figures: dict[str, float] = {}
+    with build_of(revision) as old:
+        head(revision)
+        for what, command in (("decode", decode_command), ("label alone", label_command)):
+            seconds = {}
+            for workers in (1, 2):
+                output = folder / "compared"
+                job = Compared(output, command(folder / "polarity", output, workers))
+                runs = in_turns({"old": old, "new": ROOT}, repeats, job.run)
+                if job.found[old] != job.found[ROOT]:
+                    raise RuntimeError(f"{what}: {revision} and this tree disagree")
+                figures |= compared(f"{what}, {workers} workers", runs["old"], runs["new"])
+                seconds[workers] = [run.seconds for run in runs["new"]]
+            ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+            figures[f"{what.replace(' ', '_')}_two_workers_over_one"] = statistics.median(ratios)
+    return figures
+
+
+@dataclass
+class Compared:
+    """A command that writes `output`, and the files that each build wrote."""
+
+    output: Path
+    command: list[str]
+    found: dict[Path, list[bytes]] = field(default_factory=dict)
+
+    def run(self, build: Path) -> Run:
+        """Run the command with a build of synpol."""
+        for path in (self.output, Path(f"{self.output}.work")):
+            shutil.rmtree(path, ignore_errors=True)
+        run = run_with(build, self.command)
+        if run.told:  # it says its seconds itself
+            run = replace(run, seconds=float(run.told))
+        files = [*sorted(self.output.rglob("c/*/*/*")), *self.output.glob("*.parquet")]
+        self.found[build] = [file.read_bytes() for file in files]
+        return run
 
 
 def label_with_peer(folder: Path, script: str, check: bool) -> dict[str, float]:
@@ -243,11 +293,15 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 1024, 1024))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true", help="decoding only")
+    parser.add_argument("--against", metavar="REV", help="a commit to measure beside this tree")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         foreground = make_prediction(folder, tuple(given.shape))
+        if given.against:
+            tell(compare_builds(folder, given.against, given.repeats), given.json)
+            return
         volume = np.asarray(open_image(folder / "polarity").array[:])
         contenders: dict[str, Callable[[], object]] = {
             "synpol, 1 worker": synpol_run(folder, 1),

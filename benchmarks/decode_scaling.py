@@ -1,24 +1,27 @@
 """Decoding cost over volume size: memory of every process, and time per voxel.
 
-    python benchmarks/decode_scaling.py [--shape 256 1024 1024] [--json FILE]
+    python benchmarks/decode_scaling.py [--shape 256 1024 1024] [--against REV] [--json FILE]
 
 Decodes the prediction of benchmarks/decode.py, and one 16 times as large that is made of 2 x 2 x 4
 copies of it, in blocks of 128 x 256 x 256, with one worker (the driver itself) and with two. Peak
 memory is the highest resident set of any process of the job, as the kernel keeps it (VmHWM).
+
+With --against REV it measures that commit and this tree instead, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import platform
 import shutil
-import subprocess
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from against import ROOT, Run, build_of, compared, head, in_turns, run_with
 from decode import decode_command, make_prediction
 from figures import tell
 
@@ -50,42 +53,25 @@ def enlarge(small: Path, large: Path) -> None:
         image.array[(slice(None), *where)] = tile
 
 
-def peaks(root: int) -> dict[int, int]:
-    """Highest resident set so far, in bytes, of a process and its children."""
-    found = {}
-    for pid in (root, *children(root)):
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            continue
-        for line in status.splitlines():
-            if line.startswith("VmHWM"):
-                found[pid] = int(line.split()[1]) * 1024
-    return found
+def decode(folder: Path, workers: int, build: Path = ROOT) -> Run:
+    """Decode, and remove what came out."""
+    run = run_with(build, decode_command(folder / "polarity", folder / "out", workers))
+    for left in ("out", "out.work"):
+        shutil.rmtree(folder / left)
+    return run
 
 
-def children(pid: int) -> list[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        mine = [int(c) for t in tasks for c in (t / "children").read_text().split()]
-    except OSError:
-        return []
-    return mine + [c for m in mine for c in children(m)]
-
-
-def decode(folder: Path, workers: int) -> tuple[float, int]:
-    """Decode; returns seconds, and the peak bytes of any process."""
-    command = decode_command(folder / "polarity", folder / "out", workers)
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    highest: dict[int, int] = {}
-    while process.poll() is None:
-        highest |= peaks(process.pid)
-        time.sleep(0.02)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        raise RuntimeError(f"the decoding in {folder} ended with {process.returncode}")
-    return seconds, max(highest.values())
+def compare_builds(folders: tuple[Path, ...], revision: str, repeats: int) -> dict[str, float]:
+    """Measure an older build beside this one; see `against`."""
+    figures: dict[str, float] = {}
+    with build_of(revision) as old:
+        head(revision)
+        for folder, workers in itertools.product(folders, (1, 2)):
+            runs = in_turns(
+                {"old": old, "new": ROOT}, repeats, functools.partial(decode, folder, workers)
+            )
+            figures |= compared(f"{folder.name}, {workers} workers", runs["old"], runs["new"])
+    return figures
 
 
 def main() -> None:
@@ -93,6 +79,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", type=int, nargs=3, default=(256, 1024, 1024))
+    parser.add_argument("--against", metavar="REV", help="a commit to measure beside this tree")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, with --against")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
     print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
@@ -103,18 +91,20 @@ def main() -> None:
         small, large = Path(place) / "small", Path(place) / "large"
         make_prediction(small, tuple(given.shape))
         enlarge(small, large)
+        if given.against:
+            tell(compare_builds((small, large), given.against, given.repeats), given.json)
+            return
         for folder in (small, large):
             voxels = int(np.prod(open_image(folder / "polarity").shape_vx))
             for workers in (1, 2):
                 job = (folder.name, workers)
-                seconds[job], peak[job] = decode(folder, workers)
+                run = decode(folder, workers)
+                seconds[job], peak[job] = run.seconds, run.peak
                 print(
                     f"{voxels:>14,} {workers:>7} {seconds[job]:8.1f} "
                     f"{1e9 * seconds[job] / voxels:11.2f} {peak[job] / 1e6:8.0f}",
                     flush=True,
                 )
-                for left in ("out", "out.work"):
-                    shutil.rmtree(folder / left)
     times = int(np.prod(COPIES))
     figures = {"peak_bytes": float(max(peak.values()))}
     for workers, name in ((1, "one_worker"), (2, "two_workers")):

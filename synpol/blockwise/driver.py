@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from synpol.blockwise.pool import WorkerPool
     from synpol.config import Workers
 
-#: work up to which a stage runs in the driver, in voxels to be labelled: workers start more slowly
+#: work up to which a stage runs in the driver (see `Stage.cost`): workers start more slowly
 DRIVER_VOXELS = 2**27
 #: the same once workers have been started
 DRIVER_VOXELS_WITH_WORKERS = 2**25

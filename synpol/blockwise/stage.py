@@ -37,6 +37,8 @@ from synpol.files import is_url
 if TYPE_CHECKING:  # zarr takes a second to import, and stages without arrays do without it
     import zarr
 
+    from synpol.images.sparse import SparseBlock
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +69,7 @@ class Stage[Opened, Given, Result](ABC):
     leaves: ClassVar[str] = ""
     #: number of the code that makes the result: raised when a change of code changes the result
     version: ClassVar[int] = 1
-    #: work of one block, as a number of voxels that could be labelled in the same time
+    #: work of one block, as a number of voxels that are read and gone over in the same time
     job_cost: ClassVar[int] = 1
     #: estimated time of one block of a job that is not about voxels (docs/decoding_measured.md)
     seconds_per_job: ClassVar[float] = 0
@@ -159,7 +161,7 @@ class VoxelStage[Opened, Given, Result](Stage[Opened, Given, Result]):
     blocks: BlockGrid
     grid: Index = field(init=False)
 
-    #: work of one voxel, compared with labelling one
+    #: work of one voxel; reading one, and a few passes over it, is 1
     voxel_cost: ClassVar[float] = 1
     #: estimated time of one voxel (two cores, docs/decoding_measured.md)
     seconds_per_voxel: ClassVar[float] = 0
@@ -192,7 +194,9 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
     def filled(self) -> str:
         """Path or URL of the array that the stage fills."""
 
-    def fill(self, index: Index, array: zarr.Array, values: np.ndarray | None) -> np.ndarray:
+    def fill(
+        self, index: Index, array: zarr.Array, values: np.ndarray | SparseBlock | None
+    ) -> np.ndarray:
         """Write a block of the array to the disk; return the sizes of its files for the record.
 
         Parameters
@@ -201,7 +205,7 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
             Index of the block.
         array : zarr.Array
             Array that the stage fills, open.
-        values : array or None
+        values : array, SparseBlock or None
             Voxels of the block; None: all zeros.
 
         Returns
@@ -247,14 +251,14 @@ class FillStage[Opened, Given, Result](VoxelStage[Opened, Given, Result]):
         return done
 
 
-class ArrayStage[Opened, Given](FillStage[Opened, Given, np.ndarray | None]):
+class ArrayStage[Opened, Given](FillStage[Opened, Given, "np.ndarray | SparseBlock | None"]):
     """Fill an array block by block; a result of None is a block of zeros."""
 
     @abstractmethod
     def target(self, opened: Opened) -> zarr.Array:
         """Return the array that the stage fills, open."""
 
-    def write(self, index: Index, opened: Opened, result: np.ndarray | None) -> None:
+    def write(self, index: Index, opened: Opened, result: np.ndarray | SparseBlock | None) -> None:
         """Write a block of the array, then its record."""
         sizes = self.fill(index, self.target(opened), result)
         write_record(self.folder, index, Written(sizes))

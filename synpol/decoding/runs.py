@@ -13,6 +13,7 @@ import numpy as np
 
 from synpol.blockwise.records import Index
 from synpol.decoding.dilation import Box, halo
+from synpol.images.sparse import ranges
 from synpol.synapses.statistics import Columns
 
 
@@ -173,12 +174,6 @@ class RowRuns(Columns):
             yield one, other, np.minimum(high[one], end[other]) - np.maximum(low[one], start[other])
         one = np.flatnonzero(end[:-1] == start[1:])
         yield one, one + 1, np.ones(len(one), np.int64)
-
-
-def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return the numbers ``first[i]``, ``first[i] + 1``, ..., `count[i]` of them, for each i."""
-    before = np.cumsum(count) - count
-    return np.repeat(first - before, count) + np.arange(int(count.sum()))
 
 
 def component_labels(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from synpol.files import sync_together
+from synpol.images.shards import codec_of_shards, encode_shard
+from synpol.images.sparse import SparseBlock
 
 
-def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | None) -> None:
+def write_block(
+    array: zarr.Array, where: Sequence[slice], values: np.ndarray | SparseBlock | None
+) -> None:
     """Write a region of whole chunks (shards) to the disk; remove what a killed writer left of it.
 
     zarr writes a file under a temporary name first; nobody else takes away the one of a process
@@ -25,7 +31,7 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
     array : zarr.Array
     where : 3 slices
         A region along z, y, x, which nobody else writes; of all channels.
-    values : array or None
+    values : array, SparseBlock or None
         None: all zeros, which are not stored.
     """
     root = folder_of(array)
@@ -41,9 +47,22 @@ def write_block(array: zarr.Array, where: Sequence[slice], values: np.ndarray | 
         if values is None:  # of an earlier attempt, or put there by others
             for index in itertools.product(*lead, last):
                 (root / array.metadata.encode_chunk_key(index)).unlink(missing_ok=True)
-    if values is not None:
+    if isinstance(values, SparseBlock):
+        _write_sparse(array, where, values)
+    elif values is not None:
         array[where] = values
     _sync(array, where)  # else a power cut might leave the record of what is not there
+
+
+def _write_sparse(array: zarr.Array, where: Sequence[slice], block: SparseBlock) -> None:
+    """Write a region; chunks of zeros take no time where the region is a shard of synpol's own."""
+    cells, codec = list(itertools.product(*_cells(array, where))), codec_of_shards(array)
+    if codec is None or array.shards is None or len(cells) != 1:
+        array[*where] = block.dense()
+        return
+    shard = encode_shard(block, array.shards, array.chunks, codec)
+    place = array.store_path / array.metadata.encode_chunk_key(cells[0])
+    sync(place.set(default_buffer_prototype().buffer.from_bytes(shard)))
 
 
 def stored_sizes(array: zarr.Array, where: Sequence[slice]) -> np.ndarray | None:
