@@ -30,8 +30,7 @@ from synpol.errors import InputError
 from synpol.files import is_url
 from synpol.images.claim import check_complete, is_ours
 from synpol.images.downsampling import level_factors
-from synpol.images.groups import image_path, levels_of
-from synpol.images.kinds import SCHEME
+from synpol.images.groups import levels_of
 from synpol.images.writing import check_writable
 from synpol.scene.annotations import score_range, write_annotations
 from synpol.scene.browser import browser
@@ -91,14 +90,7 @@ def show(
     given: argparse.Namespace,
 ) -> None:
     """Serve the scene until Ctrl-C, or take its picture."""
-    addresses: dict[str, str] = {}
-    folders = {} if lines is None else {"synapses": lines}
-    for name, (image, _) in layers.images().items():
-        path = image_path(image).removeprefix(SCHEME)
-        if is_url(path):
-            addresses[name] = path
-        else:
-            folders[name] = Path(path)
+    addresses, folders = layers.places(lines)
     with scene_server(
         folders,
         lambda served: scene_of(layers, config, {**addresses, **served}, scores),

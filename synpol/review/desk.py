@@ -111,6 +111,7 @@ class Desk:
         self._offered: dict[Item, tuple[str, float]] = {}
         self._useful: tuple[int, np.ndarray] = (-USEFUL, np.zeros(0, np.int64))
         self._pool: tuple[np.ndarray, np.ndarray] | None = None
+        self._partners: tuple[np.ndarray, np.ndarray] | None = None
         self._knowledge = Knowledge(store, found, others, (digest, other_digest), settings.distance)
         draw = random_numbers(found.pre, found.post, seed + 1)
         self._for_all = draw / 2.0**64 < settings.twice
@@ -192,7 +193,17 @@ class Desk:
             "stratum_size": int(sample.sizes[stratum]),
             "given": [_given(o.source, o.verdict) for o in opinions if o.row == item.row],
             "missed": [],
+            "partners": self._partners_of(item),
         }
+
+    def _partners_of(self, item: Item) -> list[int] | None:
+        """Return the neurons on both sides of a synapse, 0 for none; None where nobody knows."""
+        partners = self.table.with_name("partners.parquet")
+        if item.kind != FOUND or not partners.is_file():
+            return None
+        if self._partners is None:
+            self._partners = orders.partners_of(self.tables[FOUND], str(partners))
+        return [int(side[item.row]) for side in self._partners]
 
     # ------------------------------------------------------------ what comes next
 

@@ -17,6 +17,9 @@ from scipy.stats import chi2, norm
 Z = float(norm.ppf(0.975))
 
 
+type Counts = Sequence[int] | np.ndarray
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval of 95 %.
@@ -66,7 +69,7 @@ def wilson(share: float, size: float) -> tuple[float, float]:
     return max(0.0, min(share, float(middle - half))), min(1.0, max(share, float(middle + half)))
 
 
-def share(sizes: Sequence[int], judged: Sequence[int], hits: Sequence[int]) -> Interval | None:
+def share(sizes: Counts, judged: Counts, hits: Counts) -> Interval | None:
     """Estimate the share of synapses that have a property.
 
     The interval is Wilson's for the effective size of the sample, which is the size of the simple
@@ -99,9 +102,7 @@ def share(sizes: Sequence[int], judged: Sequence[int], hits: Sequence[int]) -> I
     return Interval(value, *wilson(value, effective), int(number.sum()), effective)
 
 
-def ratio(
-    sizes: Sequence[int], judged: Sequence[int], base: Sequence[int], hits: Sequence[int]
-) -> Interval | None:
+def ratio(sizes: Counts, judged: Counts, base: Counts, hits: Counts) -> Interval | None:
     """Estimate the share of synapses with a property among those of a kind.
 
     It is the combined ratio estimator (Cochran, 6.11), with Wilson's interval for its effective
@@ -137,7 +138,7 @@ def ratio(
     return Interval(value, *wilson(value, effective), int(kind.sum()), effective)
 
 
-def number_in_boxes(counts: Sequence[int], total: int) -> Interval | None:
+def number_in_boxes(counts: Counts, total: int) -> Interval | None:
     """Estimate a number of things in a volume from how many lie in boxes drawn at random.
 
     The interval is that of a Poisson number (F. Garwood, Biometrika 28, 1936), widened where the

@@ -36,16 +36,27 @@ def by_neuron(found: Found, partners: str, neuron: int) -> np.ndarray:
     InputError
         There is no table of partners, or it is of other synapses.
     """
+    pre, post = partners_of(found, partners)
+    own = np.flatnonzero((pre == neuron) | (post == neuron))
+    return own[np.argsort(found.score[own], kind="stable")]
+
+
+def partners_of(found: Found, partners: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the neurons on the pre and on the post side of each synapse; 0 for none.
+
+    Raises
+    ------
+    InputError
+        As `by_neuron`.
+    """
     rows = read_table(partners, ["synapse_id", "pre_id", "post_id"])
     number = rows["synapse_id"].to_numpy()
     if len(number) != len(found) or (number != found.number).any():
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run pipelines/connect.py "
-            "of synpol's repository again"
+            "of synpol's repository again, or remove it"
         )
-    sides = [rows[f"{side}_id"].to_numpy() for side in ("pre", "post")]
-    own = np.flatnonzero((sides[0] == neuron) | (sides[1] == neuron))
-    return own[np.argsort(found.score[own], kind="stable")]
+    return rows["pre_id"].to_numpy(), rows["post_id"].to_numpy()
 
 
 def disagreement(found: Found, others: Sequence[Found], distance: float) -> np.ndarray:

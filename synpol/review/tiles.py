@@ -34,7 +34,7 @@ LEVEL = 0.2
 _OTHERS = np.array([1.0, 1.0, 1.0])
 _COLOURS = (PRE, POST, UNION, _OTHERS)
 _PALETTE = [(0, 0, 0, 0)]
-_PALETTE += [(*(np.array(c) * 255).astype(int).tolist(), 56) for c in _COLOURS[:3]]
+_PALETTE += [(*(np.array(c) * 255).astype(int).tolist(), 40) for c in _COLOURS[:3]]
 _PALETTE += [(*(np.array(_OTHERS) * 255).astype(int).tolist(), 20)]
 _PALETTE += [(*(np.array(c) * 255).astype(int).tolist(), 255) for c in _COLOURS[:3]]
 _PALETTE += [(*(np.array(_OTHERS) * 255).astype(int).tolist(), 150)]
@@ -63,6 +63,8 @@ class Tile:
         Distance of two sections, and of two pixels, z, y, x; nm.
     angle : float
         Angle of pre -> post within a section, from x to y; radians.
+    cut_extent : float
+        Length of a side of a turned cut, nm.
     """
 
     stack: bytes
@@ -74,6 +76,7 @@ class Tile:
     corner: tuple[float, float, float]
     step: tuple[float, float, float]
     angle: float
+    cut_extent: float
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ def cut_tile(
         corner=(z, y, x),
         step=(float(stride * size[0]), float(fine * size[1]), float(fine * size[2])),
         angle=angle,
+        cut_extent=CUT * extent,
     )
 
 

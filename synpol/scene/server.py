@@ -49,6 +49,8 @@ def scene_server(
     *,
     port: int,
     host: str = "127.0.0.1",
+    pages: Callable[[str, neuroglancer.Viewer], list[Any]] | None = None,
+    key: str = "view.port",
 ) -> Iterator[tuple[neuroglancer.Viewer, str]]:
     """Serve a scene until the ``with`` block ends.
 
@@ -66,6 +68,11 @@ def scene_server(
         Port to listen on; 0 for any free port.
     host : str
         Address to listen on.
+    pages : callable, optional
+        Function that makes more handlers of tornado, from the secret, which has to be a part of
+        their addresses, and the viewer.
+    key : str
+        Key of the config that says the port, for the message.
 
     Yields
     ------
@@ -86,7 +93,7 @@ def scene_server(
     except OSError as error:
         raise InputError(
             f"the scene cannot be served at {host}:{port} ({error.strerror}); another one may be "
-            "open there: end it, or set view.port"
+            "open there: end it, or set {key}"
         ) from None
     try:
         viewer = neuroglancer.Viewer(token=token)
@@ -98,6 +105,7 @@ def scene_server(
         page = {"viewer": viewer, "cookie": secrets.token_hex(16), "way": way}
         handlers.append((rf"/open/{token}", _Open, page))
         handlers.append((r"/at", _GoTo, page))
+        handlers += [] if pages is None else pages(token, viewer)
         app = neuroglancer.server.global_server.app
         app.add_handlers(".*", handlers)
         address = neuroglancer.server.get_server_url()
@@ -114,7 +122,7 @@ def _guarded(app: tornado.web.Application, token: str) -> Iterator[None]:
     find_handler = app.find_handler
 
     def find(request: Any, **more: Any) -> Any:
-        if token not in request.path.split("/"):
+        if not any(part.startswith(token) for part in request.path.split("/")):
             request.connection.set_max_body_size(BODY)
         return find_handler(request, **more)
 

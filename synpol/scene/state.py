@@ -16,7 +16,7 @@ import numpy as np
 
 from synpol.config import Config, Source
 from synpol.files import is_url, join
-from synpol.images.groups import listed, stored_array
+from synpol.images.groups import image_path, listed, stored_array
 from synpol.images.image import Image, open_image
 from synpol.images.kinds import SCHEME
 from synpol.polarity import Channels
@@ -131,6 +131,24 @@ class Layers:
             "neurons": (self.neurons, True),
         }
         return {name: (i, labels) for name, (i, labels) in named.items() if i is not None}
+
+    def places(self, lines: Path | None) -> tuple[dict[str, str], dict[str, Path]]:
+        """Return the URLs of images elsewhere, and the folders to serve, by name.
+
+        Parameters
+        ----------
+        lines : Path, optional
+            Folder of the synapses' lines.
+        """
+        addresses: dict[str, str] = {}
+        folders = {} if lines is None else {"synapses": lines}
+        for name, (image, _) in self.images().items():
+            path = image_path(image).removeprefix(SCHEME)
+            if is_url(path):
+                addresses[name] = path
+            else:
+                folders[name] = Path(path)
+        return addresses, folders
 
 
 def scene_of(
