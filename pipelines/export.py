@@ -23,7 +23,7 @@ from synpol.images.writing import check_writable
 from synpol.model import build_model
 from synpol.model.content import check_weights
 from synpol.model.package import Sample, check_export, write_package
-from synpol.model.portable import About, about_checkpoint, write_portable
+from synpol.model.portable import About, about_checkpoint, said_of, write_portable
 from synpol.model.trained import find_checkpoint, load_checkpoint, weights_of
 from synpol.prediction.contract import check_like, declared_range
 from synpol.training.validation import scores_of
@@ -39,6 +39,25 @@ def names_of(config: Config, stored: dict) -> list[str]:
         path = raw["path"] if isinstance(raw, dict) else raw
         names.append(path.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2])
     return names
+
+
+def described(config: Config, checkpoint: Path, stored: dict, learned: tuple) -> About:
+    """Describe the network of a checkpoint.
+
+    Raises
+    ------
+    InputError
+        What the checkpoint says of its training is malformed.
+    """
+    scores = scores_of(config.run_dir, checkpoint, stored["iteration"])
+    try:
+        names, seen = names_of(config, stored), [one.kept() for one in learned]
+        return about_checkpoint(stored, seen, names, scores, synpol.__version__)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{checkpoint} is not a checkpoint that synpol wrote ({said_of(error):.200}); copy it "
+            "again, or train again"
+        ) from None
 
 
 def sample_of(config: Config, about: About, learned: tuple, checkpoint: Path) -> Sample:
@@ -64,13 +83,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     checkpoint = find_checkpoint(config)
     stored = load_checkpoint(checkpoint)
     learned = learned_from(stored)
-    about = about_checkpoint(
-        stored,
-        [one.kept() for one in learned],
-        names_of(config, stored),
-        scores_of(config.run_dir, checkpoint, stored["iteration"]),
-        synpol.__version__,
-    )
+    about = described(config, checkpoint, stored, learned)
     name, weights = weights_of(stored)
     check_weights(checkpoint, name, weights, build_model(about.model).state_dict())
     output = Path(config.export.output or Path(config.run_dir) / "network.safetensors")

@@ -7,6 +7,7 @@ everything else that escapes is a fault of synpol or of the machine and keeps it
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -14,8 +15,17 @@ class InputError(ValueError):
     """What was given cannot be used. The message names it, says what was expected, what to do."""
 
 
+#: numbers of errors of the system for places and names that no file has, as damaged ones claim
+_IMPOSSIBLE = (errno.EINVAL, errno.ENAMETOOLONG, errno.EOVERFLOW, errno.EILSEQ)
+
+
 class Outage(RuntimeError):
     """A server failed, or the way to it. What is done is kept, and the same command goes on."""
+
+
+def is_of_content(error: OSError) -> bool:
+    """Whether what is in a file led to an error of the system, and not the disk or a server."""
+    return error.errno is None or (error.errno in _IMPOSSIBLE and error.__cause__ is None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,7 +1,10 @@
 """Metadata that were changed at random: an import gives a volume or a refusal, nothing else."""
 
+import functools
 import json
 import random
+import shutil
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -10,6 +13,7 @@ import tifffile
 from importing import RAW, made_of
 from test_import_chunked import write_n5
 from test_import_formats import nrrd_header, write_mrc, write_nifti
+from watched import watched
 
 from synpol.errors import InputError
 
@@ -51,6 +55,11 @@ def changed(rng, value):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_hdf5_attributes(seed, tmp_path):
+    try_attributes(seed, tmp_path)
+
+
+def try_attributes(seed, tmp_path):
+    """Import an HDF5 file with odd attributes."""
     rng = random.Random(seed)
     keys = ["resolution", "voxel_size", "offset", "units", "unit", "element_size_um", "axes"]
     keys += ["axistags", "axis_names", "_ARRAY_DIMENSIONS", "MATLAB_class", "dimension_names"]
@@ -97,6 +106,11 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("seed", range(25))
 def test_bytes_of_headers(name, seed, tmp_path):
+    try_header(name, seed, tmp_path)
+
+
+def try_header(name, seed, tmp_path):
+    """Import a file with some bytes of its header changed."""
     rng = random.Random(f"{name}{seed}")
     path = tmp_path / name
     WRITERS[name](path)
@@ -106,4 +120,39 @@ def test_bytes_of_headers(name, seed, tmp_path):
     if rng.random() < 0.2:
         content = content[: rng.randrange(len(content))]
     path.write_bytes(content)
-    outcome(path, voxel_size=(40, 8, 4), ignore_metadata=rng.random() < 0.5)
+    with watched(tmp_path):
+        outcome(path, voxel_size=(40, 8, 4), ignore_metadata=rng.random() < 0.5)
+
+
+def in_new_folders(attempt, tmp_path, seeds):
+    """Try each seed in a folder of its own; returns how many."""
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        attempt(seed, folder)
+        shutil.rmtree(folder)
+    return len(seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attributes of HDF5", *WRITERS])
+def test_headers_many_times(name, tmp_path, capsys):
+    attempt = functools.partial(try_header, name) if name in WRITERS else try_attributes
+    count = in_new_folders(attempt, tmp_path, range(1000, 1500))
+    with capsys.disabled():
+        print(f"\n{name}: {count} inputs")
+    assert count == 500
+
+
+def test_an_extended_header_that_is_not_there_takes_no_memory(tmp_path):
+    write_mrc(tmp_path / "a.mrc", SMALL.astype(np.int16), (40, 8, 4))
+    content = bytearray((tmp_path / "a.mrc").read_bytes())
+    for claimed in (2**30, -1):
+        content[92:96] = claimed.to_bytes(4, "little", signed=True)
+        (tmp_path / "a.mrc").write_bytes(content)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=r"a\.mrc"):
+            made_of(tmp_path / "a.mrc")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**25

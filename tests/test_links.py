@@ -217,6 +217,13 @@ def test_a_table_that_is_none_is_refused(tmp_path, columns, words):
         read_links(tmp_path / "t.parquet")
 
 
+def test_a_column_that_a_table_has_twice_is_named(tmp_path):
+    path, names = tmp_path / "t.csv", [*PLACE, "pre_z"]
+    path.write_text(f"{','.join(names)}\n{','.join(['1.5'] * len(names))}\n")
+    with pytest.raises(InputError, match=r"t\.csv has several columns 'pre_z'"):
+        read_links(path)
+
+
 def test_damaged_and_missing_tables_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no table of links"):
         read_links(tmp_path / "none.csv")

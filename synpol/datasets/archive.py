@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from synpol.errors import InputError
+from synpol.errors import InputError, is_of_content
 from synpol.files import whole_folder
 
 _BLOCK = 2**20
@@ -16,10 +15,6 @@ _BLOCK = 2**20
 _NAME = 255
 #: ways of packing that are read
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-
-
-#: errors of the system that places and names in an archive cause
-_OF_THE_ARCHIVE = (errno.EINVAL, errno.ENAMETOOLONG, errno.EOVERFLOW, errno.EILSEQ)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -47,10 +42,11 @@ def unpack(archive: Path, folder: Path) -> None:
     except InputError:
         raise
     except OSError as error:
-        if error.errno not in _OF_THE_ARCHIVE:  # a full disk is no fault of the archive
+        if not is_of_content(error):  # a full disk is no fault of the archive
             raise
+        said = error.strerror or error
         raise InputError(
-            f"{archive} cannot be unpacked ({error.strerror}); remove it to download it again"
+            f"{archive} cannot be unpacked ({said}); remove it to download it again"
         ) from None
     except Exception as error:  # whatever zipfile and its decompressors make of damaged bytes
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -17,6 +18,8 @@ from synpol.formats.plain import PlainArray
 
 _HEADER = 1024
 _MARK_AT = 208
+#: where the header says how many bytes lie between it and the voxels
+_EXTENDED = slice(92, 96)
 #: where IMOD writes its own mark, and flags of which the first says that bytes have a sign
 _IMOD_AT, _IMOD = 152, b"DOMI"
 _STACKS_OF_VOLUMES = 401
@@ -34,13 +37,12 @@ class MrcStack(ArrayStack):
     array: PlainArray
 
     def __init__(self, path: Path, key: str | None) -> None:
-        import mrcfile  # only this format needs it
+        import mrcfile  # for this format alone
 
         self.what = str(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of details in headers of other programs
-            with mrcfile.open(path, header_only=True, permissive=True) as file:
-                self.header: Any = file.header.copy()
+            self.header: Any = _header_of(path)
             self._check()
             header = self.header
             dtype = mrcfile.utils.dtype_from_mode(header.mode).newbyteorder(
@@ -62,6 +64,11 @@ class MrcStack(ArrayStack):
             )
         if min(int(header.nx), int(header.ny), int(header.nz)) < 1:
             raise InputError(f"{self.what} has no voxels; copy it again")
+        if int(header.nsymbt) < 0:
+            raise InputError(
+                f"{self.what} says that {int(header.nsymbt)} bytes lie between its header and its "
+                "voxels; copy it again"
+            )
 
     def _order(self) -> list[int]:
         """Number of the axis (1 x, 2 y, 3 z) along sections, rows and columns."""
@@ -91,6 +98,19 @@ class MrcStack(ArrayStack):
                 origin,
             )
         return Calibration.of(sizes, "angstrom", "its header, cell size")
+
+
+def _header_of(path: Path) -> Any:
+    """Read the header alone: mrcfile makes room for any extended header that a file claims."""
+    from mrcfile.mrcinterpreter import MrcInterpreter
+
+    content = bytearray(unpacked_first_bytes(path)[:_HEADER])
+    claimed = content[_EXTENDED]
+    content[_EXTENDED] = bytes(len(claimed))
+    with MrcInterpreter(io.BytesIO(content), permissive=True, header_only=True) as file:
+        header = file.header.copy()
+    header.nsymbt = np.frombuffer(claimed, header.nsymbt.dtype)[0]
+    return header
 
 
 def _has_unsigned_bytes(path: Path) -> bool:

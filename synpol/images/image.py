@@ -268,8 +268,8 @@ def check_readable(image: Image) -> None:
             chunk = damaged_chunk(image.array, where)
             name = "the chunk" if chunk is None else join(image.path, chunk)
             raise InputError(
-                f"{image.path} cannot be read at the voxel {tuple(voxel)}: {error}. Its metadata "
-                f"do not fit its chunks, or {name} is damaged. {way_on(image.array)}"
+                f"{image.path} cannot be read at the voxel {tuple(voxel)}: {error!s:.300}. Its "
+                f"metadata do not fit its chunks, or {name} is damaged. {way_on(image.array)}"
             ) from error
 
 

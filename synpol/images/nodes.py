@@ -208,7 +208,7 @@ def _unreadable(path: str, error: Exception, anonymous: bool = False) -> InputEr
 
 def _told(error: Exception) -> str:
     text = str(error) if not isinstance(error, KeyError) else f"the key {error} is missing"
-    return (text or type(error).__name__).rstrip(".")
+    return (text or type(error).__name__)[:300].rstrip(".")
 
 
 def _has_metadata(path: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synpol.errors import InputError
+from synpol.errors import InputError, is_of_content
 from synpol.files import join
 from synpol.images.metadata import HASH
 from synpol.images.stores import is_outage
@@ -45,7 +45,9 @@ def read_voxels(array: Any, where: Any, source: str | ImageSource) -> np.ndarray
         if name is None:
             raise
         path = source if isinstance(source, str) else source.path
-        raise InputError(f"{join(path, name)} is damaged ({error}). {way_on(array)}") from error
+        raise InputError(
+            f"{join(path, name)} is damaged ({error!s:.300}). {way_on(array)}"
+        ) from error
 
 
 def damaged_chunk(array: Any, where: Any) -> str | None:
@@ -88,7 +90,7 @@ def _reads(array: Any, box: tuple[slice, ...]) -> bool:
 
 def is_fault(error: Exception) -> bool:
     """Whether an error is of the file system or of a server, and not of the content of a chunk."""
-    return isinstance(error, OSError) or is_outage(error)
+    return not is_of_content(error) if isinstance(error, OSError) else is_outage(error)
 
 
 def way_on(array: Any) -> str:

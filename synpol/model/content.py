@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from synpol.errors import InputError
+from synpol.errors import InputError, is_of_content
 
 #: key of a checkpoint: the digest of everything else in it
 DIGEST = "digest"
@@ -91,7 +91,7 @@ def read_content(path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except OSError as error:
-        if error.errno is not None:  # the file system's, not what is in the file
+        if not is_of_content(error):
             raise
         raise _unreadable(path, error) from None
     except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are damaged

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from synpol.config import Model
-from synpol.errors import InputError
+from synpol.errors import InputError, is_of_content
 from synpol.files import write_whole
 from synpol.model.content import digest_of_content
 from synpol.polarity import Channels
@@ -49,6 +49,13 @@ class Seen(_Part):
     dtype: str
     intensity_range: tuple[float, float]
     largest: int | None = None
+
+    @field_validator("intensity_range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("a range of intensities does not rise")
+        return value
 
 
 class About(_Part):
@@ -152,7 +159,7 @@ def read_portable(path: Path) -> dict[str, Any]:
                 return _read(_unpacked(path, Path(folder)))
         return _read(path)
     except OSError as error:
-        if error.errno is not None:  # the file system's, not what is in the file
+        if not is_of_content(error):
             raise
         raise _unreadable(path, error) from None
     except Exception as error:  # whatever safetensors, json and zipfile make of damaged bytes
@@ -160,15 +167,20 @@ def read_portable(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} is not a readable network of synpol ({said_of(error):.200}); copy it again, or "
+        "write it again with pipelines/export.py of synpol's repository"
+    )
+
+
+def said_of(error: Exception) -> str:
+    """Say in a line what an error says of a description."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    else:
-        said = str(error).partition("\n")[0] or type(error).__name__
-    return InputError(
-        f"{path} is not a readable network of synpol ({said:.200}); copy it again, or write it "
-        "again with pipelines/export.py of synpol's repository"
-    )
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
@@ -205,14 +217,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError("its content is not what its digest says")
     if about.channels != Channels.of(about.exclusive).names:
         raise ValueError("its channels are not those of its kind of network")
-    if any(not low < high for low, high in _ranges(about)):
+    if (
+        about.intensity_range is not None
+        and not about.intensity_range[0] < about.intensity_range[1]
+    ):
         raise ValueError("a range of intensities does not rise")
     return state_of(about, weights)
-
-
-def _ranges(about: About) -> list[tuple[float, float]]:
-    own = [] if about.intensity_range is None else [about.intensity_range]
-    return own + [one.intensity_range for one in about.learned_from]
 
 
 def state_of(about: About, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:

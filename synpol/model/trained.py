@@ -13,7 +13,7 @@ from synpol.errors import InputError
 from synpol.images.appearance import Appearance, learned_from
 from synpol.model import RSUNet, build_model
 from synpol.model.content import check_weights, digest_of_content, read_content
-from synpol.model.portable import is_portable, read_portable
+from synpol.model.portable import Seen, is_portable, read_portable, said_of
 
 
 def best_checkpoint(run_dir: str) -> Path:
@@ -46,6 +46,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} is not a checkpoint that synpol wrote: its config has no {section}"
             )
+    try:
+        for one in learned_from(state):
+            Seen.model_validate(one.kept())
+    except Exception as error:  # whatever it is made of instead of numbers and texts
+        raise InputError(
+            f"{path} is not a checkpoint that synpol wrote: what it says of its training volumes "
+            f"is malformed ({said_of(error):.200}). Copy it again, or train again"
+        ) from None
     return state
 
 

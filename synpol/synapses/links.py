@@ -241,12 +241,14 @@ def read_table_of_links(path: Path) -> pa.Table:
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     try:
-        return pq.read_table(path) if is_parquet else csv.read_csv(path)
+        table = pq.read_table(path) if is_parquet else csv.read_csv(path)
+        table.column_names  # noqa: B018  # which may be no text
     except (pa.ArrowException, OSError, ValueError) as error:
         kind = "Parquet" if is_parquet else "CSV"
         raise InputError(
             f"{path} cannot be read as {kind}: {error}; export the table anew"
         ) from None
+    return table
 
 
 def _split_positions(
@@ -261,7 +263,7 @@ def _split_positions(
         Size of a step along z, y, x, nm, as the table itself says it.
     """
     names = [f"{side}_pt_position" for side in ("pre", "post")]
-    if not all(n in table.column_names and _is_list(table[n].type) for n in names):
+    if not all(table.column_names.count(n) == 1 and _is_list(table[n].type) for n in names):
         return table, None
     for name in names:
         points = pc.list_value_length(table[name])
@@ -326,9 +328,17 @@ def _scale(options: LinkTable | None) -> np.ndarray:
     return np.array(options.voxel_size or (1.0, 1.0, 1.0)) * unit
 
 
+def _column(path: Path, table: pa.Table, name: str) -> pa.ChunkedArray:
+    if table.column_names.count(name) > 1:
+        raise InputError(
+            f"{path} has several columns {name!r:.80}; one is expected: export the table anew"
+        )
+    return table[name]
+
+
 def _numbers(path: Path, table: pa.Table, column: str, needed: bool = False) -> np.ndarray:
     try:
-        values = table[column].cast(pa.float64()).to_numpy()
+        values = _column(path, table, column).cast(pa.float64()).to_numpy()
     except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{path}: the column {column} holds no numbers: {error}") from None
     if needed and not np.isfinite(values).all():
@@ -345,7 +355,7 @@ def _ids(path: Path, table: pa.Table, column: str | None) -> np.ndarray:
     if column is None:
         return np.zeros(len(table), np.int64)
     try:
-        values = pc.fill_null(table[column], 0)
+        values = pc.fill_null(_column(path, table, column), 0)
         whole = values.cast(pa.int64()).to_numpy()
     except (pa.ArrowException, ValueError) as error:
         raise InputError(
