@@ -1,6 +1,7 @@
 """How the merge grows with the number of blocks, up to a million of them.
 
-    python benchmarks/merge_scaling.py [--sides 10 22 46 100] [--plot FILE] [--json FILE]
+    python benchmarks/merge_scaling.py [--sides 10 22 46 100] [--against REV]
+                                       [--plot FILE] [--json FILE]
 
 A volume of n x n x n blocks is simulated without voxels: what the blocks would hand to the merge is
 drawn, block by block, from their index. Everything above is the real thing: the stages ``merge 1``
@@ -15,6 +16,9 @@ with their pre side, half with their post side. The table that would follow is n
 Printed for every size: seconds and peak memory of any process; for the largest, level by level,
 the graph and the records of one job. The exponent is the slope of log(seconds) over log(blocks): 1
 is flat cost a block. The memory of the top job is that of a fresh process which does it alone.
+
+With --against REV it measures that commit and this tree instead, in turns: seconds of the whole,
+with the drawing, which both have, and the memory of the top job.
 """
 
 from __future__ import annotations
@@ -23,15 +27,15 @@ import argparse
 import functools
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from against import ROOT, Run, build_of, compared, head, in_turns, run_with
 from figures import tell
 
 from synpol.blockwise.driver import Driver
@@ -219,7 +223,7 @@ def stages(work: Path, side: int) -> tuple[list[MergeStage], SimulatedNumber, li
     return merges, numbers, resolves
 
 
-def run(work: Path, side: int, workers: int) -> float:
+def run(work: Path, side: int, workers: int, *, check: bool = True) -> float:
     """Merge, number and resolve; returns seconds."""
     merges, numbers, resolves = stages(work, side)
     started = time.perf_counter()
@@ -228,6 +232,8 @@ def run(work: Path, side: int, workers: int) -> float:
         for stage in every:
             driver.run(stage)
     seconds = time.perf_counter() - started
+    if not check:
+        return seconds
     found, expected = numbers.numbering().count, int(apart(f"print(m.expected_synapses({side}))"))
     if found != expected:
         raise RuntimeError(f"{found} synapses came out of the merge, {expected} were drawn")
@@ -273,7 +279,7 @@ def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
     return rows
 
 
-def top_job_bytes(work: Path, side: int) -> int:
+def top_job_bytes(work: Path, side: int, build: Path = ROOT) -> int:
     """Peak memory of a fresh process that does the top job and nothing else."""
     code = (
         f"stage = m.stages(m.Path({str(work)!r}), {side})[0][-1]; "
@@ -282,14 +288,35 @@ def top_job_bytes(work: Path, side: int) -> int:
         "status = m.Path('/proc/self/status').read_text(); "
         "print(1024 * int(status.split('VmHWM:')[1].split()[0]))"
     )
-    return int(apart(code))
+    return int(apart(code, build))
 
 
-def apart(code: str) -> str:
+def apart(code: str, build: Path = ROOT) -> str:
     """What some code prints that runs in a process of its own, with this module as ``m``."""
-    command = [sys.executable, "-c", f"import merge_scaling as m; {code}"]
-    here = Path(__file__).parent
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout
+    return run_with(build, command_of(code), cwd=Path(__file__).parent).told
+
+
+def command_of(code: str) -> list[str]:
+    """A process that runs some code with this module as ``m``."""
+    return [sys.executable, "-c", f"import merge_scaling as m; {code}"]
+
+
+def compare_builds(side: int, workers: int, revision: str, repeats: int) -> dict[str, float]:
+    """Measure an older build beside this one; see `against`."""
+    top: dict[Path, int] = {}
+
+    def once(build: Path) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            code = f"print(m.run(m.Path({folder!r}), {side}, {workers}, check=False))"
+            done = run_with(build, command_of(code), cwd=Path(__file__).parent)
+            top[build] = top_job_bytes(Path(folder), side, build)
+        return replace(done, seconds=float(done.told))
+
+    with build_of(revision) as old:
+        head(revision)
+        runs = in_turns({"old": old, "new": ROOT}, repeats, once)
+        figures = compared(f"{side**3} blocks", runs["old"], runs["new"])
+        return figures | {"top_job_bytes_old": top[old], "top_job_bytes": top[ROOT]}
 
 
 def plot(path: Path, blocks: np.ndarray, seconds: np.ndarray, levels: list[list[tuple]]) -> None:
@@ -315,10 +342,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sides", type=int, nargs="+", default=[10, 22, 46, 100])
+    parser.add_argument("--against", metavar="REV", help="a commit to measure beside this tree")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, with --against")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--plot", type=Path, help="save a picture of the growth")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
+    if given.against:
+        for side in given.sides:
+            told = compare_builds(side, given.workers, given.against, given.repeats)
+            tell(told, given.json, ".4g")
+        return
     print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
     print(", ".join(f"{p} {version(p)}" for p in ("numpy", "networkx", "scipy", "daisy")))
     print(f"{'blocks':>9} {'seconds':>9} {'ms a block':>11} {'peak MB':>8}")

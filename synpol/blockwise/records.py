@@ -17,6 +17,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +94,9 @@ def _packed(name: str, value: Any) -> dict[str, np.ndarray]:
 _Tree = dict[str, "np.ndarray | _Tree"]
 
 
-def unpack[Record](kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Record:
+def unpack[Record](
+    kind: type[Record], arrays: Mapping[str, np.ndarray], *, copy: bool = False
+) -> Record:
     """Turn named arrays into a dataclass: the inverse of `pack`.
 
     Parameters
@@ -102,6 +105,8 @@ def unpack[Record](kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Reco
         The dataclass. Its fields are arrays, dicts (with str or int keys) and other dataclasses.
     arrays : mapping of str to array
         May hold more than the dataclass has fields.
+    copy : bool
+        Whether the dataclass gets copies of its arrays.
 
     Raises
     ------
@@ -115,24 +120,24 @@ def unpack[Record](kind: type[Record], arrays: Mapping[str, np.ndarray]) -> Reco
         for step in path:
             below = below.setdefault(step, {})  # type: ignore[assignment]
         below[last] = array
-    return _unpacked(kind, tree, None)
+    return _unpacked(kind, tree, None, copy)
 
 
-def _unpacked(kind: Any, tree: Any, keys: Sequence[str] | None) -> Any:
+def _unpacked(kind: Any, tree: Any, keys: Sequence[str] | None, copy: bool) -> Any:
     if get_origin(kind) is dict:
         key_kind, value_kind = get_args(kind)
         names = tree if keys is None else keys
-        return {key_kind(name): _unpacked(value_kind, tree[name], None) for name in names}
+        return {key_kind(name): _unpacked(value_kind, tree[name], None, copy) for name in names}
     if isinstance(kind, type) and is_dataclass(kind):
         values = []
         for name, part_kind, part_keys in _parts_of(kind):
             part = tree.get(name, {}) if name else tree
-            value = _unpacked(part_kind, part, part_keys)
+            value = _unpacked(part_kind, part, part_keys, copy)
             if value is part and isinstance(part, dict):
                 raise KeyError(f"the record has no array {name!r} for {kind.__name__}")
             values.append(value)
         return kind(*values)
-    return tree
+    return tree.copy() if copy else tree
 
 
 @functools.cache
@@ -160,8 +165,12 @@ def write_record(folder: Path, index: Index, record: Any) -> None:
                 "numbers, all rows of one length, are expected"
             )
     about = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
-    content = json.dumps(about).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
-    content += zlib.crc32(content).to_bytes(4, "little")
+    parts = [json.dumps(about).encode() + b"\n", *(a.tobytes() for a in arrays.values())]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    content = b"".join([*parts, checksum.to_bytes(4, "little")])
+    del parts
     write_whole(record_path(folder, index), content, sync=False)
 
 
@@ -175,7 +184,9 @@ def sync_records(folder: Path, indices: Iterable[Index]) -> None:
     sync_together([*files, *{place for file in files for place in file.parents[:4]}])
 
 
-def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Record:
+def read_record[Record](
+    folder: Path, index: Index, kind: type[Record], *, copy: bool = False
+) -> Record:
     """Read the record of a block.
 
     Parameters
@@ -186,6 +197,8 @@ def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Recor
         Index of the block.
     kind : type
         The dataclass that was written, or one with some of its fields.
+    copy : bool
+        Whether to copy the arrays of `kind`, so that the rest of the record is not kept in memory.
 
     Raises
     ------
@@ -204,7 +217,7 @@ def read_record[Record](folder: Path, index: Index, kind: type[Record]) -> Recor
     >>> read_record(Path("records"), (0, 0, 1), Counts).voxels.tolist()
     [90, 80]
     """
-    return unpack(kind, read_arrays(folder, index))
+    return unpack(kind, read_arrays(folder, index), copy=copy)
 
 
 def read_arrays(folder: Path, index: Index) -> dict[str, np.ndarray]:
@@ -218,7 +231,10 @@ def read_arrays(folder: Path, index: Index) -> dict[str, np.ndarray]:
             content = b""
         else:
             raise
-    if len(content) <= 4 or zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
+    if (
+        len(content) <= 4
+        or zlib.crc32(memoryview(content)[:-4]).to_bytes(4, "little") != content[-4:]
+    ):
         with contextlib.suppress(FileNotFoundError):
             path.replace(aside)
         raise DamagedRecord(
@@ -228,7 +244,7 @@ def read_arrays(folder: Path, index: Index) -> dict[str, np.ndarray]:
     at = content.index(b"\n") + 1
     arrays = {}
     for name, dtype, shape in json.loads(content[:at]):
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         array = np.frombuffer(content, np.dtype(dtype), count, at)
         arrays[name] = array.reshape(shape)
         at += array.nbytes

@@ -13,6 +13,7 @@ with everything in it: which of its sides are large enough, and its row of the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,32 @@ KEPT = np.uint64(2**64 - 1)
 NONE = np.uint64(0)
 #: in place of an axis: both voxels of a contact lie in the node
 INSIDE = 255
+
+
+def unique_rows(columns: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Find the rows of a table that differ, sorted by the first column, then by the next, ...
+
+    Parameters
+    ----------
+    columns : sequence of (n,) arrays
+
+    Returns
+    -------
+    unique : list of (m,) arrays
+        The columns of the sorted rows.
+    into : (n,) int64
+        Where each row is among them.
+    """
+    order = np.lexsort(columns[::-1])
+    new = np.zeros(len(order), dtype=bool)
+    new[:1] = True
+    for column in columns:
+        ordered = column[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
+    into = np.empty(len(order), np.int64)
+    into[order] = np.cumsum(new) - 1
+    first = order[new]
+    return [column[first] for column in columns], into
 
 
 @dataclass
@@ -68,10 +95,11 @@ class Claims(Columns):
         """Apply what is known (post wins where both are kept), and add up equal rows."""
         pre = np.where(self.post == KEPT, NONE, self.pre)
         claimed = (pre != NONE) | (self.post != NONE)
-        keys = np.stack([self.synapse, pre, self.post], axis=1)[claimed]
-        unique, into = np.unique(keys, axis=0, return_inverse=True)
-        stats = self.stats[np.flatnonzero(claimed)].grouped(into.reshape(-1), len(unique))
-        return Claims(unique[:, 0], unique[:, 1], unique[:, 2], stats)
+        stats, columns = self.stats, (self.synapse, pre, self.post)
+        if not claimed.all():
+            stats = stats[np.flatnonzero(claimed)]
+        (synapse, pre, post), into = unique_rows([column[claimed] for column in columns])
+        return Claims(synapse, pre, post, stats.grouped(into, len(synapse)))
 
 
 @dataclass
@@ -103,13 +131,13 @@ class Contacts(Columns):
         pre = np.where(self.post == KEPT, NONE, self.pre)
         can_pre, can_post = pre != NONE, self.post != NONE
         may = (can_pre & can_post[:, ::-1]).any(axis=1)
-        axis = self.axis[:, None].astype(np.uint64)
-        keys = np.concatenate([self.synapse[:, None], pre, self.post, axis], axis=1)[may]
-        unique, into = np.unique(keys, axis=0, return_inverse=True)
-        faces = np.zeros((len(unique), 3), np.int64)
-        np.add.at(faces, into.reshape(-1), self.faces[may])
-        names = unique[:, 0], unique[:, 1:3], unique[:, 3:5]
-        return Contacts(*names, unique[:, 5].astype(np.uint8), faces)
+        columns = [self.synapse, *pre.T, *self.post.T, self.axis]
+        (synapse, *ends, axis), into = unique_rows([column[may] for column in columns])
+        faces = np.zeros((len(synapse), 3), np.int64)
+        np.add.at(faces, into, self.faces[may])
+        return Contacts(
+            synapse, np.stack(ends[:2], axis=1), np.stack(ends[2:], axis=1), axis, faces
+        )
 
 
 @dataclass
@@ -138,8 +166,8 @@ class Touching:
 
 
 @dataclass
-class MergeNode:
-    """A block, or a group of blocks, as its parent sees it; see the docstring of the module.
+class OpenNode:
+    """What the parent of a block, or of a group of blocks, needs of it: what is still open.
 
     Attributes
     ----------
@@ -153,8 +181,6 @@ class MergeNode:
         Voxel sets of the open synapses.
     contacts : Contacts
         Faces between the sides of the open synapses.
-    rows : Rows
-        Synapses that this node finished.
     """
 
     open_synapse: np.ndarray
@@ -162,6 +188,18 @@ class MergeNode:
     open_sides: dict[str, Sides] = field(metadata=stored("side"))
     claims: Claims = field(metadata=stored("states"))
     contacts: Contacts
+
+
+@dataclass
+class MergeNode(OpenNode):
+    """A block, or a group of blocks; see the docstring of the module.
+
+    Attributes
+    ----------
+    rows : Rows
+        Synapses that this node finished.
+    """
+
     rows: Rows
 
     @classmethod
@@ -179,7 +217,7 @@ class MergeNode:
         Parameters
         ----------
         touching, open_sides, open_synapse
-            As in `MergeNode`.
+            As in `OpenNode`.
         finished : (n,) uint64
             Names of the finished synapses, sorted.
         claims, contacts : Claims, Contacts

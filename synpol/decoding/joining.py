@@ -18,6 +18,7 @@ from synpol.decoding.fragments import (
     Claims,
     Contacts,
     MergeNode,
+    OpenNode,
     Relabelling,
     Sides,
     Touching,
@@ -69,7 +70,7 @@ def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 #: a member of a group, and its place in the group: 0 or 1 along each axis
-Member = tuple[MergeNode, tuple[int, int, int]]
+Member = tuple[OpenNode, tuple[int, int, int]]
 #: names of fragments that touch faces, sorted, and the component to which each belongs so far
 _Belonging = tuple[np.ndarray, np.ndarray]
 
@@ -79,8 +80,8 @@ def merge(members: Sequence[Member], thres_small: int) -> tuple[MergeNode, Relab
 
     Parameters
     ----------
-    members : sequence of (MergeNode, (z, y, x))
-        Each member with its place in the group.
+    members : sequence of (OpenNode, (z, y, x))
+        Each member with its place in the group. Their claims are taken from them.
     thres_small : int
         Finished side components with fewer voxels are dropped.
 
@@ -128,9 +129,11 @@ def _component_of_fragments(touching: Sequence[Touching]) -> _Belonging:
     return fragment[order], np.concatenate([t.component for t in touching])[order]
 
 
-def _join_claims(nodes: Sequence[MergeNode], relabelling: Relabelling) -> Claims:
+def _join_claims(nodes: Sequence[OpenNode], relabelling: Relabelling) -> Claims:
     """Name the members' claims by the components of the group."""
     claims = Claims.joined([node.claims for node in nodes])
+    for node in nodes:  # they are the largest part of what a job holds in memory
+        node.claims = claims[np.arange(0)]
     names = {kind: relabelling.of(kind, getattr(claims, kind)) for kind in KINDS}
     return Claims(names["synapse"], names["pre"], names["post"], claims.stats)
 

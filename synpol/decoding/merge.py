@@ -24,7 +24,7 @@ from synpol.blockwise.grid import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import Stage
 from synpol.decoding.dilate import DilateRecord, Faces
-from synpol.decoding.fragments import KINDS, Contacts, MergeNode, Relabelling
+from synpol.decoding.fragments import KINDS, Contacts, MergeNode, OpenNode, Relabelling
 from synpol.decoding.joining import Member, contact_graph, merge
 from synpol.errors import InputError
 
@@ -42,9 +42,9 @@ class MergeRecord:
 
 @dataclass
 class _NodeRecord:
-    """The node of any record of the merge."""
+    """What is open in any record of the merge."""
 
-    node: MergeNode = field(metadata=stored(""))
+    node: OpenNode = field(metadata=stored(""))
 
 
 @dataclass
@@ -91,19 +91,19 @@ class MergeStage(Stage[None, None, MergeRecord]):
 
     def group(self, index: Index) -> list[Member]:
         """Read the members of a group, each with its place in the group."""
-        found = []
+        found: list[Member] = []
         for child in children(index, self.member_grid):
             z, y, x = child
             if self.lowest:
                 record = read_record(self.members, child, DilateRecord)
-                node = record.node
+                node: OpenNode = record.node
                 self._find_contacts(child, record.faces, node)
             else:
-                node = read_record(self.members, child, _NodeRecord).node
+                node = read_record(self.members, child, _NodeRecord, copy=True).node
             found.append((node, (z % 2, y % 2, x % 2)))
         return found
 
-    def _find_contacts(self, block: Index, faces: Faces, node: MergeNode) -> None:
+    def _find_contacts(self, block: Index, faces: Faces, node: OpenNode) -> None:
         """Add to the node of a block its contacts across its high faces."""
         pieces: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in KINDS}
         contacts = [node.contacts]
