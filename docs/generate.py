@@ -3,8 +3,8 @@
     python docs/generate.py [--pictures [NAME ...]]
 
 --pictures draws the pictures too, all of them or those that are named. synthetic.png and
-polyadic.png need nothing; flow.png is drawn from runs/demo where that is there; result.png and
-scene.png need runs/demo.
+polyadic.png need nothing; flow.png is drawn from runs/demo where that is there; result.png,
+scene.png and review.png need runs/demo.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from synpol.command import described_keys
@@ -159,12 +160,35 @@ def scene_picture(config: str = "configs/demo.yaml") -> None:
     subprocess.run([sys.executable, *command, "--screenshot", picture], check=True, cwd=HERE.parent)
 
 
+def review_picture(config: str = "configs/demo.yaml") -> None:
+    """Let Chromium draw the page of the demo's review, with a copy of no verdicts."""
+    from synpol.scene.browser import browser
+
+    with tempfile.TemporaryDirectory() as folder:
+        more = ["runs/demo/tuned.yaml", "review.port=0", f"review.verdicts={folder}/verdicts.db"]
+        command = [sys.executable, "pipelines/review.py", config, *more, "--link"]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as served,
+            browser((1500, 950)) as page,
+        ):
+            assert served.stdout is not None
+            page.get(next(line for line in served.stdout if line.startswith("http")).strip())
+            body = page.find_element("tag name", "body")
+            for key in "rrrrrrfrnrrrrrr" + "t" * 2:
+                time.sleep(1)
+                body.send_keys(key)
+            time.sleep(2)
+            page.save_screenshot(str(HERE / "review.png"))
+            served.terminate()
+
+
 PICTURES = {
     "synthetic": synthetic_picture,
     "polyadic": polyadic_picture,
     "flow": flow_picture,
     "result": result_picture,
     "scene": scene_picture,
+    "review": review_picture,
 }
 
 if __name__ == "__main__":

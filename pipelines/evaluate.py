@@ -26,6 +26,7 @@ from synpol.images.labels import check_truth, open_labels
 from synpol.images.marks import MARKS
 from synpol.prediction.roi import roi_of
 from synpol.report.report import report_page
+from synpol.review.opening import quality_of
 from synpol.scene.links import position_link
 
 
@@ -75,6 +76,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         evaluation.correct(),
         evaluation.missed(),
         (lambda position: position_link(port, position)) if port else None,
+        quality_of(config, instances),
     )
     write_json(Path(output) / "scores.json", scores)
     write_text(Path(output) / "report.html", page)

@@ -3,8 +3,8 @@
   --link           print the address only, instead of opening a browser
   --import FILE    add verdicts: Parquet of --export, or a state of neuroglancer with lines
   --export FILE    write the verdicts into FILE.parquet or, as lines for neuroglancer, FILE.json
-  --report         print how good the result is by the verdicts, and write review.html and
-                   review.json beside it
+  --report         print how good the result is by the verdicts, and write it to review.html
+                   and review.json in predict.output
 
 Serves a page on this machine until Ctrl-C. The verdicts are kept in verdicts.db beside the result,
 as they are given; several reviewers may work at once, also from several machines.
@@ -25,49 +25,63 @@ from synpol.command import run_command
 from synpol.config import Config
 from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
-from synpol.files import is_url, join
+from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import check_complete
 from synpol.images.image import open_image
 from synpol.images.writing import check_writable
-from synpol.review.candidates import below_threshold
+from synpol.report.review_page import NAMES, review_page, shown_interval
 from synpol.review.cutter import Cutter
-from synpol.review.desk import CANDIDATE, PLACE, Desk, Item
+from synpol.review.desk import CANDIDATE, PLACE, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
+from synpol.review.opening import CANDIDATES, open_desk, store_path
 from synpol.review.server import ReviewPages
-from synpol.review.store import NAME, VerdictStore
-from synpol.review.tiles import Tile, Volume, box_of, cut_tile
+from synpol.review.store import VerdictStore
+from synpol.review.tiles import Tile, Volume, cut_tile
 from synpol.review.verdicts import standing
 from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
-
-#: folder of the candidates below the threshold, in predict.output
-CANDIDATES = "candidates"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", action="store_true")
     parser.add_argument("--import", type=Path, metavar="FILE", dest="take")
     parser.add_argument("--export", type=Path, metavar="FILE")
+    parser.add_argument("--report", action="store_true")
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
     output = config.need("predict.output")
     if is_url(output):
         raise InputError(
-            f"predict.output is {output}; verdicts are kept in a local folder so far: copy the "
-            "result, or mount it"
+            f"predict.output is {output}; a result is reviewed in a local folder so far: copy or "
+            "mount it"
         )
     layers = Layers.of(config)
     for image, _ in layers.images().values():
         check_complete(image)
-    path = Path(config.review.verdicts or join(output, NAME))
+    path = store_path(config)
     check_writable(path.parent)
     with VerdictStore(path) as store:
         if given.take or given.export:
             exchange(config, given, store, layers.raw.voxel_size_nm)
-        else:
+        if given.report:
+            report(config, store, layers)
+        if not (given.take or given.export or given.report):
             serve(config, given, store, layers)
+
+
+def report(config: Config, store: VerdictStore, layers: Layers) -> None:
+    """Write how good the result is, and print the main numbers."""
+    quality = open_desk(config, store, layers.instances).quality()
+    folder = Path(config.need("predict.output"))
+    write_json(folder / "review.json", quality)
+    write_text(folder / "review.html", review_page(quality, str(folder)))
+    for name, text in NAMES.items():
+        one = quality[name]
+        said = "not known yet" if one is None else shown_interval(one)
+        print(f"{text:<14} {said}")
+    print(f"{folder / 'review.json'}\n{folder / 'review.html'}")
 
 
 def exchange(
@@ -98,25 +112,6 @@ def reviewer_of(config: Config) -> str:
     with contextlib.suppress(OSError, KeyError):
         return config.review.reviewer or getpass.getuser()
     return "reviewer"
-
-
-def open_desk(config: Config, store: VerdictStore, volumes: dict[str, Volume]) -> Desk:
-    """Open the result, and its candidates where there are some."""
-    output, settings = config.need("predict.output"), config.review
-    main_volume, candidates = volumes["found"], None
-    table = Path(output) / "synapses.parquet"
-    if CANDIDATE in volumes:
-        candidates = below_threshold(table, Path(output) / CANDIDATES / "synapses.parquet")
-    return Desk(
-        store,
-        table,
-        main_volume.low,
-        main_volume.high,
-        box_of(main_volume, settings.extent, settings.sections),
-        settings,
-        config.seed,
-        candidates,
-    )
 
 
 def open_volumes(config: Config, layers: Layers) -> dict[str, Volume]:
@@ -162,7 +157,7 @@ def serve(config: Config, given: argparse.Namespace, store: VerdictStore, layers
     """Serve the page until Ctrl-C."""
     settings = config.review
     volumes = open_volumes(config, layers)
-    desk = open_desk(config, store, volumes)
+    desk = open_desk(config, store, layers.instances)
 
     def cut(item: Item) -> Tile:
         pre, post = desk.ends_of(item)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 
 from synpol.review import estimate
+from synpol.review.boxes import random_boxes
 from synpol.review.estimate import Interval
 from synpol.review.found import Found
-from synpol.review.sample import draw_sample, random_boxes, random_numbers
+from synpol.review.sample import draw_sample, random_numbers
 
 
 def random_found(count, seed=0):

@@ -123,7 +123,7 @@ def test_a_place_shows_the_sides_of_all_synapses(tmp_path):
     tile = cut_tile(volume, middle, middle, 0, 300.0, 3)
     assert set(np.unique(side_of(stack_of(tile)[1]))) == {0, BY_SIDE["pre"]}
     assert tile.angle == 0
-    assert box_of(volume, 300.0, 3).tolist() == [90, 300, 300]
+    assert box_of(volume.instances, 300.0, 3).tolist() == [90, 300, 300]
     assert labels.any()
 
 

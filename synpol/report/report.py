@@ -22,6 +22,7 @@ from synpol.images.image import Image, open_image, shifted
 from synpol.polarity import Channels
 from synpol.report import figures, gallery
 from synpol.report.gallery import MISSED
+from synpol.report.review_page import review_part
 from synpol.synapses.link_forms import links_of
 from synpol.synapses.reading import read_table
 from synpol.synapses.table import confidence
@@ -43,9 +44,10 @@ def write_report(
     correct: Mapping[int, bool] | None = None,
     missed: Mapping[int, int] | None = None,
     link_of: Callable[[Sequence[float]], str] | None = None,
+    review: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of a result to an HTML file, whole or not at all; see `report_page`."""
-    page = report_page(config, output, scores, correct, missed, link_of)
+    page = report_page(config, output, scores, correct, missed, link_of, review)
     write_text(path, page)
 
 
@@ -56,6 +58,7 @@ def report_page(
     correct: Mapping[int, bool] | None = None,
     missed: Mapping[int, int] | None = None,
     link_of: Callable[[Sequence[float]], str] | None = None,
+    review: Mapping[str, Any] | None = None,
 ) -> str:
     """Make the report of a result, which is one HTML page.
 
@@ -74,6 +77,8 @@ def report_page(
         Number of voxels of each true synapse that was not found at IoU 0.5, by its number.
     link_of : callable, optional
         Function that returns the address of a position (z, y, x; nm) in the scene.
+    review : mapping, optional
+        What verdicts of reviewers say about the result.
 
     Raises
     ------
@@ -102,6 +107,7 @@ def report_page(
         intervals=scores["f1_interval"],
         protocols=scores.get("protocols", {}),
         unknown=scores.get("unknown"),
+        review=None if review is None else review_part(review),
         score_figures=_score_figures(table, correct or {}, scores["iou"]["0.5"][names[0]]["truth"])
         if table is not None and "0.5" in scores["iou"]
         else [],

@@ -18,11 +18,12 @@ import numpy as np
 from synpol.config import Review
 from synpol.errors import InputError
 from synpol.review import orders
+from synpol.review.boxes import count_in, is_box, is_in, random_boxes
 from synpol.review.found import Found, read_found, read_like
 from synpol.review.known import Knowledge, Known
 from synpol.review.matching import CHANGED, EXCHANGED, Opinion
 from synpol.review.quality import Missed, agreement, quality
-from synpol.review.sample import Sample, draw_sample, random_boxes, random_numbers
+from synpol.review.sample import Sample, draw_sample, random_numbers
 from synpol.review.store import VerdictStore
 from synpol.review.verdicts import Point, Verdict
 
@@ -176,10 +177,10 @@ class Desk:
         known = self.known()
         if item.kind == PLACE:
             box = self.boxes[item.row]
-            searched = [v for v in known.verdicts if v.verdict == "seen" and _is_box(v, box)]
+            searched = [v for v in known.verdicts if v.verdict == "seen" and is_box(v, box)]
             return about | {
                 "given": [_given(v, v.verdict) for v in searched],
-                "missed": [_given(v, v.verdict) for v in known.missed if _is_in(v, box)],
+                "missed": [_given(v, v.verdict) for v in known.missed if is_in(v, box)],
             }
         table, sample = self.tables[item.kind], self.sample(item.kind)
         stratum = int(sample.stratum[item.row])
@@ -338,7 +339,7 @@ class Desk:
         missed = Missed(
             self.sample(CANDIDATE) if self.has_candidates else None,
             known.judged_candidates,
-            [_count_in(known.missed, self.boxes[k], self.settings.distance) for k in whole],
+            [count_in(known.missed, self.boxes[k], self.settings.distance) for k in whole],
             self.box_count,
         )
         reasons = [reason for _, reason in known.loose]
@@ -366,31 +367,6 @@ def _given(verdict: Verdict, said: str) -> dict[str, Any]:
         "pre": verdict.pre,
         "post": verdict.post,
     }
-
-
-def _is_box(verdict: Verdict, box: np.ndarray) -> bool:
-    return bool(np.allclose([verdict.pre, verdict.post], box, atol=0.05))
-
-
-def _middle(verdict: Verdict) -> np.ndarray:
-    return np.asarray((np.array(verdict.pre) + verdict.post) / 2)
-
-
-def _is_in(verdict: Verdict, box: np.ndarray) -> bool:
-    """Whether the middle of a synapse lies in a box."""
-    middle = _middle(verdict)
-    return bool((box[0] <= middle).all() and (middle < box[1]).all())
-
-
-def _count_in(missed: list[Verdict], box: np.ndarray, distance: float) -> int:
-    """Return how many missed synapses lie in a box; one that two reviewers added counts once."""
-    counted: list[np.ndarray] = []
-    for one in missed:
-        middle = _middle(one)
-        near = any(np.linalg.norm(middle - other) <= distance for other in counted)
-        if _is_in(one, box) and not near:
-            counted.append(middle)
-    return len(counted)
 
 
 def _number(given: Mapping[str, str], name: str) -> float:

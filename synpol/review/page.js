@@ -39,7 +39,7 @@ let adding = false, first = null, note = "";
 let asking = false, ended = false, round = 0;
 let waiting = []; // verdicts that the server has not confirmed
 let done = []; // own verdicts, for undo: {uuid, shown}
-let counted = 0, lastKey = 0;
+let counted = 0, lastKey = 0, cut = {};
 
 // ---------------------------------------------------------------- the server
 
@@ -70,6 +70,7 @@ function recover() {
     const verdict = JSON.parse(localStorage.getItem(key));
     if (!waiting.some((one) => one.uuid === verdict.uuid)) waiting.push(verdict);
   }
+  waiting.sort((one, other) => (one.made_at < other.made_at ? -1 : 1));
 }
 
 let sending = false;
@@ -160,7 +161,7 @@ function forward() {
   else if (queue.length) { past.push(queue.shift()); place = past.length - 1; }
   else { ended = false; waitForNext(); return; }
   if (past.length > 400) { past.shift(); place--; }
-  open();
+  show();
   fill();
 }
 
@@ -174,9 +175,9 @@ function waitForNext() {
   }, 20);
 }
 
-function back() { if (place > 0) { place--; open(); } }
+function back() { if (place > 0) { place--; show(); } }
 
-async function open() {
+async function show() {
   const one = past[place];
   adding = false; first = null;
   showFacts(); showButtons();
@@ -199,7 +200,9 @@ async function open() {
 async function refresh(one) {
   try {
     const item = await ask(`item/${one.item.kind}/${one.item.row}`);
+    const before = JSON.stringify([one.item.given, one.item.missed]);
     Object.assign(one.item, { given: item.given, missed: item.missed });
+    if (JSON.stringify([item.given, item.missed]) === before) return;
   } catch { return; }
   if (past[place] === one) { showFacts(); draw(); }
 }
@@ -246,7 +249,7 @@ function undo() {
   const { shown } = last;
   if (last.missed) shown.item.missed = shown.item.missed.filter((one) => one.uuid !== last.uuid);
   else { shown.uuid = ""; shown.verdict = ""; shown.item.given = (shown.item.given || []).filter((one) => one.uuid !== last.uuid); }
-  if (past.includes(shown)) { place = past.indexOf(shown); open(); }
+  if (past.includes(shown)) { place = past.indexOf(shown); show(); }
 }
 
 function addMissed(point) {
@@ -259,251 +262,6 @@ function addMissed(point) {
   if (past[place].item.kind !== "place") { adding = false; showButtons(); }
   message("");
   draw();
-}
-
-// ---------------------------------------------------------------- pictures
-
-function view() {
-  const tile = past[place].drawn, canvas = at("stack"), shown = about.extent / zoom;
-  const scale = canvas.width / shown; // pixels of the page for a nm
-  const [, height] = [tile.size[1] * tile.step[2], tile.size[0] * tile.step[1]];
-  const middle = { y: tile.corner[1] + height / 2, x: tile.corner[2] + tile.size[1] * tile.step[2] / 2 };
-  return { tile, canvas, scale, middle, angle: turned ? tile.angle : 0 };
-}
-
-function draw() {
-  const shown = past[place];
-  if (!shown || !shown.drawn) return;
-  const { tile, canvas, scale, middle, angle } = view();
-  const pen = canvas.getContext("2d");
-  const [height, width] = tile.size;
-  pen.setTransform(1, 0, 0, 1, 0, 0);
-  pen.fillStyle = "#000";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.translate(canvas.width / 2, canvas.height / 2);
-  pen.rotate(-angle);
-  pen.scale(scale, scale);
-  const w = width * tile.step[2], h = height * tile.step[1];
-  pen.imageSmoothingEnabled = true;
-  pen.imageSmoothingQuality = "high";
-  pen.drawImage(tile.stack, 0, section * height, width, height, -w / 2, -h / 2, w, h);
-  pen.imageSmoothingEnabled = false;
-  if (sides) pen.drawImage(tile.stack_sides, 0, section * height, width, height, -w / 2, -h / 2, w, h);
-  if (shown.item.kind === "place") {
-    const [low, high] = [shown.item.pre, shown.item.post];
-    pen.lineWidth = 2 / scale;
-    pen.strokeStyle = "#8ab4f8";
-    pen.strokeRect(low[2] - middle.x, low[1] - middle.y, high[2] - low[2], high[1] - low[1]);
-  }
-  for (const one of shown.item.missed || []) drawLine(pen, one.pre, one.post, middle, scale);
-  if (first) drawEnd(pen, first, middle, scale, PRE);
-  drawScale(pen, scale);
-  drawCuts(shown);
-  const level = section - Math.floor(tile.sections / 2);
-  const nm = Math.round(level * tile.step[0]);
-  at("level").textContent = `section ${level > 0 ? "+" : ""}${level} (${nm > 0 ? "+" : ""}${nm} nm)`;
-  at("slider").value = section;
-}
-
-function drawLine(pen, pre, post, middle, scale) {
-  pen.lineWidth = 2 / scale;
-  pen.strokeStyle = "#ffeb3b";
-  pen.beginPath();
-  pen.moveTo(pre[2] - middle.x, pre[1] - middle.y);
-  pen.lineTo(post[2] - middle.x, post[1] - middle.y);
-  pen.stroke();
-  drawEnd(pen, pre, middle, scale, PRE);
-  drawEnd(pen, post, middle, scale, POST);
-}
-
-function drawEnd(pen, point, middle, scale, colour) {
-  pen.fillStyle = colour;
-  pen.strokeStyle = "#fff";
-  pen.lineWidth = 2 / scale;
-  pen.beginPath();
-  pen.arc(point[2] - middle.x, point[1] - middle.y, 8 / scale, 0, 7);
-  pen.fill();
-  pen.stroke();
-}
-
-function drawScale(pen, scale) {
-  const canvas = at("stack");
-  const nm = [50, 100, 200, 500, 1000, 2000, 5000].findLast((n) => n * scale < canvas.width / 3) || 20;
-  pen.setTransform(1, 0, 0, 1, 0, 0);
-  pen.fillStyle = "#000a";
-  pen.fillRect(16, canvas.height - 62, nm * scale + 24, 50);
-  pen.fillStyle = "#fff";
-  pen.fillRect(28, canvas.height - 26, nm * scale, 6);
-  pen.font = "24px system-ui, sans-serif";
-  pen.fillText(`${nm} nm`, 28, canvas.height - 34);
-}
-
-function drawCuts(shown) {
-  const tile = shown.drawn, size = tile.cuts.naturalHeight;
-  for (let k = 0; k < 3; k++) {
-    const canvas = at(`cut${k}`), pen = canvas.getContext("2d");
-    pen.imageSmoothingEnabled = true;
-    pen.drawImage(tile.cuts, k * size, 0, size, size, 0, 0, canvas.width, canvas.height);
-    pen.imageSmoothingEnabled = false;
-    if (sides) pen.drawImage(tile.cuts_sides, k * size, 0, size, size, 0, 0, canvas.width, canvas.height);
-    if (k < 2 && about.sides && shown.item.kind !== "place") {
-      pen.font = "600 26px system-ui, sans-serif";
-      for (const [text, x, colour] of [["pre", 10, PRE], ["post", canvas.width - 64, POST]]) {
-        pen.fillStyle = "#000a"; pen.fillRect(x - 6, 4, 66, 32);
-        pen.fillStyle = colour; pen.fillText(text, x, 27);
-      }
-    }
-  }
-}
-
-function pointOf(event) {
-  const { tile, canvas, scale, middle, angle } = view();
-  const box = canvas.getBoundingClientRect();
-  const x = ((event.clientX - box.left) / box.width - 0.5) * canvas.width / scale;
-  const y = ((event.clientY - box.top) / box.height - 0.5) * canvas.height / scale;
-  return [
-    tile.corner[0] + section * tile.step[0],
-    middle.y + y * Math.cos(angle) + x * Math.sin(angle),
-    middle.x + x * Math.cos(angle) - y * Math.sin(angle),
-  ];
-}
-
-// ---------------------------------------------------------------- words beside the pictures
-
-function make(tag, text, kind) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (kind) made.className = kind;
-  return made;
-}
-
-function list(pairs) {
-  const made = make("dl");
-  for (const [key, value] of pairs) made.append(make("dt", key), make("dd", value));
-  return made;
-}
-
-function showFacts() {
-  const { item } = past[place], box = at("facts");
-  const middle = item.pre.map((p, k) => (p + item.post[k]) / 2);
-  const titles = { found: `Synapse ${item.synapse_id}`, candidate: `Candidate ${item.synapse_id}, below the threshold`, place: `Random place ${item.row + 1}` };
-  at("what").textContent = titles[item.kind];
-  const pairs = [];
-  if (item.kind !== "place") {
-    pairs.push(["score", item.score.toFixed(3)]);
-    if (about.sides) pairs.push(["size", `${item.pre_voxels} pre, ${item.post_voxels} post voxels`]);
-    if (item.partners) pairs.push(["neurons", `${item.partners[0] || "none"} → ${item.partners[1] || "none"}`]);
-  }
-  pairs.push(["z, y, x", `${middle.map((m) => m.toFixed(0)).join(", ")} nm`]);
-  box.replaceChildren(list(pairs));
-  if (item.kind === "place") {
-    box.append(make("p", "Go through all sections. Click the pre side and then the post side of each synapse in the blue box that has no colour. Then press r.", "quiet"));
-  }
-  const given = make("ul", undefined, "given");
-  const shown = past[place];
-  const others = (item.given || []).filter((one) => one.uuid !== shown.uuid);
-  const mine = shown.verdict ? [{ reviewer: `${reviewer()} (you)`, verdict: shown.verdict }] : [];
-  // what others said is shown when it cannot sway any more
-  const open_ = shown.verdict || (item.given || []).some((one) => one.reviewer === reviewer()) || item.kind === "place" || at("order").value === "conflicts";
-  if (!open_ && others.length) given.append(make("li", `${others.length} other verdict(s), shown after yours`));
-  for (const one of [...mine, ...(open_ ? others : [])]) {
-    const text = (VERDICTS.find((v) => v[0] === one.verdict) || [, , , one.verdict])[3];
-    given.append(make("li", `${text} — ${one.reviewer}${one.note ? `: ${one.note}` : ""}`, one.verdict));
-  }
-  if (item.kind === "place" && (item.missed || []).length) given.append(make("li", `${item.missed.length} missed synapse(s) marked`, "missed"));
-  box.append(given);
-}
-
-function showButtons() {
-  const item = past[place] ? past[place].item : null;
-  const kinds = item && item.kind === "place" ? [SEEN] : VERDICTS;
-  at("verdicts").replaceChildren(...kinds.map(([verdict, key, number, text, meaning]) => {
-    const button = make("button", undefined, verdict);
-    button.append(text, make("kbd", key), make("kbd", number));
-    button.title = meaning;
-    button.onclick = () => { lastKey = performance.now(); judge(verdict); };
-    if (past[place] && past[place].verdict === verdict) button.classList.add("mine");
-    return button;
-  }));
-  document.querySelector("[data-do=add]").classList.toggle("on", adding);
-  document.querySelector("[data-do=sides]").classList.toggle("on", !sides);
-  document.querySelector("[data-do=turn]").classList.toggle("on", !turned);
-}
-
-function showCount() {
-  const left = waiting.length ? `, ${waiting.length} on their way` : "";
-  at("count").textContent = `${counted} verdicts in this window${left}`;
-  document.body.dataset.waiting = waiting.length;
-}
-
-function message(text) { at("message").textContent = text; }
-
-function percent(share) { return `${(100 * share).toFixed(1)} %`; }
-
-function bar(one) {
-  const made = make("div", undefined, "bar"), range = make("i"), mark = make("b");
-  range.style.left = `${100 * one.low}%`;
-  range.style.width = `${Math.max(0.5, 100 * (one.high - one.low))}%`;
-  mark.style.left = `${100 * one.value}%`;
-  made.append(range, mark);
-  return made;
-}
-
-function row(cells) {
-  const made = make("tr");
-  for (const cell of cells) {
-    const box = make("td");
-    box.append(cell);
-    made.append(box);
-  }
-  return made;
-}
-
-let measuring = 0;
-function measureSoon() {
-  clearTimeout(measuring);
-  measuring = setTimeout(measure, 300);
-}
-
-async function measure() {
-  let q;
-  try { q = await ask("quality"); } catch { return; }
-  const table = make("table");
-  const names = [["precision", "precision"], ["sides", "side accuracy"], ["right", "right in all"], ["recall", "recall"]];
-  for (const [key, text] of names) {
-    if (key === "sides" && !about.sides) continue;
-    const one = q[key];
-    if (!one) { table.append(row([text, make("span", "not known yet", "quiet")])); continue; }
-    const cell = make("div", `${percent(one.value)}  (${percent(one.low)} to ${percent(one.high)})`);
-    cell.append(bar(one));
-    table.append(row([text, cell]));
-  }
-  const box = at("quality");
-  box.replaceChildren(table);
-  if (q.more !== null && q.more > 0) box.append(make("p", `${q.more} more verdicts of the random sample bring the precision's 95 % interval to ${percent(q.width)}.`));
-  else if (q.more === 0) box.append(make("p", `The precision's 95 % interval is shorter than ${percent(q.width)}.`));
-  else box.append(make("p", "The random sample tells as soon as each class of scores has a verdict.", "quiet"));
-  if (!q.recall) box.append(make("p", "Recall needs verdicts about random places, or about candidates.", "quiet"));
-  const strata = make("table"), head = make("tr");
-  for (const text of ["score", "judged", "precision", "from here up"]) head.append(make("th", text));
-  strata.append(head);
-  for (const s of q.strata) {
-    strata.append(row([
-      `${s.score[0].toFixed(2)}–${s.score[1].toFixed(2)}`, `${s.judged} of ${s.synapses}`,
-      s.precision ? percent(s.precision.value) : "–", s.from_here ? percent(s.from_here.value) : "–",
-    ]));
-  }
-  box.append(strata);
-  for (const a of q.agreement) {
-    const kappa = a.kappa ? `, kappa ${a.kappa.value.toFixed(2)} (${a.kappa.low.toFixed(2)} to ${a.kappa.high.toFixed(2)})` : "";
-    box.append(make("p", `${a.reviewers.join(" and ")}: the same verdict about ${a.same} of ${a.synapses}${kappa}`));
-  }
-  const rest = [[q.disputed, "disputed"], [q.unsure, "unsure or disputed"], [q.added, "missed synapses added"], [q.places_searched, `of ${q.places} places searched`]];
-  box.append(make("p", rest.filter(([n]) => n).map(([n, text]) => `${n} ${text}`).join(", "), "quiet"));
-  const loose = Object.entries(q.loose).map(([why, n]) => `${n} ${why}`).join(", ");
-  if (loose) box.append(make("p", `Verdicts of other decodings that have no synapse here: ${loose}.`, "quiet"));
-  box.append(make("p", q.blind, "quiet"));
-  document.body.dataset.judged = q.judged;
 }
 
 // ---------------------------------------------------------------- keys and mouse
@@ -526,8 +284,7 @@ const ACTIONS = {
   note() {
     at("question").textContent = "note for the next verdict";
     at("answer").value = note;
-    at("ask").returnValue = "";
-    at("ask").onclose = () => { if (at("ask").returnValue === "ok") note = at("answer").value.trim(); };
+    at("ask").firstElementChild.onsubmit = () => { note = at("answer").value.trim(); };
     at("ask").showModal();
   },
   async scene() {

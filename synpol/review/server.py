@@ -55,7 +55,7 @@ class ReviewPages:
         self._token, self._viewer = token, viewer
         at = {"pages": self}
         return [
-            (rf"/review/{token}/(page\.css|page\.js|)", _File, at),
+            (rf"/review/{token}/(page\.css|page\.js|pictures\.js|words\.js|)", _File, at),
             (rf"/review/{token}/about", _About, at),
             (rf"/review/{token}/next", _Next, at),
             (rf"/review/{token}/item/([a-z]+)/([0-9]{{1,18}})", _Item, at),

@@ -113,9 +113,9 @@ class Volume:
         return np.array(self.instances.end_nm, float)
 
 
-def box_of(volume: Volume, extent: float, sections: int) -> np.ndarray:
+def box_of(instances: Image, extent: float, sections: int) -> np.ndarray:
     """Return the size of what a tile without direction shows, z, y, x; nm."""
-    thickness = volume.instances.voxel_size_nm[0]
+    thickness = instances.voxel_size_nm[0]
     return np.array([sections * _stride(thickness) * thickness, extent, extent])
 
 

@@ -93,7 +93,7 @@ def scene_server(
     except OSError as error:
         raise InputError(
             f"the scene cannot be served at {host}:{port} ({error.strerror}); another one may be "
-            "open there: end it, or set {key}"
+            f"open there: end it, or set {key}"
         ) from None
     try:
         viewer = neuroglancer.Viewer(token=token)

@@ -1,0 +1,76 @@
+"""Open the desk of a result that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synpol.config import Config
+from synpol.errors import InputError
+from synpol.files import is_url, join
+from synpol.images.image import Image
+from synpol.review.candidates import below_threshold
+from synpol.review.desk import Desk
+from synpol.review.store import NAME, VerdictStore
+from synpol.review.tiles import box_of
+
+#: folder of the candidates below the threshold, in predict.output
+CANDIDATES = "candidates"
+
+
+def store_path(config: Config) -> Path:
+    """Return the file of the verdicts.
+
+    Raises
+    ------
+    InputError
+        The result is not in a local folder.
+    """
+    output = config.need("predict.output")
+    if config.review.verdicts is None and is_url(output):
+        raise InputError(
+            f"predict.output is {output}; verdicts are kept in a local file so far: name one in "
+            "review.verdicts"
+        )
+    return Path(config.review.verdicts or join(output, NAME))
+
+
+def open_desk(config: Config, store: VerdictStore, instances: Image) -> Desk:
+    """Open the desk of a result, with its candidates where they are decoded.
+
+    Parameters
+    ----------
+    config : Config
+    store : VerdictStore
+    instances : Image
+        Label volume of the result.
+    """
+    settings, output = config.review, Path(config.need("predict.output"))
+    table, lower = output / "synapses.parquet", output / CANDIDATES / "synapses.parquet"
+    wanted = settings.thres is not None and lower.is_file()
+    return Desk(
+        store,
+        table,
+        np.array(instances.offset_nm, float),
+        np.array(instances.end_nm, float),
+        box_of(instances, settings.extent, settings.sections),
+        settings,
+        config.seed,
+        below_threshold(table, lower) if wanted else None,
+    )
+
+
+def quality_of(config: Config, instances: Image) -> Mapping[str, Any] | None:
+    """Return what verdicts say about a result, for its report; None where there are none."""
+    if config.review.verdicts is None and is_url(config.need("predict.output")):
+        return None
+    path = store_path(config)
+    table = Path(config.need("predict.output")) / "synapses.parquet"
+    if not path.is_file() or not table.is_file():
+        return None
+    with VerdictStore(path) as store:
+        quality = open_desk(config, store, instances).quality()
+    return quality if quality["verdicts"] else None
