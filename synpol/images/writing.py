@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import tempfile
@@ -134,8 +135,18 @@ def create_image(
     except (FileExistsError, zarr.errors.ContainsGroupError, zarr.errors.ContainsArrayError) as e:
         raise InputError(f"{group_path} exists already; remove it or give another path") from e
     except OSError as error:
-        raise InputError(f"{group_path} cannot be written: {error}") from error
+        raise InputError(f"{group_path} cannot be written: {_said(error)}") from error
     return image if placed else dataclasses.replace(image, placed=False)
+
+
+def _said(error: OSError) -> str:
+    """Say what the system said, and what to do where NFS keeps removed files that are open."""
+    if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+        return str(error)
+    return (
+        f"{error}. A program on this machine has files of the old image open, and NFS keeps them "
+        "until they are closed: end what reads it (a viewer, a notebook), and run this again"
+    )
 
 
 def _open_container(container: str | os.PathLike[str]) -> None:
@@ -279,7 +290,7 @@ def create_level(
             overwrite=True,
         )
     except OSError as error:
-        raise InputError(f"{image.path} cannot get coarser levels: {error}") from error
+        raise InputError(f"{image.path} cannot get coarser levels: {_said(error)}") from error
 
 
 def list_levels(image: Image, levels: Mapping[str, Sequence[int]]) -> None:
