@@ -1,10 +1,11 @@
-"""docs/safety.md: every promise names its tests, and they exist."""
+"""docs/safety.md: every promise and every figure names its tests, and they exist."""
 
 from __future__ import annotations
 
 import ast
 import re
 
+import pytest
 from recipes import ROOT
 
 
@@ -13,13 +14,16 @@ def functions_of(name: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_row_of_what_can_happen_names_tests_that_exist():
+@pytest.mark.parametrize(
+    ("section", "column", "least"), [("What can happen", 4, 12), ("What is tried at random", 4, 16)]
+)
+def test_every_row_names_tests_that_exist(section, column, least):
     page = (ROOT / "docs" / "safety.md").read_text()
-    section = page.partition("## What can happen")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
-    assert len(rows) >= 12
+    text = page.partition(f"## {section}")[2].partition("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= least
     for row in rows:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row.split("|")[4])
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row.split("|")[column])
         assert named, row
         for file, test in named:
             assert test in functions_of(file), (file, test)
