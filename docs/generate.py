@@ -2,9 +2,9 @@
 
     python docs/generate.py [--pictures [NAME ...]]
 
---pictures draws the pictures too, all of them or those that are named. synthetic.png and
-polyadic.png need nothing; flow.png is drawn from runs/demo where that is there; result.png,
-scene.png and review.png need runs/demo.
+--pictures draws the pictures too, all of them or those that are named. synthetic.png,
+polyadic.png and review.png need nothing; flow.png is drawn from runs/demo where that is there;
+result.png and scene.png need runs/demo.
 """
 
 from __future__ import annotations
@@ -160,24 +160,28 @@ def scene_picture(config: str = "configs/demo.yaml") -> None:
     subprocess.run([sys.executable, *command, "--screenshot", picture], check=True, cwd=HERE.parent)
 
 
-def review_picture(config: str = "configs/demo.yaml") -> None:
-    """Let Chromium draw the page of the demo's review, with a copy of no verdicts."""
+def review_picture() -> None:
+    """Let Chromium judge some synapses of a small synthetic volume on the page of the review."""
+    from flow import make_result
+
     from synpol.scene.browser import browser
 
     with tempfile.TemporaryDirectory() as folder:
-        more = ["runs/demo/tuned.yaml", "review.port=0", f"review.verdicts={folder}/verdicts.db"]
-        command = [sys.executable, "pipelines/review.py", config, *more, "--link"]
+        make_result(Path(folder))
+        command = [sys.executable, "pipelines/review.py", f"{folder}/flow.yaml", "--link"]
         with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as served,
             browser((1500, 950)) as page,
+            subprocess.Popen(
+                [*command, "review.port=0"], stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+            ) as served,
         ):
             assert served.stdout is not None
             page.get(next(line for line in served.stdout if line.startswith("http")).strip())
+            page.find_element("id", "reviewer").clear()
             body = page.find_element("tag name", "body")
-            for key in "rrrrrrfrnrrrrrr" + "t" * 2:
-                time.sleep(1)
-                body.send_keys(key)
-            time.sleep(2)
+            for key in " rrrrrrfrrnrrrrrr":
+                body.send_keys(key.strip())
+                time.sleep(2)
             page.save_screenshot(str(HERE / "review.png"))
             served.terminate()
 

@@ -3,6 +3,10 @@
   --link           print the address only, instead of opening a browser
   --import FILE    add verdicts: Parquet of --export, or a state of neuroglancer with lines
   --export FILE    write the verdicts into FILE.parquet or, as lines for neuroglancer, FILE.json
+  --apply FOLDER   write a new version of the result: without what is no synapse, and with exchanged
+                   sides turned; --above SCORE also leaves out lower scores that nobody called real
+  --labels FOLDER  write labels to learn from (truth) into FOLDER: what was judged, and all else
+                   unknown
   --report         print how good the result is by the verdicts, and write it to review.html
                    and review.json in predict.output
 
@@ -14,13 +18,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import getpass
 import signal
 import threading
 import webbrowser
 from pathlib import Path
 
+import numpy as np
+
 from synpol.blockwise.records import work_folder
+from synpol.blockwise.run import run_image_stage
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.decoding.job import decode_blockwise
@@ -29,10 +37,21 @@ from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import check_complete
 from synpol.images.image import open_image
 from synpol.images.writing import check_writable
+from synpol.polarity import UNKNOWN
 from synpol.report.review_page import NAMES, review_page, shown_interval
 from synpol.review.cutter import Cutter
-from synpol.review.desk import CANDIDATE, PLACE, Item
+from synpol.review.desk import CANDIDATE, FOUND, PLACE, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
+from synpol.review.mend import (
+    LabelStage,
+    MendStage,
+    decide,
+    known_boxes,
+    unknown_boxes,
+    voxel_boxes,
+    write_mended,
+    write_missed,
+)
 from synpol.review.opening import CANDIDATES, open_desk, store_path
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
@@ -48,6 +67,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--import", type=Path, metavar="FILE", dest="take")
     parser.add_argument("--export", type=Path, metavar="FILE")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--apply", type=Path, metavar="FOLDER")
+    parser.add_argument("--above", type=float, metavar="SCORE", default=0.0)
+    parser.add_argument("--labels", type=Path, metavar="FOLDER")
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -67,7 +89,9 @@ def main(config: Config, given: argparse.Namespace) -> None:
             exchange(config, given, store, layers.raw.voxel_size_nm)
         if given.report:
             report(config, store, layers)
-        if not (given.take or given.export or given.report):
+        if given.apply or given.labels:
+            mend(config, given, store, layers)
+        if not (given.take or given.export or given.report or given.apply or given.labels):
             serve(config, given, store, layers)
 
 
@@ -82,6 +106,55 @@ def report(config: Config, store: VerdictStore, layers: Layers) -> None:
         said = "not known yet" if one is None else shown_interval(one)
         print(f"{text:<14} {said}")
     print(f"{folder / 'review.json'}\n{folder / 'review.html'}")
+
+
+def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers: Layers) -> None:
+    """Write a new version of the result, and labels to learn from."""
+    output = Path(config.need("predict.output"))
+    for folder in (given.apply, given.labels):
+        if folder is not None and folder.resolve() == output.resolve():
+            raise InputError(f"{folder} is predict.output itself; give another folder")
+    if not 0 <= given.above <= 1:
+        raise InputError(f"--above {given.above}: a score between 0 and 1 is expected")
+    desk = open_desk(config, store, layers.instances)
+    known, sides, instances = desk.known(), config.decode.sides, layers.instances
+    chosen = decide(desk.tables[FOUND], known, given.above)
+    run = functools.partial(
+        run_image_stage,
+        block_shape=config.decode.block_shape,
+        num_workers=config.workers.num_workers,
+        workers=config.workers,
+    )
+    if given.apply:
+        stage = MendStage(removed=chosen.removed, turned=chosen.turned, sides=sides)
+        made = run(stage, instances.source, given.apply)
+        table = given.apply / desk.table.name
+        count = write_mended(desk.table, table, chosen, sides)
+        missed = write_missed(given.apply / "missed.parquet", known.missed)
+        print(
+            f"{count} synapses in {made.path}: {len(chosen.removed)} removed, "
+            f"{len(chosen.turned)} turned; {missed} missed ones in missed.parquet"
+        )
+        if config.connect.segmentation is not None:
+            print(f"links: python pipelines/connect.py CONFIG predict.output={given.apply}")
+    if given.labels:
+        place = np.array(instances.offset_nm), np.array(instances.voxel_size_nm)
+        judged = decide(desk.tables[FOUND], known)  # what a cutoff removes nobody has seen
+        boxes, unknown = known_boxes(desk.table, known, judged), unknown_boxes(known.missed)
+        labels = LabelStage(
+            removed=judged.removed,
+            turned=chosen.turned,
+            kept=chosen.kept,
+            sides=sides,
+            boxes=voxel_boxes(boxes[:, 0], boxes[:, 1], *place),
+            unknown=voxel_boxes(unknown[:, 0], unknown[:, 1], *place),
+        )
+        made = run(labels, instances.source, given.labels)
+        kind = "polarity" if sides else "union"
+        print(
+            f"{made.path}: for data.train, as truth: {{path: {given.labels / 'truth'}, unknown: "
+            f"[{UNKNOWN}]}}, labels: {kind}"
+        )
 
 
 def exchange(

@@ -187,6 +187,17 @@ def test_what_was_judged_whole_is_known(make_desk):
     assert quality["recall"] is None and "recognises" in quality["blind"]
 
 
+def test_the_cutoff_is_the_one_with_the_best_f1(make_desk):
+    found, _ = random_found(60)
+    real = found.score > np.quantile(found.score, 0.5)
+    desk = make_desk(found=found, twice=0)
+    assert desk.quality()["cutoff"] is None
+    answer(desk, {FOUND: [(r, True) for r in real]}, "sample")
+    cutoff = desk.quality()["cutoff"]
+    assert cutoff["f1"] == 1 and cutoff["score"] == found.score[real].min()
+    assert cutoff["f1_without"] == pytest.approx(2 * 30 / (60 + 30))
+
+
 def test_only_the_random_sample_makes_the_estimate(make_desk):
     found, real = random_found(300)
     desk = make_desk(found=found, twice=0)

@@ -201,6 +201,19 @@ def test_lines_of_neuroglancer_give_back_every_verdict(tmp_path):
         assert dataclasses.replace(one, **places) == other
 
 
+def test_neuroglancer_takes_the_lines(tmp_path):
+    import neuroglancer
+
+    verdicts = some_verdicts(9)
+    write_lines(tmp_path / "a.json", verdicts, (30, 16, 4))
+    state = neuroglancer.ViewerState(json.loads((tmp_path / "a.json").read_text()))
+    lines = state.layers["verdicts"].annotations
+    assert [line.id for line in lines] == [v.uuid for v in verdicts if v.verdict != "seen"]
+    z, y, x = verdicts[1].pre
+    assert lines[1].point_a == pytest.approx([x / 4, y / 16, z / 30])
+    assert state.dimensions.scales == pytest.approx([4e-9, 16e-9, 30e-9])
+
+
 def test_lines_that_a_person_drew_are_missed_synapses_or_what_their_text_says(tmp_path):
     write_lines(tmp_path / "a.json", some_verdicts(1), (30, 16, 4))
     state = json.loads((tmp_path / "a.json").read_text())

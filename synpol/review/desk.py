@@ -343,7 +343,8 @@ class Desk:
             self.box_count,
         )
         reasons = [reason for _, reason in known.loose]
-        return quality(self.sample(), known.judged, missed, self.settings.width) | {
+        score, width = self.tables[FOUND].score, self.settings.width
+        return quality(self.sample(), known.judged, score, missed, width) | {
             "verdicts": len(known.verdicts),
             "added": len(known.missed),
             "reviewers": sorted({v.reviewer for v in known.verdicts}),

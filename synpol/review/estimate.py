@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import gammaincinv, ndtri  # scipy.stats takes a second to import
 
 #: quantile of the normal distribution for intervals of 95 %
-Z = float(norm.ppf(0.975))
+Z = float(ndtri(0.975))
 
 
 type Counts = Sequence[int] | np.ndarray
@@ -156,8 +156,8 @@ def number_in_boxes(counts: Counts, total: int) -> Interval | None:
     seen, boxes = float(np.sum(counts)), len(counts)
     if boxes == total:
         return Interval(seen, seen, seen, boxes, np.inf)
-    low = chi2.ppf(0.025, 2 * seen) / 2 if seen else 0.0
-    high = chi2.ppf(0.975, 2 * seen + 2) / 2
+    low = float(gammaincinv(seen, 0.025)) if seen else 0.0  # quantiles of chi-squared, halved
+    high = float(gammaincinv(seen + 1, 0.975))
     spread = np.var(counts, ddof=1) / np.mean(counts) if boxes > 1 and seen else 1.0
     wider = np.sqrt(max(1.0, spread) * (1 - boxes / total))
     factor = total / boxes

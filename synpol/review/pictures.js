@@ -26,7 +26,9 @@ function draw() {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(tile.stack, 0, section * height, width, height, -w / 2, -h / 2, w, h);
   pen.imageSmoothingEnabled = false;
-  if (sides) pen.drawImage(tile.stack_sides, 0, section * height, width, height, -w / 2, -h / 2, w, h);
+  const fine = tile.stack_sides.naturalWidth; // of finer pixels, for thin outlines
+  const tall = tile.stack_sides.naturalHeight / tile.sections;
+  if (sides) pen.drawImage(tile.stack_sides, 0, section * tall, fine, tall, -w / 2, -h / 2, w, h);
   if (shown.item.kind === "place") {
     const [low, high] = [shown.item.pre, shown.item.post];
     pen.lineWidth = 2 / scale;

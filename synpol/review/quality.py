@@ -145,13 +145,17 @@ class Missed:
     boxes: int
 
 
-def quality(sample: Sample, judged: Judged, missed: Missed, width: float) -> dict[str, Any]:
+def quality(
+    sample: Sample, judged: Judged, score: np.ndarray, missed: Missed, width: float
+) -> dict[str, Any]:
     """Return everything that the verdicts say about a result, for a page and for programs.
 
     Parameters
     ----------
     sample, judged
         Sample of the table, and the verdicts about it.
+    score : (n,) float64
+        Score of each synapse.
     missed : Missed
     width : float
         Length of an interval for which more verdicts are counted.
@@ -175,6 +179,7 @@ def quality(sample: Sample, judged: Judged, missed: Missed, width: float) -> dic
         "disputed": len(judged.disputed),
         **{name: shown(one) for name, one in found.items()},
         "recall": shown(recall),
+        "cutoff": best_cutoff(sample, judged, score, lost.value if lost else 0.0),
         "missed_among_candidates": shown(in_candidates),
         "missed_elsewhere": shown(in_volume),
         "places_searched": len(missed.in_boxes),
@@ -184,6 +189,46 @@ def quality(sample: Sample, judged: Judged, missed: Missed, width: float) -> dic
         "strata": by_stratum(sample, judged),
         "blind": BLIND,
     }
+
+
+def best_cutoff(
+    sample: Sample, judged: Judged, score: np.ndarray, missed: float
+) -> dict[str, float] | None:
+    """Find the score from which on synapses should be kept, by the F1 of the random sample.
+
+    Each judged synapse of the sample stands for as many as its stratum holds for each judged one.
+
+    Parameters
+    ----------
+    sample, judged
+        As in `quality`.
+    score : (n,) float64
+        Score of each synapse.
+    missed : float
+        Estimated number of synapses that are not in the table.
+
+    Returns
+    -------
+    dict or None
+        ``score``, ``f1`` with this cutoff and ``f1_without``; None as long as a stratum has no
+        verdict.
+    """
+    drawn = [rows[judged.real[rows] >= 0] for rows in sample.drawn(judged.seen)]
+    if not all(map(len, drawn)):
+        return None
+    rows = np.concatenate(drawn)
+    weights = [np.full(len(r), n / len(r)) for r, n in zip(drawn, sample.sizes, strict=True)]
+    order = np.argsort(-score[rows], kind="stable")
+    weight = np.concatenate(weights)[order]
+    real = (judged.real[rows] == 1)[order] * weight
+    everything = float(real.sum()) + missed
+    if everything <= 0:
+        return None
+    f1 = 2 * np.cumsum(real) / (np.cumsum(weight) + everything)
+    best = int(np.argmax(f1))
+    # what has no verdict below the last one of the sample is kept with it
+    value = 0.0 if best == len(order) - 1 else float(score[rows[order[best]]])
+    return {"score": value, "f1": float(f1[best]), "f1_without": float(f1[-1])}
 
 
 def agreement(opinions: Sequence[Opinion]) -> list[dict[str, Any]]:

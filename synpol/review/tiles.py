@@ -49,7 +49,8 @@ class Tile:
     Attributes
     ----------
     stack, stack_sides : bytes
-        Sections one below the other, grey; and what the instances are there, as colours.
+        Sections one below the other, grey; and what the instances are there, as colours, with
+        several pixels for a voxel, so that outlines are thin.
     cuts, cuts_sides : bytes
         Three turned cuts side by side: pre -> post to the right and within the section downwards;
         pre -> post to the right and across the sections downwards; across the cleft.
@@ -160,6 +161,8 @@ def cut_tile(
     if fine > 1:
         stack = mean_of_cells(stack, (1, fine, fine))
         stack_sides = np.ascontiguousarray(stack_sides[:, ::fine, ::fine])
+    thin = max(1, PIXELS // max(stack.shape[1:]))
+    stack_sides = _with_edges(stack_sides.repeat(thin, axis=1).repeat(thin, axis=2))
     cuts, cuts_sides = _turned(
         grey, sides, (middle - low) / size - centre + half, vector, size, extent
     )
@@ -168,7 +171,7 @@ def cut_tile(
     z, y, x = corner.tolist()
     return Tile(
         stack=_png(stack.reshape(-1, stack.shape[2])),
-        stack_sides=_png(_with_edges(stack_sides).reshape(-1, stack.shape[2]), colours=True),
+        stack_sides=_png(stack_sides.reshape(-1, stack_sides.shape[2]), colours=True),
         cuts=_png(np.concatenate(list(cuts), axis=1)),
         cuts_sides=_png(np.concatenate(list(_with_edges(cuts_sides)), axis=1), colours=True),
         sections=len(stack),

@@ -115,6 +115,7 @@ async function measure() {
   else if (q.more === 0) box.append(make("p", `The precision's 95 % interval is shorter than ${percent(q.width)}.`));
   else box.append(make("p", "The random sample tells as soon as each class of scores has a verdict.", "quiet"));
   if (!q.recall) box.append(make("p", "Recall needs verdicts about random places, or about candidates.", "quiet"));
+  if (q.cutoff && q.cutoff.score > 0) box.append(make("p", `F1 would rise from ${q.cutoff.f1_without.toFixed(3)} to ${q.cutoff.f1.toFixed(3)} without the synapses of scores below ${q.cutoff.score.toFixed(3)}.`));
   const strata = make("table"), head = make("tr");
   for (const text of ["score", "judged", "precision", "from here up"]) head.append(make("th", text));
   strata.append(head);
