@@ -11,7 +11,7 @@ import numpy as np
 from synpol.errors import InputError, is_of_content
 from synpol.files import join
 from synpol.images.metadata import HASH
-from synpol.images.stores import is_outage
+from synpol.images.stores import is_of_client
 
 if TYPE_CHECKING:
     from synpol.config import ImageSource
@@ -90,7 +90,9 @@ def _reads(array: Any, box: tuple[slice, ...]) -> bool:
 
 def is_fault(error: Exception) -> bool:
     """Whether an error is of the file system or of a server, and not of the content of a chunk."""
-    return not is_of_content(error) if isinstance(error, OSError) else is_outage(error)
+    if is_of_client(error):
+        return True
+    return isinstance(error, OSError) and not is_of_content(error)
 
 
 def way_on(array: Any) -> str:

@@ -220,7 +220,13 @@ def is_outage(error: BaseException) -> bool:
         return False
     if isinstance(status, int) and 400 <= status < 500 and status not in _LATER:
         return False
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
+    return isinstance(error, OSError) or is_of_client(error)
+
+
+def is_of_client(error: BaseException) -> bool:
+    """Whether an error is of a connection, or of a package that speaks with servers."""
+    package = type(error).__module__.partition(".")[0]
+    return package in _CLIENTS or isinstance(error, TimeoutError | ConnectionError)
 
 
 def outage_in(trace: str) -> str | None:
