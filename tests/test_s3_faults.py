@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections import Counter
 
@@ -127,9 +128,9 @@ class Work:
         return {name: files.cat_file(name) for name in files.find("volumes")}
 
     def contents(self):
-        """The bytes of all results, local and remote."""
+        """The bytes of all results, local and remote, but for the minute of a report."""
         local = {
-            str(p): p.read_bytes()
+            str(p): re.sub(rb"written \d{4}[-\d]+ [:\d]+", b"", p.read_bytes())
             for p in self.folder.rglob("*")
             if p.is_file() and "work" not in p.parts and p.name != "timings.csv"
         }
