@@ -95,11 +95,10 @@ class Claims(Columns):
         """Apply what is known (post wins where both are kept), and add up equal rows."""
         pre = np.where(self.post == KEPT, NONE, self.pre)
         claimed = (pre != NONE) | (self.post != NONE)
-        stats, columns = self.stats, (self.synapse, pre, self.post)
-        if not claimed.all():
-            stats = stats[np.flatnonzero(claimed)]
-        (synapse, pre, post), into = unique_rows([column[claimed] for column in columns])
-        return Claims(synapse, pre, post, stats.grouped(into, len(synapse)))
+        columns = [column[claimed] for column in (self.synapse, pre, self.post)]
+        into = np.full(len(claimed), -1)
+        (synapse, pre, post), into[claimed] = unique_rows(columns)
+        return Claims(synapse, pre, post, self.stats.grouped(into, len(synapse)))
 
 
 @dataclass

@@ -80,12 +80,17 @@ class Stats(Columns):
         return self.sums[:, 4:]
 
     def grouped(self, into: np.ndarray, count: int) -> Stats:
-        """Add up rows: row i goes into row ``into[i]`` of the `count` rows of the result."""
+        """Add up rows: row i goes into row ``into[i]`` of the `count` rows of the result.
+
+        Rows with -1 there are left out.
+        """
         result = Stats.empty(count)
-        np.add.at(result.sums, into, self.sums)
-        np.minimum.at(result.low, into, self.low)
-        np.maximum.at(result.high, into, self.high)
-        np.maximum.at(result.peak, into, self.peak)
+        rows = np.flatnonzero(into >= 0)
+        into = into[rows]
+        np.add.at(result.sums, into, self.sums[rows])
+        np.minimum.at(result.low, into, self.low[rows])
+        np.maximum.at(result.high, into, self.high[rows])
+        np.maximum.at(result.peak, into, self.peak[rows])
         return result
 
 
