@@ -68,7 +68,7 @@ def make_result(folder: Path, count: int) -> Path:
     for field in schema:
         side, axis = field.name[:-1], field.name[-1]
         if field.name == "synapse_id":
-            values = np.arange(1, count + 1)
+            values: np.ndarray = np.arange(1, count + 1)
         elif side in places and axis in "zyx":
             values = places[side][:, "zyx".index(axis)]
         elif side == "direction_":
