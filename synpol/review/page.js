@@ -2,29 +2,6 @@
 // and by mouse, and keeps those that the server has not confirmed in the browser.
 "use strict";
 
-const VERDICTS = [
-  ["right", "r", "1", "right", "a synapse, and its sides are right"],
-  ["flipped", "f", "2", "flipped", "a synapse, but pre and post are exchanged"],
-  ["not_synapse", "n", "3", "not a synapse", "there is no synapse"],
-  ["merged", "m", "4", "merged", "several synapses under one number"],
-  ["split", "s", "5", "split", "a part of a synapse; the other part has another number"],
-  ["outline", "p", "6", "poor outline", "a synapse with the right sides, but its outline is poor"],
-  ["unsure", "u", "7", "unsure", "it cannot be told"],
-];
-const SEEN = ["seen", "r", "1", "searched: every missed synapse is marked", "no further synapse is missing in this box"];
-const OTHER_KEYS = [
-  ["↑ ↓, wheel", "go through the sections"],
-  ["t, space", "show or hide the sides"],
-  ["v", "turn the sections so that pre lies left, or show them as imaged"],
-  ["+ −, Ctrl + wheel", "zoom"],
-  ["→", "next, without a verdict"],
-  ["←", "back to the one before"],
-  ["z, Backspace", "undo your last verdict"],
-  ["a", "add a missed synapse: click its pre side, then its post side; Esc ends it"],
-  ["c", "write a note, which goes with your next verdict"],
-  ["g", "open this place in neuroglancer"],
-  ["h, ?", "this help"],
-];
 const AHEAD = 6; // tiles that are loaded ahead
 const LATER = 2000; // ms until verdicts are sent again to a server that does not answer
 const PRE = "#ff1ae6", POST = "#00d9ff";
@@ -73,7 +50,7 @@ function recover() {
   waiting.sort((one, other) => (one.made_at < other.made_at ? -1 : 1));
 }
 
-let sending = false;
+let sending = false, again = 0;
 async function send() {
   if (sending || !waiting.length) return;
   sending = true;
@@ -88,7 +65,8 @@ async function send() {
     const why = error instanceof Refused && error.status === 400 ? error.message
       : `the server does not answer: start it again with the same command, and open the address that it prints (${error.message})`;
     warn(`${waiting.length} verdict(s) are kept in this browser and not yet with the server; ${why}.`);
-    setTimeout(send, LATER);
+    clearTimeout(again);
+    again = setTimeout(send, LATER);
   }
   sending = false;
   showCount();
@@ -120,7 +98,7 @@ async function fill() {
   try {
     const items = await ask(`next?${query}`);
     if (mine === round) {
-      for (const item of items) queue.push({ item, tile: load(item) });
+      for (const item of items) expect(item);
       ended = !items.length;
       message(ended && !queue.length && place === past.length - 1 ? "There is nothing more in this order." : "");
     }
@@ -134,6 +112,14 @@ async function fill() {
   asking = false;
   if (mine !== round) fill();
 }
+
+function expect(item) {
+  const one = { item, tile: load(item) };
+  queue.push(one);
+  one.tile.then((tile) => { one.drawn = tile; countAhead(); }, () => {}); // `show` tells of a fault
+}
+
+function countAhead() { document.body.dataset.ahead = queue.filter((one) => one.drawn).length; }
 
 async function load(item) {
   const tile = await ask(`tile/${item.kind}/${item.row}`);
@@ -158,7 +144,7 @@ function restart() {
 
 function forward() {
   if (place < past.length - 1) place++;
-  else if (queue.length) { past.push(queue.shift()); place = past.length - 1; }
+  else if (queue.length) { past.push(queue.shift()); place = past.length - 1; countAhead(); }
   else { ended = false; waitForNext(); return; }
   if (past.length > 400) { past.shift(); place--; }
   show();

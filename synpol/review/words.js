@@ -1,6 +1,30 @@
 // Writes what stands beside the pictures. The state is that of page.js.
 "use strict";
 
+const VERDICTS = [
+  ["right", "r", "1", "right", "a synapse, and its sides are right"],
+  ["flipped", "f", "2", "flipped", "a synapse, but pre and post are exchanged"],
+  ["not_synapse", "n", "3", "not a synapse", "there is no synapse"],
+  ["merged", "m", "4", "merged", "several synapses under one number"],
+  ["split", "s", "5", "split", "a part of a synapse; the other part has another number"],
+  ["outline", "p", "6", "poor outline", "a synapse with the right sides, but its outline is poor"],
+  ["unsure", "u", "7", "unsure", "it cannot be told"],
+];
+const SEEN = ["seen", "r", "1", "searched: every missed synapse is marked", "no further synapse is missing in this box"];
+const OTHER_KEYS = [
+  ["↑ ↓, wheel", "go through the sections"],
+  ["t, space", "show or hide the sides"],
+  ["v", "turn the sections so that pre lies left, or show them as imaged"],
+  ["+ −, Ctrl + wheel", "zoom"],
+  ["→", "next, without a verdict"],
+  ["←", "back to the one before"],
+  ["z, Backspace", "undo your last verdict"],
+  ["a", "add a missed synapse: click its pre side, then its post side; Esc ends it"],
+  ["c", "write a note, which goes with your next verdict"],
+  ["g", "open this place in neuroglancer"],
+  ["h, ?", "this help"],
+];
+
 function make(tag, text, kind) {
   const made = document.createElement(tag);
   if (text !== undefined) made.textContent = text;
