@@ -17,8 +17,11 @@ import torch
 import zarr
 from recipes import ROOT, run, run_refused, tiny_config, tiny_volume, write
 
-from synpol.config import Train, load_config
+from synpol import InputError
+from synpol.config import ImageSource, Train, load_config
+from synpol.images.labels import open_labels
 from synpol.model.trained import best_checkpoint, find_checkpoint, latest_checkpoint
+from synpol.training.data_state import _state, check_same_data
 from synpol.training.optimizer import learning_rate_factor
 from synpol.training.validation import Validated, Validation, read_validation, validates_at
 
@@ -85,9 +88,9 @@ def test_a_run_goes_on_for_longer_and_its_learning_rate_follows(tiny, capsys, ca
     assert "train.lr = 0.01" in message
 
 
-def without_hash(folder):
+def without_hash(folder, names=("raw", "truth")):
     """Make the images those of another program, which have no hash of synpol's."""
-    for name in ("raw", "truth"):
+    for name in names:
         attributes = zarr.open_array(f"{folder}/{name}/s0", mode="r+").attrs
         for key in [k for k in attributes if k.startswith("synpol")]:
             del attributes[key]
@@ -113,6 +116,28 @@ def test_data_that_moved_is_the_same_and_data_that_changed_is_not(tiny, capsys, 
         array.attrs["synpol_hash"] = "2" * 64
     message = run_refused(capsys, "train", config, "train.iterations=6")
     assert "has been made anew or changed since" in message and "elsewhere/raw" in message
+
+
+def test_a_mask_of_what_is_known_may_move_too(tmp_path):
+    def state(folder):
+        source = ImageSource(path=f"{folder}/truth", known=f"{folder}/known")
+        return [_state(open_labels(source, "polarity", marked=True))]
+
+    write(tmp_path / "a", "truth", np.ones((4, 8, 8), np.uint64))
+    write(tmp_path / "a", "known", np.ones((4, 8, 8), np.uint8))
+    without_hash(tmp_path / "a", ("truth", "known"))
+    before = state(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    check_same_data(tmp_path / "x.pt", before, now := state(tmp_path / "b"))
+    old = [
+        before[0] | {"known": {k: v for k, v in before[0]["known"].items() if k[:6] != "finger"}}
+    ]
+    with pytest.raises(InputError, match="Move the data back"):
+        check_same_data(tmp_path / "x.pt", old, now)
+    zarr.open_array(f"{tmp_path}/b/known/s0", mode="r+")[0, 0, 0] = 0
+    for other in (state(tmp_path / "b"), [now[0] | {"known": ["a"]}], [now[0] | {"read_as": 1}]):
+        with pytest.raises(InputError, match="made anew or changed"):
+            check_same_data(tmp_path / "x.pt", before, other)
 
 
 def test_data_that_moved_is_named_where_an_old_checkpoint_cannot_tell(tiny, capsys):

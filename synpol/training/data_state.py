@@ -11,7 +11,7 @@ import numpy as np
 
 from synpol.errors import InputError
 from synpol.images.identity import identity_of
-from synpol.images.image import Image
+from synpol.images.image import Image, open_image
 from synpol.training.volumes import OpenVolume
 
 #: number of places that are read to recognise an image that synpol did not write
@@ -27,13 +27,16 @@ def data_state_of(volumes: Iterable[OpenVolume]) -> list[dict[str, Any]]:
     -------
     list of dict
         For every image what `identity_of` says; and, where synpol did not write the image, a
-        ``fingerprint`` of some of its voxels.
+        ``fingerprint`` of some of its voxels. So for the mask of what is known of it.
     """
-    states = []
-    for image in (i for volume in volumes for i in (volume.raw, volume.truth)):
-        state = identity_of(image)
-        states.append(state if "hash" in state else state | {"fingerprint": fingerprint(image)})
-    return states
+    return [_state(i) for volume in volumes for i in (volume.raw, volume.truth)]
+
+
+def _state(image: Image) -> dict[str, Any]:
+    state = identity_of(image)
+    if image.options is not None and image.options.known:
+        state |= {"known": _state(open_image(image.options.known))}
+    return state if "hash" in state else state | {"fingerprint": fingerprint(image)}
 
 
 def fingerprint(image: Image) -> str:
@@ -74,18 +77,38 @@ def check_same_data(
             f"{len(ours) // 2}; {anew}"
         )
     for before, now in zip(stored, ours, strict=True):
-        known = before.keys() & now.keys() - {"path"}
-        differing = [key for key in sorted(known) if before[key] != now[key]]
-        is_moved = before.get("path") != now.get("path")
-        if differing or (before.keys() ^ now.keys()) - {"fingerprint"}:
+        if _differ(before, now):
             raise InputError(
                 f"{path} was trained on other data: what data.train names has been made anew or "
                 f"changed since ({now.get('path')}). {anew[0].upper()}{anew[1:]}"
             )
-        if is_moved and not known & {"hash", "fingerprint"}:
+        if _moved_unseen(before, now):
             raise InputError(
                 f"{path} was trained on {before.get('path')}, and data.train now names "
                 f"{now.get('path')}. Whether both hold the same cannot be told, since this "
                 "checkpoint is of an older version. Move the data back to go on, or give another "
                 "run_dir to start anew"
             )
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two states are of other content, wherever it lies."""
+    nested = [state.get(key, {}) for state in (before, now) for key in ("read_as", "known")]
+    if (before.keys() ^ now.keys()) - {"fingerprint"} or not all(
+        isinstance(one, Mapping) for one in nested
+    ):
+        return True
+    one, other = ({**state.get("read_as", {}), "known": None} for state in (before, now))
+    shared = before.keys() & now.keys() - {"path", "known", "read_as"}
+    return (
+        one != other
+        or any(before[key] != now[key] for key in shared)
+        or ("known" in now and _differ(before["known"], now["known"]))
+    )
+
+
+def _moved_unseen(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether something lies elsewhere, and its content is described by one of the two only."""
+    told = before.keys() & now.keys() & {"hash", "fingerprint"}
+    moved = before.get("path") != now.get("path")
+    return (moved and not told) or ("known" in now and _moved_unseen(before["known"], now["known"]))
