@@ -234,8 +234,17 @@ def test_real_workers_give_the_same(tmp_path, monkeypatch):
     assert np.array_equal(found, polarity2instance(volume, thres_small=9))
 
 
+def test_arrays_and_networkx_join_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(joining, "_NETWORKX_EDGES", 0)
+    volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")
+    found = decode(tmp_path, volume, (2, 9, 9), thres_small=9)
+    assert np.array_equal(found, polarity2instance(volume, thres_small=9))
+
+
+@pytest.mark.parametrize("edges", [0, joining._NETWORKX_EDGES])
 @pytest.mark.parametrize("seed", range(20))
-def test_components_are_joined_as_networkx_joins_them(seed):
+def test_components_are_joined_as_networkx_joins_them(seed, edges, monkeypatch):
+    monkeypatch.setattr(joining, "_NETWORKX_EDGES", edges)
     rng = np.random.default_rng(seed)
     names = np.unique(rng.integers(1, 10**15, rng.integers(1, 2000)).astype(np.uint64))
     ends = rng.choice(names, (2, rng.integers(0, 3 * len(names))))

@@ -29,6 +29,9 @@ from synpol.decoding.runs import component_labels, first_of_each
 if TYPE_CHECKING:  # workers of most stages never touch a graph, and it takes a third of a second
     import networkx as nx
 
+#: above this many contacts a group's components are computed by arrays over the same graph
+_NETWORKX_EDGES = 20_000
+
 
 def contact_graph(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> nx.Graph:
     """Make the merge graph: the components of the members, and the contacts between them.
@@ -63,6 +66,19 @@ def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
     first, second : (m,) uint64
         Names of the two ends of each contact, all of them in `names`.
     """
+    if len(first) > _NETWORKX_EDGES:
+        return _join_large(names, first, second)
+    import networkx as nx
+
+    result = names.copy()
+    for component in nx.connected_components(contact_graph(names, first, second)):
+        if len(component) > 1:
+            members = np.fromiter(component, np.uint64, len(component))
+            result[np.searchsorted(names, members)] = members.min()
+    return result
+
+
+def _join_large(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     label = component_labels(
         len(names), np.searchsorted(names, first), np.searchsorted(names, second)
     )

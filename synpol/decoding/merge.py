@@ -1,9 +1,9 @@
 """Stages ``merge 1 .. n``: merge groups of 2x2x2 blocks, then groups of groups, up to one group.
 
 The job of a group joins the open components of its members across the faces between them, in a
-graph of those components alone (`merge_graph` opens it in networkx). It hands on what touches the
-outer faces of the group (`synpol.decoding.fragments`). So no graph, memory or file grows with the
-volume, only with a cross-section of it.
+networkx graph of those components alone. It hands on what touches the outer faces of the group
+(`synpol.decoding.fragments`). So no graph, memory or file grows with the volume, only with a
+cross-section of it.
 
 The lowest level also finds the contacts: two fragments of neighbouring blocks that lie on the two
 sides of a shared face.
