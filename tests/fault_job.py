@@ -107,7 +107,7 @@ def change_label(kind, **arguments):
 
 
 if __name__ == "__main__":
-    driver.DRIVER_VOXELS = 2**19  # nearly every stage goes to workers
+    driver.DRIVER_VOXELS = 2**16  # nearly every stage goes to workers
     options = {"thres_small": 20, "block_shape": (8, 48, 48)}
     for change in sys.argv[3:]:
         key, _, value = change.partition("=")
