@@ -99,22 +99,17 @@ def plan_prediction(job: PredictJob) -> PlannedStage:
 def _seconds_a_window(job: PredictJob) -> float:
     import torch
 
-    from synpol.model.device import choose_device
+    from synpol.model.device import choose_device, number_of_threads
 
     device = choose_device(job.device)
     network = job.network.on(device)
     batch = job.predict.batch_size
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(job.settings.cores_of(job.num_workers))
-    try:
-        with torch.inference_mode():
-            windows = torch.rand((batch, 1, *job.windows.window), device=device)
-            for _ in range(2):  # the first is slower
-                started = time.perf_counter()
-                network(windows).cpu()
-    finally:
-        torch.set_num_threads(before)
+    threads = job.settings.cores_of(job.num_workers) if device.type == "cpu" else 0
+    with number_of_threads(threads), torch.inference_mode():
+        windows = torch.rand((batch, 1, *job.windows.window), device=device)
+        for _ in range(2):  # the first is slower
+            started = time.perf_counter()
+            network(windows).cpu()
     return (time.perf_counter() - started) / batch
 
 

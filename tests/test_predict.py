@@ -282,3 +282,13 @@ def test_a_mask_beside_the_image_is_refused(trained, capsys):
     config = tiny_config(trained, **PRECISE)
     message = run_refused(capsys, "predict_blockwise", config, f"predict.mask={trained}/far")
     assert "lies beside what is predicted: along x it covers 768..800 nm" in message
+
+
+def test_what_computes_next_in_this_process_finds_its_number_of_threads(trained):
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        predicted(trained)
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -127,6 +128,28 @@ def _own_folder(folder: Path) -> Path:
     if found.st_mode & 0o077:  # made by an older version
         folder.chmod(0o700)
     return folder
+
+
+@contextlib.contextmanager
+def number_of_threads(threads: int) -> Iterator[None]:
+    """Compute with a number of torch's threads, and put back the number that was there.
+
+    A sum over several threads is rounded by their number, so what computes next in this process
+    has to find its own number.
+
+    Parameters
+    ----------
+    threads : int
+        With 0 the number stays as it is.
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -162,12 +162,8 @@ class PredictStage(FillStage[OpenPrediction, BlockInput, BlockResult]):
         return int(np.prod(self.roi.shape)) * Channels.count
 
     def open(self) -> OpenPrediction:
-        import torch
-
         from synpol.model.device import worker_device
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
         raw = open_image(self.raw, channels=0)
         polarity = open_image(self.polarity, channels=Channels.count, mode="r+").array
         mask = None
@@ -212,7 +208,10 @@ class PredictStage(FillStage[OpenPrediction, BlockInput, BlockResult]):
         return BlockInput(begin, end, seen, hidden, places_of(lost, begin))
 
     def compute(self, index: Index, opened: OpenPrediction, given: BlockInput) -> BlockResult:
-        result = opened.predictor(given.seen)
+        from synpol.model.device import number_of_threads
+
+        with number_of_threads(self.threads):
+            result = opened.predictor(given.seen)
         if self.resampling is not None:
             back = self.resampling.back.apply(result, given.begin, given.end)
             result = np.floor(back + 0.5).astype(np.uint8)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -219,7 +218,7 @@ class Validation:
             Best row so far; see `best`.
         """
         checkpoint = checkpoint_path(self.config.run_dir, iteration)
-        with _undisturbed():
+        with torch.random.fork_rng():
             self.volume.predict(checkpoint)
             matching = self._score()
         counts = {f.name: getattr(matching, f.name) for f in fields(Validated)[1:-1]}
@@ -348,12 +347,3 @@ def _validated_rows(file: Iterable[str]) -> list[Validated]:
         )
         for row in csv.DictReader(file)
     ]
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Restore torch's random numbers and number of threads, which training goes on with."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
-        yield
-    torch.set_num_threads(threads)
