@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from synpol.images.image import open_image
+from synpol.model.rsunet import RSUNet
 from synpol.model.trained import latest_checkpoint, load_checkpoint
 
 PACKAGE = (
@@ -244,3 +245,16 @@ def test_bioimageio_validates_and_runs_the_package(trained, tmp_path, exclusive,
         rdf = yaml.safe_load(archive.read("rdf.yaml"))
         assert archive.read("rsunet.py").find(b"import synpol") < 0
     assert rdf["outputs"][0]["postprocessing"][0]["id"] == ("softmax" if exclusive else "sigmoid")
+
+
+def test_channels_may_be_mixed_before_upsampling():
+    model = RSUNet((4, 6, 8)).double().eval()
+    image = torch.rand((2, 1, 3, 16, 20), dtype=torch.float64)
+    levels = [model.encode[0](image)]
+    for block in model.encode[1:]:
+        levels.append(block(model.pool(levels[-1])))
+    up = torch.nn.Upsample(scale_factor=(1, 2, 2), mode="trilinear")
+    x = levels[-1]
+    for level in (1, 0):  # as published: upsampled, then mixed by a convolution of one voxel
+        x = model.decode[level](model.project[level](up(x)) + levels[level])
+    torch.testing.assert_close(model(image), model.head(x), rtol=1e-10, atol=1e-10)
