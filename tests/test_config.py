@@ -238,6 +238,10 @@ def test_bad_values_name_the_file_that_set_them_last(base, write):
         ({"data": {"intensity_range": [5, 5]}}, ["intensity_range", "(5.0, 5.0)"]),
         ({"train": {"patch": [18, 250, 256]}}, ["train.patch", "(18, 250, 256)", "16"]),
         ({"predict": {"window": [20, 60, 64]}}, ["predict.window", "(20, 60, 64)", "16"]),
+        ({"predict": {"overlap": [0.1, 1, 0]}}, ["predict.overlap", "along y is 1", "below 1"]),
+        ({"predict": {"overlap": [0.1, 0, "a"]}}, ["predict.overlap", "along x is 'a'"]),
+        ({"predict": {"overlap": [True, 0, 0]}}, ["predict.overlap", "along z is True"]),
+        ({"predict": {"overlap": [0.1, 0]}}, ["predict.overlap", "[0.1, 0]", "z, y, x"]),
         ({"decode": {"block_shape": [0, 9, 9]}}, ["decode.block_shape", "0"]),
         ({"train": {"patience": 3}}, ["train.patience", "train.validate_every is 0"]),
         (
@@ -392,6 +396,17 @@ def test_config_is_frozen_in_every_section(base):
 def test_two_configs_share_no_lists(base):
     load_config([base]).model.filters.append(7)
     assert load_config([base]).model.filters == [18, 36, 48, 64, 80]
+
+
+@pytest.mark.parametrize(
+    ("said", "overlap"),
+    [("0", 0.0), ("0.25", 0.25), ("[0.2, 0.2, 0.2]", 0.2), ("[0, 0.2, 0.25]", (0.0, 0.2, 0.25))],
+)
+def test_overlap_is_one_fraction_or_three(base, said, overlap):
+    found = load_config([base, f"predict.overlap={said}"]).predict
+    assert found.overlap == overlap and type(found.overlap) is type(overlap)
+    stored = found.model_dump(mode="json", include={"overlap"})["overlap"]  # goes into hashes
+    assert stored == (list(overlap) if isinstance(overlap, tuple) else overlap)
 
 
 def test_window_of_the_prediction_is_the_training_patch_unless_given(base):

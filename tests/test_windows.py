@@ -34,7 +34,10 @@ def by_blocks(image, block, window, overlap, blending, batch_size=3, mask=None):
 
 def plain_loop(image, window, overlap, blending):
     """The textbook: every window of the whole volume, added up with its weights."""
-    margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
+    along = overlap if isinstance(overlap, tuple) else (overlap,) * 3
+    margin = [
+        int(w * o / 2) if blending == "crop" else 0 for w, o in zip(window, along, strict=True)
+    ]
     padded = np.pad(
         image,
         [
@@ -45,8 +48,8 @@ def plain_loop(image, window, overlap, blending):
     )
     total, weight = np.zeros((3, *padded.shape)), np.zeros(padded.shape)
     starts = []
-    for n, w, m in zip(padded.shape, window, margin, strict=True):
-        step = w - 2 * m if blending == "crop" else max(1, round(w * (1 - overlap)))
+    for n, w, m, o in zip(padded.shape, window, margin, along, strict=True):
+        step = w - 2 * m if blending == "crop" else max(1, round(w * (1 - o)))
         axis = list(range(0, n - w, step)) + [n - w]
         starts.append(sorted(set(axis)))
     weights = WindowGrid.of(image.shape, window, overlap, blending).weights()
@@ -71,7 +74,7 @@ shapes = st.tuples(st.integers(2, 9), st.integers(2, 14), st.integers(2, 14))
     shapes,
     shapes,
     st.tuples(st.integers(2, 5), st.integers(2, 6), st.integers(2, 6)),
-    st.sampled_from([0.0, 0.3, 0.5, 0.75]),
+    st.sampled_from([0.0, 0.3, 0.5, 0.75, (0.0, 0.3, 0.75), (0.5, 0.25, 0.0)]),
     st.sampled_from(["bump", "gaussian", "constant", "crop"]),
 )
 def test_any_blocks_give_one_array_and_it_is_the_plain_loops(

@@ -13,6 +13,7 @@ from synpol.config.section import (
     Fraction,
     IntensityRange,
     NotNegative,
+    Overlap,
     Positive,
     PositiveFloat,
     Section,
@@ -55,11 +56,10 @@ class Predict(Section):
     window: Triple | None = Field(
         default=None, description="window of the network in voxels, z, y, x; default: train.patch"
     )
-    overlap: float = Field(
+    overlap: Overlap = Field(
         default=0.5,
-        ge=0,
-        lt=1,
-        description="overlap of neighbouring windows, as a fraction of a window",
+        description="overlap of neighbouring windows, as a fraction of a window, or three "
+        "fractions z, y, x",
     )
     blending: Literal["bump", "gaussian", "constant", "crop"] = Field(
         default="bump",

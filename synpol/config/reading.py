@@ -14,7 +14,7 @@ import pydantic
 import yaml
 
 from synpol.config.recipe import Config
-from synpol.config.section import Section
+from synpol.config.section import AXIS_TAGS, Section
 from synpol.config.source import TAGS, ImageSource
 from synpol.config.text import DEPTH, LENGTH, parse_yaml, shortened
 from synpol.errors import InputError, nearest
@@ -23,6 +23,8 @@ from synpol.errors import InputError, nearest
 _SHOWN = 200
 #: wrong values that a message lists
 _LISTED = 20
+#: parts of pydantic's places that are no keys
+_TAGS = (*TAGS, *AXIS_TAGS)
 #: a path that begins in a home folder, alone or after a scheme
 _HOME = re.compile(r"(\w+://)?(~(?:[\w.-]*/.*)?)", re.DOTALL)
 
@@ -179,7 +181,7 @@ def _where(path: str, origin: dict[str, str]) -> str:
 def _explain(error: pydantic.ValidationError, origin: dict[str, str], prefix: str = "") -> str:
     lines, found = [], error.errors()
     for one in found[:_LISTED]:
-        path = (prefix + ".".join(str(p) for p in one["loc"] if p not in TAGS)).rstrip(".")
+        path = (prefix + ".".join(str(p) for p in one["loc"] if p not in _TAGS)).rstrip(".")
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "missing":
             message = "this key is required"

@@ -83,19 +83,25 @@ class WindowGrid:
 
     @classmethod
     def of(
-        cls, shape: Sequence[int], window: Sequence[int], overlap: float, blending: Blending
+        cls,
+        shape: Sequence[int],
+        window: Sequence[int],
+        overlap: float | Sequence[float],
+        blending: Blending,
     ) -> WindowGrid:
-        """Lay out windows that overlap by a fraction of their size.
+        """Lay out windows that overlap by a fraction of their size, or by one along each axis.
 
         With ``crop``, half of the overlap at each side of a window is not used, so each voxel is
         decided by one window, which sees what surrounds it. With the others, all windows that cover
         a voxel vote.
         """
-        margin = [int(w * overlap / 2) if blending == "crop" else 0 for w in window]
+        along = [overlap] * 3 if isinstance(overlap, int | float) else overlap
+        axes = list(zip(window, along, strict=True))
+        margin = [int(w * o / 2) if blending == "crop" else 0 for w, o in axes]
         if blending == "crop":
             step = [w - 2 * m for w, m in zip(window, margin, strict=True)]
         else:
-            step = [max(1, round(w * (1 - overlap))) for w in window]
+            step = [max(1, round(w * (1 - o))) for w, o in axes]
         return cls(index_of(shape), index_of(window), index_of(step), index_of(margin), blending)
 
     @cached_property
