@@ -6,21 +6,29 @@
   --levels NAME ...     give image, prediction, truth or neurons that others wrote coarser levels
                         too, in their own Zarr
 
+  --live                show what the network answers where one looks, without any run
+
 --fresh makes the levels again, where an image was rewritten in place.
 
 Makes coarser levels of what synpol wrote, block by block, and the synapses as precomputed
-annotations, both once; then serves the scene on this machine until Ctrl-C.
+annotations, both once; then serves the scene on this machine until Ctrl-C. --live makes nothing:
+the network computes what is on the screen, as a run would, and a box that one draws becomes
+predict.roi.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import webbrowser
 from pathlib import Path
+
+import neuroglancer
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.records import work_folder
@@ -52,19 +60,20 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
     )
     parser.add_argument("--fresh", action="store_true", help="make levels again")
+    parser.add_argument("--live", action="store_true")
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
+    if given.live:
+        show_live(config, given)
+        return
     layers, output = Layers.of(config), config.need("predict.output")
     for image, _ in layers.images().values():
         check_complete(image)
     for name in given.levels:
         if name not in layers.images():
             raise InputError(f"--levels {name}: the config names no {name}")
-    if given.screenshot:
-        if given.screenshot.is_dir():
-            raise InputError(f"{given.screenshot} is a folder; a file to write is expected")
-        check_writable(given.screenshot.parent)
+    check_picture(given.screenshot)
     table = Path(output) / "synapses.parquet"
     lines = table.with_name(ANNOTATIONS) if table.is_file() else None
     work = work_folder(output, config.workers.work_dir)
@@ -96,20 +105,61 @@ def show(
         lambda served: scene_of(layers, config, {**addresses, **served}, scores),
         port=config.view.port,
     ) as (viewer, address):
-        if given.screenshot:
-            with browser() as page:
-                page.get(address)
-                given.screenshot.write_bytes(screenshot(viewer))
-            print(given.screenshot)
-            return
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        print(f"{address}\nCtrl-C ends it", flush=True)
-        with private_page(address) as opening:
-            if not given.link:
-                webbrowser.open(opening.as_uri())
-            ended.wait()
+        look(viewer, address, given)
+
+
+def show_live(config: Config, given: argparse.Namespace) -> None:
+    """Serve what the network answers until Ctrl-C, or take its picture."""
+    from synpol.model.trained import find_checkpoint
+    from synpol.scene.live import LiveScene
+
+    if given.prepare or given.fresh or given.levels:
+        raise InputError("--live makes no files; leave out --prepare, --fresh and --levels")
+    check_picture(given.screenshot)
+    config.need_image("predict.raw")
+    with (
+        tempfile.TemporaryDirectory(prefix="synpol-live-") as folder,
+        contextlib.closing(LiveScene(config, find_checkpoint(config), Path(folder))) as scene,
+    ):
+        addresses, folders = scene.layers.places(None)
+        with scene_server(
+            folders,
+            lambda served: scene.state({**addresses, **served}),
+            port=config.view.port,
+            pages=scene.pages,
+            chunks=scene.chunks(),
+            chunk_port=config.view.live_port,
+        ) as (viewer, address):
+            region = address.replace("/open/", "/region/")
+            print(f"a box in the layer 'region' as predict.roi: {region}")
+            look(viewer, address, given)
+
+
+def check_picture(picture: Path | None) -> None:
+    """Refuse a picture that cannot be written."""
+    if picture is None:
+        return
+    if picture.is_dir():
+        raise InputError(f"{picture} is a folder; a file to write is expected")
+    check_writable(picture.parent)
+
+
+def look(viewer: neuroglancer.Viewer, address: str, given: argparse.Namespace) -> None:
+    """Take a picture of a scene that is served, or wait until Ctrl-C."""
+    if given.screenshot:
+        with browser() as page:
+            page.get(address)
+            given.screenshot.write_bytes(screenshot(viewer))
+        print(given.screenshot)
+        return
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    print(f"{address}\nCtrl-C ends it", flush=True)
+    with private_page(address) as opening:
+        if not given.link:
+            webbrowser.open(opening.as_uri())
+        ended.wait()
 
 
 def make_levels(driver: Driver, layers: Layers, wanted: list[str], fresh: bool) -> None:

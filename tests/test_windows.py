@@ -192,3 +192,16 @@ def test_weights_are_symmetric_positive_and_highest_in_the_middle(kind):
     assert (weights > 0).all()
     assert np.allclose(weights, weights[::-1, ::-1, ::-1])
     assert weights.argmax() in (0, np.ravel_multi_index((2, 3, 3), weights.shape))
+
+
+def test_a_window_that_is_left_over_is_rounded_as_the_others_are():
+    image = np.random.default_rng(1).random((4, 6, 18)).astype(np.float32)
+    grid = WindowGrid.of(image.shape, (4, 6, 6), 0, "constant")
+    seen = read_block(grid, lambda where: image[where], (0, 0, 0), image.shape)
+
+    def rounding(windows):
+        return network(windows) if len(windows) > 1 else network(windows).round(decimals=2)
+
+    expected = BlockPredictor(rounding, grid, 3)(seen)
+    assert np.array_equal(BlockPredictor(rounding, grid, 2)(seen), expected)
+    assert not np.array_equal(BlockPredictor(rounding, grid, 1)(seen), expected)

@@ -355,3 +355,10 @@ class View(Section):
         description="port of this machine at which the scene is served, and to which the report's "
         "links lead; 0: any free one",
     )
+    live_port: int = Field(
+        default=8644,
+        ge=0,
+        le=65535,
+        description="port of this machine for the layers that `view.py --live` computes; 0: any "
+        "free one",
+    )

@@ -259,6 +259,9 @@ def read_block(
 class BlockPredictor:
     """Run a network over the windows of one block after the other.
 
+    A network may round otherwise for a single window than for several. So a window that is left
+    over goes to the network twice, and a voxel does not depend on how a block fills its batches.
+
     Parameters
     ----------
     network : callable
@@ -318,13 +321,15 @@ class BlockPredictor:
             while done < len(block.seen):
                 batch = block.seen[done : done + self.batch_size]
                 patches = [image[_box(np.subtract(s, block.low), self.grid.window)] for s in batch]
+                if len(batch) == 1 < self.batch_size:
+                    patches *= 2
                 try:
                     probabilities = self.network(torch.stack(patches)[:, None])
                 except RuntimeError as error:
                     if not self._halved(error):
                         raise
                     continue
-                for start, probability in zip(batch, probabilities, strict=True):
+                for start, probability in zip(batch, probabilities, strict=False):
                     in_block, in_window = _overlap(self.grid, start, block.begin, block.end)
                     total[:, *in_block] += probability[:, *in_window] * self.weights[in_window]
                     weight[in_block] += self.weights[in_window]

@@ -18,9 +18,9 @@ from typing import Any
 import neuroglancer
 import neuroglancer.server
 import tornado.web
-from neuroglancer.static_file_server import CorsStaticFileHandler
 
 from synpol.errors import InputError
+from synpol.scene.chunks import ChunkOf, ComputedChunks, Files, second_port
 
 #: cookie of a browser that has opened the scene; only such a browser may follow links into it
 COOKIE = "synpol_scene"
@@ -51,6 +51,8 @@ def scene_server(
     host: str = "127.0.0.1",
     pages: Callable[[str, neuroglancer.Viewer], list[Any]] | None = None,
     key: str = "view.port",
+    chunks: Mapping[str, ChunkOf] | None = None,
+    chunk_port: int = 0,
 ) -> Iterator[tuple[neuroglancer.Viewer, str]]:
     """Serve a scene until the ``with`` block ends.
 
@@ -73,6 +75,10 @@ def scene_server(
         their addresses, and the viewer.
     key : str
         Key of the config that says the port, for the message.
+    chunks : mapping, optional
+        Functions that find the chunks of the folders that hold metadata alone, by name.
+    chunk_port : int
+        Port to serve these folders at; 0 for any free port.
 
     Yields
     ------
@@ -97,10 +103,14 @@ def scene_server(
         ) from None
     try:
         viewer = neuroglancer.Viewer(token=token)
-        handlers: list[Any] = [
-            (rf"/data/{token}/{name}/(.*)", _Files, {"path": str(folder.resolve())})
-            for name, folder in folders.items()
-        ]
+        handlers: list[Any] = []
+        computed = chunks or {}
+        for name, folder in folders.items():
+            served: dict[str, Any] = {"path": str(folder.resolve())}
+            if name in computed:
+                served["chunk_of"] = computed[name]
+            handler = ComputedChunks if name in computed else Files
+            handlers.append((rf"/data/{token}/{name}/(.*)", handler, served))
         way = urllib.parse.urlsplit(viewer.get_viewer_url()).path
         page = {"viewer": viewer, "cookie": secrets.token_hex(16), "way": way}
         handlers.append((rf"/open/{token}", _Open, page))
@@ -109,9 +119,14 @@ def scene_server(
         app = neuroglancer.server.global_server.app
         app.add_handlers(".*", handlers)
         address = neuroglancer.server.get_server_url()
-        viewer.set_state(state_of({name: f"{address}/data/{token}/{name}/" for name in folders}))
-        with _guarded(app, token):
-            yield viewer, f"{address}/open/{token}"
+        with contextlib.ExitStack() as open_ports:
+            slow = ""
+            if computed:
+                slow = open_ports.enter_context(second_port(host, chunk_port))
+            at = {name: slow if name in computed else address for name in folders}
+            viewer.set_state(state_of({n: f"{at[n]}/data/{token}/{n}/" for n in folders}))
+            with _guarded(app, token):
+                yield viewer, f"{address}/open/{token}"
     finally:
         neuroglancer.server.stop()
 
@@ -163,22 +178,6 @@ def private_page(address: str) -> Iterator[Path]:
                 f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n'
             )
         yield page
-
-
-class _Files(CorsStaticFileHandler):
-    """Serve files that a browser does not cache, because they may change."""
-
-    def compute_etag(self) -> None:
-        return None
-
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header("Cache-Control", "no-store")
-
-    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
-        try:
-            return super().validate_absolute_path(root, absolute_path)
-        except (OSError, ValueError):  # a name that no file can have
-            raise tornado.web.HTTPError(404) from None
 
 
 class _Open(tornado.web.RequestHandler):

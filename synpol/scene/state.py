@@ -102,24 +102,29 @@ class Layers:
             An image or the result does not exist.
         """
         output = config.need("predict.output")
-
         raw = open_image(config.need_image("predict.raw"), channels=0)
+        polarity = None
+        if is_url(output) or Path(output, "polarity").exists():
+            polarity = open_image(join(output, "polarity"), channels=Channels.count)
+        return cls.around(config, raw, polarity, open_image(join(output, "instances"), channels=0))
+
+    @classmethod
+    def around(cls, config: Config, raw: Image, polarity: Image | None, instances: Image) -> Layers:
+        """Open truth and neurons beside the images of a result.
+
+        Raises
+        ------
+        InputError
+            The configuration names one that does not exist.
+        """
 
         def image(source: Source | None) -> Image | None:
             if source is None:
                 return None
             return open_image(source, channels=0, beside=raw).fitted_to(raw)
 
-        polarity = None
-        if is_url(output) or Path(output, "polarity").exists():
-            polarity = open_image(join(output, "polarity"), channels=Channels.count)
-        return cls(
-            raw,
-            polarity,
-            open_image(join(output, "instances"), channels=0),
-            image(config.evaluate.truth),
-            image(config.connect.segmentation),
-        )
+        truth, neurons = image(config.evaluate.truth), image(config.connect.segmentation)
+        return cls(raw, polarity, instances, truth, neurons)
 
     def images(self) -> dict[str, tuple[Image, bool]]:
         """Return the images that exist by their names, each with whether it holds labels."""
