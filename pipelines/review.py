@@ -6,7 +6,12 @@
   --apply FOLDER   write a new version of the result: without what is no synapse, and with exchanged
                    sides turned; --above SCORE also leaves out lower scores that nobody called real
   --labels FOLDER  write labels to learn from (truth) into FOLDER: what was judged, and all else
-                   unknown
+                   unknown; --hold-back SHARE learns from the other places alone, and writes the
+                   verdicts about this share of them into FOLDER/held_back.parquet
+  --compare FOLDER --on FILE
+                   say whether a newer result, in FOLDER, is better than this one at the places of
+                   verdicts that were held back (FILE); writes compare.html and compare.json into
+                   FOLDER
   --report         print how good the result is by the verdicts, and write it to review.html
                    and review.json in predict.output
 
@@ -38,15 +43,25 @@ from synpol.images.claim import check_complete
 from synpol.images.image import open_image
 from synpol.images.writing import check_writable
 from synpol.polarity import UNKNOWN
-from synpol.report.review_page import NAMES, review_page, shown_interval
+from synpol.report.review_page import (
+    BOTH,
+    COMPARED,
+    NAMES,
+    compare_page,
+    review_page,
+    shown_interval,
+)
+from synpol.review.compare import Places, compare, hold_back
 from synpol.review.cutter import Cutter
 from synpol.review.desk import CANDIDATE, FOUND, PLACE, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
+from synpol.review.found import read_found
 from synpol.review.mend import (
     LabelStage,
     MendStage,
     decide,
     known_boxes,
+    real_candidates,
     unknown_boxes,
     voxel_boxes,
     write_mended,
@@ -61,6 +76,9 @@ from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
 
+#: verdicts that were held back, in the folder of --labels
+HELD_BACK = "held_back.parquet"
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", action="store_true")
@@ -70,6 +88,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--apply", type=Path, metavar="FOLDER")
     parser.add_argument("--above", type=float, metavar="SCORE", default=0.0)
     parser.add_argument("--labels", type=Path, metavar="FOLDER")
+    parser.add_argument("--hold-back", type=float, metavar="SHARE")
+    parser.add_argument("--compare", type=Path, metavar="FOLDER")
+    parser.add_argument("--on", type=Path, metavar="FILE")
 
 
 def main(config: Config, given: argparse.Namespace) -> None:
@@ -82,6 +103,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
     layers = Layers.of(config)
     for image, _ in layers.images().values():
         check_complete(image)
+    check_options(given)
     path = store_path(config)
     check_writable(path.parent)
     with VerdictStore(path) as store:
@@ -91,8 +113,29 @@ def main(config: Config, given: argparse.Namespace) -> None:
             report(config, store, layers)
         if given.apply or given.labels:
             mend(config, given, store, layers)
-        if not (given.take or given.export or given.report or given.apply or given.labels):
+        if given.compare:
+            compare_results(config, given, layers)
+        asked = (given.take, given.export, given.report, given.apply, given.labels, given.compare)
+        if not any(asked):
             serve(config, given, store, layers)
+
+
+def check_options(given: argparse.Namespace) -> None:
+    """Refuse options that say nothing without another one, or have a value that makes no sense."""
+    if given.hold_back is not None:
+        if given.labels is None:
+            raise InputError("--hold-back belongs to --labels FOLDER, which is missing")
+        if not 0 < given.hold_back < 1:
+            raise InputError(
+                f"--hold-back {given.hold_back}: a share between 0 and 1 is expected, such as 0.3"
+            )
+    if given.on is not None and given.compare is None:
+        raise InputError("--on belongs to --compare FOLDER, which is missing")
+    if given.compare is not None and given.on is None:
+        raise InputError(
+            "--compare needs --on FILE: held_back.parquet, which --labels FOLDER --hold-back SHARE "
+            "wrote; or a file of --export, if neither network has learned from its verdicts"
+        )
 
 
 def report(config: Config, store: VerdictStore, layers: Layers) -> None:
@@ -139,12 +182,16 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
             print(f"links: python pipelines/connect.py CONFIG predict.output={given.apply}")
     if given.labels:
         place = np.array(instances.offset_nm), np.array(instances.voxel_size_nm)
+        held, away = [], []
+        if given.hold_back is not None:
+            known, held, away = hold_back(desk.tables[FOUND], known, given.hold_back, config.seed)
         judged = decide(desk.tables[FOUND], known)  # what a cutoff removes nobody has seen
-        boxes, unknown = known_boxes(desk.table, known, judged), unknown_boxes(known.missed)
+        boxes = known_boxes(desk.table, known, judged)
+        unknown = unknown_boxes([*known.missed, *real_candidates(known), *away])
         labels = LabelStage(
             removed=judged.removed,
-            turned=chosen.turned,
-            kept=chosen.kept,
+            turned=judged.turned,
+            kept=judged.kept,
             sides=sides,
             boxes=voxel_boxes(boxes[:, 0], boxes[:, 1], *place),
             unknown=voxel_boxes(unknown[:, 0], unknown[:, 1], *place),
@@ -155,6 +202,46 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
             f"{made.path}: for data.train, as truth: {{path: {given.labels / 'truth'}, unknown: "
             f"[{UNKNOWN}]}}, labels: {kind}"
         )
+        if given.hold_back is not None:
+            path = given.labels / HELD_BACK
+            write_parquet(path, held)
+            print(f"{len(held)} verdicts are held back, for --compare: {path}")
+
+
+def compare_results(config: Config, given: argparse.Namespace, layers: Layers) -> None:
+    """Say which of two results is better at places that were judged."""
+    output, other = Path(config.need("predict.output")), given.compare
+    here, there = layers.instances, open_image(other / "instances", channels=0)
+    check_complete(there)
+    if not np.allclose([here.offset_nm, here.end_nm], [there.offset_nm, there.end_nm]):
+        raise InputError(
+            f"{there.path} covers {there.offset_nm} to {there.end_nm} nm, but {here.path} covers "
+            f"{here.offset_nm} to {here.end_nm} nm; predict the same part (predict.roi) with both "
+            "networks"
+        )
+    before, digest = read_found(output / "synapses.parquet")
+    after, _ = read_found(other / "synapses.parquet")
+    distance = config.review.distance
+    places = Places.of(before, digest, read_parquet(given.on), distance)
+    if not len(places):
+        raise InputError(
+            f"{given.on} has no verdict that says whether there is a synapse; judge more places, "
+            "or hold back a larger share (--hold-back)"
+        )
+    found = {"folders": {"before": str(output), "after": str(other)}}
+    found |= compare(places, before, after, distance)
+    write_json(other / "compare.json", found)
+    write_text(other / "compare.html", compare_page(found))
+    print(f"{len(places)} places, {found['real']} of them synapses")
+    print(f"{'':<14} {'before':<26} after")
+    for name in COMPARED:
+        said = [shown_interval(found[k][name]) if found[k][name] else "not known" for k in BOTH]
+        print(f"{NAMES[name]:<14} {said[0]:<26} {said[1]}")
+    print(
+        f"only the newer one is right at {found['better']}, only the older one at "
+        f"{found['worse']} (p = {found['p']:.2g})"
+    )
+    print(f"{other / 'compare.json'}\n{other / 'compare.html'}")
 
 
 def exchange(

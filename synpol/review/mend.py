@@ -190,6 +190,15 @@ def known_boxes(table: Path, known: Known, decisions: Decisions) -> np.ndarray:
     return np.concatenate([box.reshape(-1, 2, 3) for box in boxes])
 
 
+def real_candidates(known: Known) -> list[Verdict]:
+    """Return the verdicts about candidates below the threshold that are synapses.
+
+    The label volume has no voxels of them, so they count as missed ones do.
+    """
+    real = known.judged_candidates.real
+    return [one.source for one in known.candidates if real[one.row] == 1]
+
+
 def unknown_boxes(missed: list[Verdict]) -> np.ndarray:
     """Return the boxes around missed synapses, whose voxels nobody has drawn, (n, 2, 3); nm."""
     middle = np.array([(np.array(v.pre) + v.post) / 2 for v in missed]).reshape(-1, 1, 3)
