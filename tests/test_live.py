@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import socket
 import threading
@@ -10,11 +11,14 @@ import time
 import urllib.parse
 from concurrent.futures import CancelledError
 
+import imageio.v3 as iio
 import neuroglancer
 import numpy as np
 import pytest
 import torch
 from recipes import run, run_refused, tiny_config, tiny_volume, write
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
 
 from synpol.blockwise.stage import blocks_of
 from synpol.config import load_config
@@ -28,8 +32,10 @@ from synpol.polarity import Channels
 from synpol.prediction.live import RememberedWindows
 from synpol.prediction.newest import NewestFirst
 from synpol.prediction.roi import VoxelRoi
+from synpol.scene.browser import browser
 from synpol.scene.live import REGION, LiveScene, drawn_roi, region_text
-from synpol.scene.server import scene_server
+from synpol.scene.server import scene_server, screenshot
+from synpol.scene.state import Layers, scene_of
 from synpol.training.checkpoint import checkpoint_path, save_checkpoint
 
 SHAPE = (5, 27, 34)  # no multiple of any block
@@ -453,3 +459,66 @@ def test_the_page_says_a_config_that_predicts_the_box(live, tmp_path, trained):
     again.close()
     state = again.state({"image": "a", "prediction": "b", "instances": "c", "truth": "d"})
     assert drawn_roi(state, scene.source) == config.predict.roi
+
+
+# ---------------------------------------------------------------- a real Chromium
+
+
+@pytest.fixture(scope="module")
+def page():
+    try:
+        opened = browser()
+        with opened as page:
+            yield page
+    except InputError as error:
+        pytest.skip(f"{error} (make system-deps)")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_browser_draws_the_live_layer_as_that_of_a_run_and_a_box_becomes_a_region(
+    page, trained, tmp_path
+):
+    path = tiny_config(trained, **PRECISE)
+    config = load_config([str(path)])
+    result_of(trained, path)
+    scene, server = served(config, tmp_path)
+    pictures = []
+
+    def picture(viewer, address, shown):
+        with viewer.txn() as state:
+            for layer in state.layers:
+                layer.visible = layer.name in (shown, REGION)
+            state.cross_section_scale = 0.1
+            state.show_axis_lines = state.show_scale_bar = False
+            state.show_default_annotations = False
+        page.get(address)
+        return iio.imread(io.BytesIO(screenshot(viewer, (340, 270), 60)))
+
+    with server as (viewer, address):
+        pictures.append(picture(viewer, address, "prediction (live)"))
+        panel = page.find_element(By.CSS_SELECTOR, ".neuroglancer-rendered-data-panel")
+        for x, y in ((-60, -40), (50, 60)):
+            mouse = ActionChains(page).move_to_element_with_offset(panel, x, y)
+            mouse.key_down(Keys.CONTROL).click().key_up(Keys.CONTROL).perform()
+        until(lambda: "shape" in region_text(viewer.state, scene.source))
+        drawn = VoxelRoi.of(scene.source, drawn_roi(viewer.state, scene.source))
+        state = neuroglancer.ViewerState(viewer.state.to_json())
+        scene.close()
+    assert drawn.shape == (2, 11, 12)  # neuroglancer makes a flat box a voxel thick
+    layers = Layers.around(
+        config, scene.source, open_image(trained / "result" / "polarity"), scene.layers.instances
+    )
+    folders = layers.places(None)[1]
+    with scene_server(folders, lambda at: alike(scene_of(layers, config, at), state), port=0) as (
+        viewer,
+        address,
+    ):
+        pictures.append(picture(viewer, address, "prediction"))
+    assert np.ptp(pictures[0][..., :3].astype(int), axis=-1).max() > 50
+    assert np.array_equal(*pictures)
+
+
+def alike(made, state):
+    made.position, made.layout = state.position, state.layout
+    return made
