@@ -3,44 +3,60 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import socket
 import threading
 import time
 import urllib.parse
 from concurrent.futures import CancelledError
-from pathlib import Path
 
+import imageio.v3 as iio
 import neuroglancer
 import numpy as np
 import pytest
 import torch
-import zarr
 from recipes import run, run_refused, tiny_config, tiny_volume, write
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
 
 from synpol.blockwise.stage import blocks_of
 from synpol.config import load_config
 from synpol.decoding.reference import polarity2instance
 from synpol.errors import InputError
+from synpol.images.appearance import Appearance
 from synpol.images.image import open_image
+from synpol.model import build_model
 from synpol.model.trained import find_checkpoint
 from synpol.polarity import Channels
 from synpol.prediction.live import RememberedWindows
 from synpol.prediction.newest import NewestFirst
 from synpol.prediction.roi import VoxelRoi
-from synpol.scene.live import REGION, LiveScene, drawn_roi, index_at, region_text
-from synpol.scene.server import scene_server
+from synpol.scene.browser import browser
+from synpol.scene.live import REGION, LiveScene, drawn_roi, region_text
+from synpol.scene.server import scene_server, screenshot
+from synpol.scene.state import Layers, scene_of
+from synpol.training.checkpoint import checkpoint_path, save_checkpoint
 
-SHAPE = (9, 43, 50)  # no multiple of any block
-PRECISE = {"train__precision": "float32"}
+SHAPE = (5, 27, 34)  # no multiple of any block
+PRECISE = {"train__precision": "float32", "predict__block_shape": [4, 16, 16]}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny volume and a network for it."""
+    """A tiny volume and a checkpoint of a network that learned nothing."""
     folder = tmp_path_factory.mktemp("live")
     tiny_volume(folder / "data", SHAPE)
-    assert run("train", tiny_config(folder, **PRECISE)) == 0
+    config = load_config([str(tiny_config(folder, **PRECISE))])
+    torch.manual_seed(0)
+    state = {
+        "iteration": 1,
+        "config": config.model_dump(mode="json"),
+        "learned_from": [Appearance.of(open_image(folder / "data" / "raw"), None).kept()],
+        "model": build_model(config.model).state_dict(),
+        "ema": None,
+    }
+    save_checkpoint(checkpoint_path(config.run_dir, 1), state)
     return folder
 
 
@@ -109,12 +125,12 @@ WAYS = [
 def test_served_chunks_have_the_bytes_of_a_run(trained, tmp_path, changes):
     raw = open_image(trained / "data" / "raw").array[:]
     if "predict.mask=MASK" in changes:
-        mask = np.zeros((4, 6, 6), np.uint8)
-        mask[1:3, 1:3, 2:5] = 1
+        mask = np.zeros((3, 4, 5), np.uint8)
+        mask[:2, 1:3, 2:4] = 1
         write(tmp_path, "mask", mask, voxel_size=(60, 128, 128))
     write(tmp_path, "other", raw, voxel_size=(30, 20, 12), offset=(60, 40, 36))
     gaps = (raw / 255).astype(np.float32)
-    gaps[2:5, 10:30, 10:30] = np.nan
+    gaps[2:4, 10:20, 10:30] = np.nan
     write(tmp_path, "gaps", gaps)
     names = {"MASK": "mask", "OTHER": "other", "GAPS": "gaps"}
     for name, path in names.items():
@@ -133,10 +149,42 @@ def test_served_chunks_have_the_bytes_of_a_run(trained, tmp_path, changes):
     assert (found.voxel_size_nm, found.offset_nm) == (expected.voxel_size_nm, expected.offset_nm)
 
 
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run_dir=/nowhere"], "there is no checkpoint in /nowhere/checkpoints"),
+        (["predict.raw=null"], "predict.raw"),
+        (["predict.checkpoint=/no/such.pt"], "/no/such.pt"),
+        (["predict.roi={offset: [0, 0, 0], shape: [30, 16, 16000]}"], "reaches beyond"),
+        (["--prepare"], "leave out --prepare"),
+        (["--levels", "image"], "leave out --prepare"),
+        (["--screenshot", "."], "is a folder"),
+        (["predict.overlap=1"], "predict.overlap"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(trained, capsys, arguments, said):
+    config = tiny_config(trained, **PRECISE)
+    assert said in run_refused(capsys, "view", "--live", config, *arguments)
+
+
+def test_a_taken_port_is_said(trained, capsys):
+    config = tiny_config(trained, **PRECISE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = ["view.port=0", f"view.live_port={port}"]
+        assert "view.live_port" in run_refused(capsys, "view", "--live", config, *ports)
+
+
+# ---------------------------------------------------------------- one scene, many requests
+
+
 @pytest.fixture(scope="module")
 def live(trained, tmp_path_factory):
     """A live scene of the tiny volume; gives scene, viewer and the address that opens it."""
-    config = load_config([str(tiny_config(trained, **PRECISE))])
+    config = load_config([str(tiny_config(trained, **PRECISE, decode__thres=0.45))])
     scene, server = served(config, tmp_path_factory.mktemp("served"))
     with server as (viewer, address):
         yield scene, viewer, address
@@ -145,11 +193,9 @@ def live(trained, tmp_path_factory):
 
 def test_provisional_instances_are_those_of_their_block_and_share_no_number(live, tmp_path):
     scene, viewer, _ = live
-    config = scene.config
-    config.decode.thres = 0.45  # so that a network of four iterations finds something
     prediction = fetched(viewer, "prediction (live)", scene.blocks, "0/", tmp_path / "a").array[:]
     instances = fetched(viewer, "instances (provisional)", scene.blocks, "", tmp_path / "b")
-    options = config.decode
+    options = scene.config.decode
     seen: set[int] = set()
     for index in blocks_of(scene.blocks.grid):
         where = scene.blocks.slices(index)
@@ -172,7 +218,7 @@ def test_provisional_instances_are_those_of_their_block_and_share_no_number(live
 @pytest.mark.parametrize(
     "path",
     [
-        "s0/c/0/9/0/0",
+        "s0/c/0/3/0/0",
         "s0/c/1/0/0/0",
         "s0/c/0/0/0",
         "s0/c/0/0/0/0/0",
@@ -415,30 +461,64 @@ def test_the_page_says_a_config_that_predicts_the_box(live, tmp_path, trained):
     assert drawn_roi(state, scene.source) == config.predict.roi
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- a real Chromium
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["run_dir=/nowhere"], "there is no checkpoint in /nowhere/checkpoints"),
-        (["predict.raw=null"], "predict.raw"),
-        (["predict.checkpoint=/no/such.pt"], "/no/such.pt"),
-        (["predict.roi={offset: [0, 0, 0], shape: [30, 16, 9999]}"], "reaches beyond"),
-        (["--prepare"], "leave out --prepare"),
-        (["--levels", "image", "--"], "leave out --prepare"),
-        (["--screenshot", "."], "is a folder"),
-        (["predict.overlap=1"], "predict.overlap"),
-    ],
-)
-def test_what_cannot_be_shown_is_refused(trained, capsys, arguments, said):
-    config = tiny_config(trained, **PRECISE)
-    assert said in run_refused(capsys, "view", "--live", *arguments, config)
+@pytest.fixture(scope="module")
+def page():
+    try:
+        opened = browser()
+        with opened as page:
+            yield page
+    except InputError as error:
+        pytest.skip(f"{error} (make system-deps)")
 
 
-def test_a_taken_port_is_said(trained, capsys):
-    config = tiny_config(trained, **PRECISE)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        ports = ["view.port=0", f"view.live_port={port}"]
-        assert "view.live_port" in run_refused(capsys, "view", "--live", *ports, config)
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_browser_draws_the_live_layer_as_that_of_a_run_and_a_box_becomes_a_region(
+    page, trained, tmp_path
+):
+    path = tiny_config(trained, **PRECISE)
+    config = load_config([str(path)])
+    result_of(trained, path)
+    scene, server = served(config, tmp_path)
+    pictures = []
+
+    def picture(viewer, address, shown):
+        with viewer.txn() as state:
+            for layer in state.layers:
+                layer.visible = layer.name in (shown, REGION)
+            state.cross_section_scale = 0.1
+            state.show_axis_lines = state.show_scale_bar = False
+            state.show_default_annotations = False
+        page.get(address)
+        return iio.imread(io.BytesIO(screenshot(viewer, (340, 270), 60)))
+
+    with server as (viewer, address):
+        pictures.append(picture(viewer, address, "prediction (live)"))
+        panel = page.find_element(By.CSS_SELECTOR, ".neuroglancer-rendered-data-panel")
+        for x, y in ((-60, -40), (50, 60)):
+            mouse = ActionChains(page).move_to_element_with_offset(panel, x, y)
+            mouse.key_down(Keys.CONTROL).click().key_up(Keys.CONTROL).perform()
+        until(lambda: "shape" in region_text(viewer.state, scene.source))
+        drawn = VoxelRoi.of(scene.source, drawn_roi(viewer.state, scene.source))
+        state = neuroglancer.ViewerState(viewer.state.to_json())
+        scene.close()
+    assert drawn.shape == (2, 11, 12)  # neuroglancer makes a flat box a voxel thick
+    layers = Layers.around(
+        config, scene.source, open_image(trained / "result" / "polarity"), scene.layers.instances
+    )
+    folders = layers.places(None)[1]
+    with scene_server(folders, lambda at: alike(scene_of(layers, config, at), state), port=0) as (
+        viewer,
+        address,
+    ):
+        pictures.append(picture(viewer, address, "prediction"))
+    assert np.ptp(pictures[0][..., :3].astype(int), axis=-1).max() > 50
+    assert np.array_equal(*pictures)
+
+
+def alike(made, state):
+    made.position, made.layout = state.position, state.layout
+    return made

@@ -62,7 +62,7 @@ type ChunkOf = Callable[[str], Chunk | None]
 class ComputedChunks(Files):
     """Serve the metadata of an array from its folder, and its chunks from a function."""
 
-    def initialize(self, path: str, chunk_of: ChunkOf) -> None:  # type: ignore[override]
+    def initialize(self, path: str, chunk_of: ChunkOf) -> None:
         super().initialize(path)
         self.chunk_of = chunk_of
         self.chunk: Chunk | None = None
@@ -125,4 +125,5 @@ def second_port(host: str, port: int) -> Iterator[str]:
     try:
         yield f"http://{host}:{sockets[0].getsockname()[1]}"
     finally:
-        asyncio.run_coroutine_threadsafe(end(), server.loop).result()
+        if server.loop.is_running():
+            asyncio.run_coroutine_threadsafe(end(), server.loop).result()
