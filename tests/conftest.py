@@ -43,6 +43,25 @@ def microns() -> Path:
     return file
 
 
+#: files that take longest; one that began last would keep one process waiting for the other
+LONG = (
+    "test_tutorials",
+    "test_slurm",
+    "test_faults",
+    "test_training",
+    "test_old_results",
+    "test_full_disk",
+    "test_power_cut",
+    "test_review",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield
