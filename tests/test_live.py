@@ -489,6 +489,7 @@ def test_a_browser_draws_the_live_layer_as_that_of_a_run_and_a_box_becomes_a_reg
         with viewer.txn() as state:
             for layer in state.layers:
                 layer.visible = layer.name in (shown, REGION)
+            state.selected_layer.visible = False
             state.cross_section_scale = 0.1
             state.show_axis_lines = state.show_scale_bar = False
             state.show_default_annotations = False
