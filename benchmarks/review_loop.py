@@ -202,7 +202,8 @@ def answers(instances: np.ndarray, judged: Path) -> dict[int, str]:
     said = {}
     for number in np.unique((pairs[:, 0] + 1) // 2).tolist():
         mine = (pairs[:, 0] + 1) // 2 == number
-        size, shared = int(counts[mine].sum()), {}
+        size = int(counts[mine].sum())
+        shared: dict[int, tuple[int, int]] = {}
         for (label, true), count in zip(pairs[mine].tolist(), counts[mine].tolist(), strict=True):
             if true:
                 both, same = shared.get((true + 1) // 2, (0, 0))
