@@ -1,8 +1,8 @@
 """Look, judge, learn again: how many verdicts make a network better on tissue that it never saw.
 
     python benchmarks/review_loop.py [--config configs/demo.yaml] [--network runs/demo]
-        [--verdicts 40 80 160] [--orders useful sample score] [--seeds 1] [--difficulty 0.5]
-        [--iterations 100] [--runs FOLDER] [--json FILE] [--plot FILE]
+        [--verdicts 40 80 160] [--orders useful sample score] [--seeds 1] [--difficulty 1]
+        [--iterations 100] [--batch 2] [--runs FOLDER] [--json FILE] [--plot FILE]
 
 The network of the demo (run pipelines/demo.py first) finds synapses in synthetic tissue of another
 difficulty, with a threshold of 0.3, so that weak ones are seen too. A simulated reviewer judges
@@ -130,6 +130,7 @@ class Loop:
                 "train": {
                     "initial": self.network,
                     "iterations": self.given.iterations,
+                    "batch_size": self.given.batch,
                     "lr": self.given.lr,
                     "ema": 0.95,
                     "ema_warmup": 20,
@@ -201,7 +202,8 @@ def answers(instances: np.ndarray, judged: Path) -> dict[int, str]:
     said = {}
     for number in np.unique((pairs[:, 0] + 1) // 2).tolist():
         mine = (pairs[:, 0] + 1) // 2 == number
-        size, shared = int(counts[mine].sum()), {}
+        size = int(counts[mine].sum())
+        shared: dict[int, tuple[int, int]] = {}
         for (label, true), count in zip(pairs[mine].tolist(), counts[mine].tolist(), strict=True):
             if true:
                 both, same = shared.get((true + 1) // 2, (0, 0))
@@ -295,9 +297,10 @@ def main() -> None:
     parser.add_argument("--verdicts", nargs="+", type=int, default=[40, 80, 160])
     parser.add_argument("--orders", nargs="+", default=["useful", "sample", "score"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--difficulty", type=float, default=0.5)
+    parser.add_argument("--difficulty", type=float, default=1.0)
     parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=1.0e-3)
+    parser.add_argument("--batch", type=int, default=2, help="patches of an iteration")
+    parser.add_argument("--lr", type=float, default=2.0e-3)
     parser.add_argument("--runs", type=Path, default=Path("runs/review_loop"))
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     parser.add_argument("--plot", type=Path, help="draw F1 over the number of verdicts")
@@ -315,16 +318,15 @@ def main() -> None:
     for seed in given.seeds:
         judged = loop.prepare(seed)
         told("before", seed, loop.before())
+        old = loop.old_volumes(1.0)
+        volume = {"raw": f"{judged}/raw", "truth": f"{judged}/truth", "labels": "polarity"}
+        told("truth", seed, loop.learn("truth", seed, [*old, volume | {"weight": 1.0}]))
+        told("no_verdicts", seed, loop.learn("no_verdicts", seed, old))
         for count in sorted(given.verdicts, reverse=True):
             for order in given.orders:
                 volume = loop.judged_volume(judged, order, count, seed)
                 name = f"{order}_{count}"
-                told(name, seed, loop.learn(name, seed, [*loop.old_volumes(1.0), volume]))
-            if count == max(given.verdicts):
-                old = loop.old_volumes(1.0)
-                told("no_verdicts", seed, loop.learn("no_verdicts", seed, old))
-                volume = {"raw": f"{judged}/raw", "truth": f"{judged}/truth", "labels": "polarity"}
-                told("truth", seed, loop.learn("truth", seed, [*old, volume | {"weight": 1.0}]))
+                told(name, seed, loop.learn(name, seed, [*old, volume]))
     print(f"\npython {shlex.join(sys.argv)}")
     versions = ", ".join(f"{name} {version(name)}" for name in ("synpol", "torch"))
     print(f"{processor()}; Python {platform.python_version()}, {versions}")

@@ -29,6 +29,7 @@ import signal
 import threading
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ from synpol.review.opening import CANDIDATES, open_desk, store_path
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
 from synpol.review.tiles import Tile, Volume, cut_tile
-from synpol.review.verdicts import standing
+from synpol.review.verdicts import Verdict, standing
 from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
@@ -182,7 +183,8 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
             print(f"links: python pipelines/connect.py CONFIG predict.output={given.apply}")
     if given.labels:
         place = np.array(instances.offset_nm), np.array(instances.voxel_size_nm)
-        held, away = [], []
+        held: list[Verdict] = []
+        away: list[Verdict] = []
         if given.hold_back is not None:
             known, held, away = hold_back(desk.tables[FOUND], known, given.hold_back, config.seed)
         judged = decide(desk.tables[FOUND], known)  # what a cutoff removes nobody has seen
@@ -228,7 +230,7 @@ def compare_results(config: Config, given: argparse.Namespace, layers: Layers) -
             f"{given.on} has no verdict that says whether there is a synapse; judge more places, "
             "or hold back a larger share (--hold-back)"
         )
-    found = {"folders": {"before": str(output), "after": str(other)}}
+    found: dict[str, Any] = {"folders": {"before": str(output), "after": str(other)}}
     found |= compare(places, before, after, distance)
     write_json(other / "compare.json", found)
     write_text(other / "compare.html", compare_page(found))

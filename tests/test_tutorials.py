@@ -44,7 +44,7 @@ def follow(page, folder, run):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "stage", pytest.param("read", marks=pytest.mark.browser)]
+    "name", ["train", "review", "stage", pytest.param("read", marks=pytest.mark.browser)]
 )
 def test_the_code_of_a_tutorial_runs(name, tmp_path):
     def run(command):
@@ -77,16 +77,29 @@ def test_the_code_of_the_tutorial_about_clusters_runs_on_one(cluster, tmp_path):
 
 
 def test_every_tutorial_is_run():
-    assert {p.stem for p in TUTORIALS.glob("*.md")} == {"train", "read", "predict", "stage"}
+    assert {p.stem for p in TUTORIALS.glob("*.md")} == {
+        "train",
+        "read",
+        "predict",
+        "review",
+        "stage",
+    }
 
 
 def test_the_site_is_made_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs")]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    pages = {p.stem: p.read_text() for p in tmp_path.glob("**/*.html")}
-    assert {"index", "train", "predict", "read", "stage", "api", "config", "scene"} <= set(pages)
-    assert "decode_blockwise" in pages["api"] and "Voxels (z, y, x) that a worker" in pages["api"]
+    pages = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.glob("**/*.html")}
+    tutorials = {
+        f"tutorials/{name}.html" for name in ("train", "predict", "read", "review", "stage")
+    }
+    assert {"index.html", "api.html", "config.html", "scene.html", "review.html"} <= set(pages)
+    assert tutorials <= set(pages)
+    assert (
+        "decode_blockwise" in pages["api.html"]
+        and "Voxels (z, y, x) that a worker" in pages["api.html"]
+    )
     for name, text in pages.items():
         loaded = re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=\"(\w+://[^\"]+)", text)
         assert loaded == [], f"{name} loads {loaded}"
