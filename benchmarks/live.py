@@ -12,7 +12,10 @@ import argparse
 import tempfile
 import time
 from collections import deque
+from concurrent.futures import Future
 from pathlib import Path
+
+import numpy as np
 
 from synpol.command import run_command
 from synpol.config import Config
@@ -29,7 +32,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         opened = time.perf_counter()
         scene.queue.ask((middle, y, x)).result()
         first = time.perf_counter()
-        asked = deque()
+        asked: deque[Future[np.ndarray]] = deque()
         plane = [(middle, a, b) for a in range(2 * y) for b in range(2 * x)]
         for index in plane:
             asked.append(scene.queue.ask(index))
