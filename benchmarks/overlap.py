@@ -44,8 +44,11 @@ from synpol.prediction.windows import Blending, WindowGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 #: name: window as a multiple of train.patch, overlap, blending
-SETTINGS: dict[str, tuple[tuple[int, int, int], float, Blending]] = {
+SETTINGS: dict[str, tuple[tuple[float, float, float], float, Blending]] = {
     "recipe": ((1, 1, 1), 0.5, "bump"),
+    "default": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),  # of the demo's patch, 12 x 96 x 96
+    "2 2 2 crop 1/6": ((2, 2, 2), 1 / 6 + 1e-6, "crop"),
+    "2 2 2 gaussian 0.2": ((2, 2, 2), 0.2, "gaussian"),
     "bump 0.3": ((1, 1, 1), 0.3, "bump"),
     "bump 0.2": ((1, 1, 1), 0.2, "bump"),
     "crop 0.5": ((1, 1, 1), 0.5, "crop"),
@@ -84,7 +87,7 @@ def predict(config: str, setting: str, output: Path, changes: list[str]) -> floa
         return float(json.loads(kept.read_text()))
     patch = load_config([config]).train.patch
     multiple, overlap, blending = SETTINGS[setting]
-    window = [p * m for p, m in zip(patch, multiple, strict=True)]
+    window = [round(p * m) for p, m in zip(patch, multiple, strict=True)]
     command = [
         sys.executable,
         "pipelines/predict_blockwise.py",
@@ -176,7 +179,9 @@ def box_of(labels: Image) -> dict[int, int]:
 def grid_of(config: str, setting: str, image: Image) -> WindowGrid:
     """Return the windows of a setting."""
     multiple, overlap, blending = SETTINGS[setting]
-    window = [p * m for p, m in zip(load_config([config]).train.patch, multiple, strict=True)]
+    window = [
+        round(p * m) for p, m in zip(load_config([config]).train.patch, multiple, strict=True)
+    ]
     return WindowGrid.of(image.shape_vx, window, overlap, blending)
 
 

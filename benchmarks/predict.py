@@ -7,7 +7,9 @@ The stage reads Zarr, normalises, blends windows and writes Zarr; one worker. Th
 the windows of the same volume, in memory, in the same batches, and its results are dropped. MONAI
 gets the whole volume in memory, the same network, windows, overlap and batch, and leaves its result
 there; its constant blending is the mode that coincides, so both blend that way for the comparison,
-and results are compared. The device is CUDA where there is one.
+and results are compared. "default" is the stage with the windows that a config gets which names
+none; its ratio to MONAI at the recipe's windows (overlap 0.5) is of the same run. The device is
+CUDA where there is one.
 
 Also: peak memory of the process that predicts, on this volume and on one 16 times as large (with a
 network of one layer, so that it ends); the time from the launch of a worker until
@@ -129,7 +131,7 @@ def monai_result(
             job.windows.window,
             job.predict.batch_size,
             network,
-            overlap=job.predict.overlap,
+            overlap=job.predict.overlap or 0.0,
             mode="constant",
         )
         found = (result[0] * 255 + 0.5).floor().to(torch.uint8).cpu().numpy()
@@ -144,22 +146,23 @@ def prepared(config: Config, folder: Path) -> tuple[PredictJob, str]:
 
 
 def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
-    figures: dict[str, list[float]] = {"stage": [], "bare": [], "monai": []}
+    figures: dict[str, list[float]] = {"stage": [], "default": [], "bare": [], "monai": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_image(folder, shape)
         block = [min(s, b) for s, b in zip(shape, (32, 512, 512), strict=True)]
-        config = configured(
-            source,
-            folder,
-            predict__blending="constant",
-            predict__block_shape=block,
-            predict__chunk_shape=[min(32, block[0]), 64, 64],
-        )
+        blocks = {
+            "predict__block_shape": block,
+            "predict__chunk_shape": [min(32, block[0]), 64, 64],
+        }
+        unnamed = configured(source, folder, **blocks)
+        config = configured(source, folder, predict__blending="constant", **blocks)
         make_checkpoint(folder, config)
         device = choose_device(config.device)
         network = prepared(config, folder)[0].network.on(device)
         for _ in range(repeats):
+            job, polarity = prepared(unnamed, folder)
+            figures["default"].append(stage_seconds(job, polarity))
             job, polarity = prepared(config, folder)
             figures["bare"].append(bare_seconds(job, network, device))
             figures["stage"].append(stage_seconds(job, polarity))
@@ -179,6 +182,7 @@ def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dic
     return {
         "stage_over_bare_network": median["bare"] / median["stage"],
         "stage_over_monai": median["monai"] / median["stage"],
+        "default_over_monai": median["monai"] / median["default"],
         "stage_voxels_per_second": voxels / median["stage"],
     }
 

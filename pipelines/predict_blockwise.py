@@ -46,7 +46,7 @@ def main(config: Config, given: argparse.Namespace) -> None:
         blocks = BlockGrid.of(shape, config.decode.block_shape)
         check_output(output, Target.of(raw, blocks, config.decode.scale_factors), given.fresh)
     if given.dry_run:
-        print(planned(config, output, given.only))
+        print(planned(config, output, given.only, given.fresh))
         return
     if given.only != "decode":
         predict(config, output, given.fresh)
@@ -58,14 +58,15 @@ def predict(config: Config, output: str, fresh: bool) -> None:
     from synpol.model.trained import find_checkpoint
     from synpol.prediction.job import PredictJob
 
-    job = PredictJob.of(config, config.need_image("predict.raw"), output, find_checkpoint(config))
+    raw, checkpoint = config.need_image("predict.raw"), find_checkpoint(config)
+    job = PredictJob.of(config, raw, output, checkpoint, fresh=fresh)
     if not fresh:
         job.refuse_other_region()
     print(f"{job.border_cost()}\nwith {job.network.checkpoint}", file=sys.stderr)
     job.run(fresh)
 
 
-def planned(config: Config, output: str, only: str | None) -> str:
+def planned(config: Config, output: str, only: str | None, fresh: bool) -> str:
     from synpol.plan import job_text, plan_decoding, plan_prediction, table
 
     settings, stages, jobs = config.workers, [], []
@@ -75,7 +76,11 @@ def planned(config: Config, output: str, only: str | None) -> str:
         from synpol.prediction.job import PredictJob
 
         job = PredictJob.of(
-            config, config.need_image("predict.raw"), output, find_checkpoint(config)
+            config,
+            config.need_image("predict.raw"),
+            output,
+            find_checkpoint(config),
+            fresh=fresh,
         )
         stages.append(plan_prediction(job))
         jobs.append(job.border_cost())

@@ -54,17 +54,20 @@ class Predict(Section):
         "run_dir where train.validate_every is set, else its latest",
     )
     window: Triple | None = Field(
-        default=None, description="window of the network in voxels, z, y, x; default: train.patch"
+        default=None,
+        description="window of the network in voxels, z, y, x; default: train.patch where overlap "
+        "or blending is given, else windows that cost little, made from train.patch",
     )
-    overlap: Overlap = Field(
-        default=0.5,
+    overlap: Overlap | None = Field(
+        default=None,
         description="overlap of neighbouring windows, as a fraction of a window, or three "
-        "fractions z, y, x",
+        "fractions z, y, x; default: 0.5 where window or blending is given",
     )
-    blending: Literal["bump", "gaussian", "constant", "crop"] = Field(
-        default="bump",
+    blending: Literal["bump", "gaussian", "constant", "crop"] | None = Field(
+        default=None,
         description="weight of a voxel by its place in the window; crop: only the middle of a "
-        "window counts, and half of the overlap is left out at each side",
+        "window counts, and half of the overlap is left out at each side; default: bump where "
+        "window or overlap is given",
     )
     flip_axes: Literal["all"] | list[list[Literal["z", "y", "x"]]] = Field(
         default=[],
@@ -90,7 +93,11 @@ class Predict(Section):
         description="whether an image whose voxels have another size than those that the network "
         "learned from is resampled to them; results lie on the voxels of the image all the same",
     )
-    batch_size: Positive = Field(default=4, description="windows that the network gets at once")
+    batch_size: Positive = Field(
+        default=4,
+        description="windows that the network gets at once; without window, overlap and blending "
+        "counted in patches, of which a window may hold several",
+    )
     block_shape: Triple = Field(
         default=(64, 256, 256),
         description="block that a worker predicts at once, in voxels, z, y, x",
@@ -100,6 +107,11 @@ class Predict(Section):
         description="chunk of the polarity array in voxels, z, y, x; has to divide block_shape; "
         "where it is not given, it is made to fit",
     )
+
+    @property
+    def names_windows(self) -> bool:
+        """Whether the config says anything of the windows, so that no default lays them out."""
+        return (self.window, self.overlap, self.blending) != (None, None, None)
 
     def check_chunks(self) -> None:
         """Refuse a chunk that was given and does not divide the block.

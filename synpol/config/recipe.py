@@ -13,6 +13,7 @@ from synpol.config.review import Review
 from synpol.config.section import Section, Triple
 from synpol.config.source import ImageSource
 from synpol.config.training import Augment, Loss, Model, RejectSampling, Train
+from synpol.config.windows import with_cheap_windows, with_recipe_windows
 from synpol.errors import InputError
 
 
@@ -50,7 +51,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        multiple = 2 ** (len(self.model.filters) - 1)
+        multiple = self.model.multiple
         for name, window in (("train.patch", self.train.patch), ("predict.window", self.window)):
             if min(window) < 1 or any(s % multiple for s in window[1:]):
                 raise ValueError(
@@ -85,8 +86,23 @@ class Config(Section):
 
     @property
     def window(self) -> Triple:
-        """Window of the prediction in voxels, z, y, x."""
+        """Window in voxels, z, y, x: the one that is given, else a patch of the training."""
         return self.predict.window or self.train.patch
+
+    def laid_out(self, recipe: bool = False) -> Self:
+        """Fill in the windows of the prediction, where the config leaves them out.
+
+        Parameters
+        ----------
+        recipe : bool
+            Whether they are those of the EM-R50 recipe though the config says nothing of them.
+        """
+        predict, patch = self.predict, self.train.patch
+        if recipe or predict.names_windows:
+            predict = with_recipe_windows(predict, patch)
+        else:
+            predict = with_cheap_windows(predict, patch, self.model.multiple)
+        return self.model_copy(update={"predict": predict})
 
     def need(self, key: str) -> str:
         """Return the text of a key that this command cannot do without.

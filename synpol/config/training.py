@@ -22,6 +22,11 @@ class Model(Section):
         default="relu", description="activation function"
     )
 
+    @property
+    def multiple(self) -> int:
+        """Whole number that has to divide y and x of a patch and of a window."""
+        return int(2 ** (len(self.filters) - 1))
+
 
 #: loss terms that have a key of their own in `Loss`
 _OWN_TERMS = ("bce", "dice", "side_contrast", "non_overlap")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from synpol.images.claim import Claim, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
-from synpol.images.labels import open_labels
 from synpol.images.metadata import HASH
 from synpol.images.nodes import opened_array
 from synpol.images.resampling import Resampling
@@ -30,9 +29,9 @@ from synpol.polarity import Channels
 from synpol.prediction.contract import check_float_range, check_like, declared_range
 from synpol.prediction.missing import tell_missing
 from synpol.prediction.network import Network
-from synpol.prediction.roi import VoxelRoi
+from synpol.prediction.roi import VoxelRoi, mask_identity, opened_mask
 from synpol.prediction.stage import PredictStage
-from synpol.prediction.windows import WindowGrid
+from synpol.prediction.windows import Blending, WindowGrid
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ def predict_blockwise(
     RuntimeError
         Blocks failed; what is done is kept.
     """
-    return PredictJob.of(config, raw, output, checkpoint, num_workers).run(fresh)
+    return PredictJob.of(config, raw, output, checkpoint, num_workers, fresh).run(fresh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +143,19 @@ class PredictJob:
         output: str,
         checkpoint: Path,
         num_workers: int | None = None,
+        fresh: bool = False,
     ) -> PredictJob:
         """Check everything that can be checked before anything is written; see `predict_blockwise`.
+
+        A config that says nothing of windows goes on with those of the recipe where an earlier
+        prediction of this output has them, unless it is to be made afresh.
 
         Raises
         ------
         InputError
             The input cannot be used.
         """
-        predict, settings = config.predict, config.workers
+        settings, predict = config.workers, config.predict
         predict.check_chunks()
         scheduler_of(settings)  # refuses a name that nobody knows
         source = open_image(raw, channels=0)
@@ -160,7 +163,7 @@ class PredictJob:
         intensity = intensity_of(source, declared_range(config))
         check_float_range(source, intensity)
         roi = VoxelRoi.of(source, predict.roi)
-        mask = _opened_mask(predict, source, roi)
+        mask = opened_mask(predict, source, roi)
         network = Network(
             checkpoint=str(checkpoint),
             model=config.model,
@@ -176,19 +179,35 @@ class PredictJob:
         blocks = BlockGrid.of(roi.shape, predict.block_shape)
         remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
-        about = {
-            "source": identity_of(source),
-            "mask": None if mask is None else _mask_identity(mask),
-            "checkpoint": network.digest,
-            "predict": predict.model_dump(mode="json", include=options),
-            "window": config.window,
-            "block": blocks.block,
-            "dtype": _dtype_name(network, config.device, remote_gpu),
-            "intensity": [intensity.scale, intensity.shift],
-            "code": PredictStage.version,
-        }
-        if resampling is not None:
-            about["resampled"] = [a.ratio for a in resampling.axes]
+
+        def digest_of(config: Config) -> str:
+            about = {
+                "source": identity_of(source),
+                "mask": None if mask is None else mask_identity(mask),
+                "checkpoint": network.digest,
+                "predict": config.predict.model_dump(mode="json", include=options),
+                "window": config.window,
+                "block": blocks.block,
+                "dtype": _dtype_name(network, config.device, remote_gpu),
+                "intensity": [intensity.scale, intensity.shift],
+                "code": PredictStage.version,
+            }
+            if resampling is not None:
+                about["resampled"] = [a.ratio for a in resampling.axes]
+            return _digest(str(output), about, trained.file_digest)
+
+        older = config.laid_out(recipe=True)
+        if not fresh and not predict.names_windows and _holds(str(output), digest_of(older)):
+            _log.warning(
+                "%s was begun with windows of %s that overlap by half, the default then, and goes "
+                "on with them; --fresh makes it anew with the cheaper default",
+                join(str(output), "polarity"),
+                tuple(older.window),
+            )
+            config = older
+        else:
+            config = config.laid_out()
+        predict = config.predict
         return cls(
             source=source,
             mask=mask,
@@ -202,14 +221,14 @@ class PredictJob:
             windows=WindowGrid.of(
                 source.shape_vx if resampling is None else resampling.shape,
                 config.window,
-                predict.overlap,
-                predict.blending,
+                cast(float, predict.overlap),
+                cast(Blending, predict.blending),
             ),
             device=config.device,
             settings=settings,
             num_workers=num_workers or settings.num_predict_workers,
             gpus=settings.gpus if remote_gpu else 0,
-            digest=_digest(str(output), about, trained.file_digest),
+            digest=digest_of(config),
             work=work_folder(output, settings.work_dir),
         )
 
@@ -349,29 +368,13 @@ def _digest(output: str, about: dict[str, Any], file_digest: str) -> str:
     keeps its hash, so that it is not made again.
     """
     older = hash_of(about | {"checkpoint": file_digest})
+    return older if _holds(output, older) else hash_of(about)
+
+
+def _holds(output: str, digest: str) -> bool:
+    """Whether the prediction in an output, finished or not, has a hash."""
     found = opened_array(join(output, "polarity", "s0"))
-    return older if found is not None and found.attrs.get(HASH) == older else hash_of(about)
-
-
-def _opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None:
-    """Open the mask of a prediction, if there is one.
-
-    Raises
-    ------
-    InputError
-        There is no mask at this path, or none for this region of the image.
-    """
-    if predict.mask is None:
-        return None
-    mask = open_labels(predict.mask, "mask").fitted_to(source)
-    roi.check_overlap(mask, source)
-    return mask
-
-
-def _mask_identity(mask: Image) -> dict[str, Any]:
-    """Describe the state of a mask, and which of its values count as 0."""
-    found = mask.array.dtype.itemsize <= 2 and mask.background  # other types were not searched
-    return identity_of(mask) | ({"background": list(mask.background)} if found else {})
+    return found is not None and found.attrs.get(HASH) == digest
 
 
 def _dtype_name(network: Network, device: str, remote_gpu: bool) -> str:

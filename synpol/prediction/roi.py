@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from funlib.geometry import Coordinate
@@ -12,12 +12,14 @@ from funlib.geometry import Coordinate
 from synpol.blockwise.grid import index_of
 from synpol.blockwise.records import Index
 from synpol.errors import InputError
+from synpol.images.identity import identity_of
 from synpol.images.image import Image
+from synpol.images.labels import open_labels
 from synpol.images.location import is_whole
 from synpol.images.world import in_unit
 
 if TYPE_CHECKING:
-    from synpol.config import Roi
+    from synpol.config import Predict, Roi
 
 
 @dataclass(frozen=True)
@@ -141,3 +143,24 @@ def roi_of(part: Image) -> Roi:
         for values in (part.offset, part.roi.shape)
     )
     return Roi.model_validate({"offset": offset, "shape": shape})
+
+
+def opened_mask(predict: Predict, source: Image, roi: VoxelRoi) -> Image | None:
+    """Open the mask of a prediction, if there is one.
+
+    Raises
+    ------
+    InputError
+        There is no mask at this path, or none for this region of the image.
+    """
+    if predict.mask is None:
+        return None
+    mask = open_labels(predict.mask, "mask").fitted_to(source)
+    roi.check_overlap(mask, source)
+    return mask
+
+
+def mask_identity(mask: Image) -> dict[str, Any]:
+    """Describe the state of a mask, and which of its values count as 0."""
+    found = mask.array.dtype.itemsize <= 2 and mask.background  # other types were not searched
+    return identity_of(mask) | ({"background": list(mask.background)} if found else {})

@@ -6,7 +6,7 @@ import csv
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class ValidationVolume:
 
     def digest(self) -> str:
         """Return the hash of everything, except the network, that a validation score depends on."""
-        config = self.config
+        config = self.config.laid_out()
         whole = config.model_dump(
             mode="json",
             include={
@@ -173,9 +173,12 @@ class Validation:
         alone |= {} if device is None else {"device": str(device)}
         # a folder of its own, because pipelines/tune.py may run at the same time
         self.volume = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
+        self.path = Path(config.run_dir) / "validation.csv"
+        older = replace(self.volume, config=self.volume.config.laid_out(recipe=True))
+        if older.digest() in {row.settings for row in read_validation(self.path)}:
+            self.volume = older  # begun with the windows that were the default then
         self.settings = self.volume.digest()
         self.config = config
-        self.path = Path(config.run_dir) / "validation.csv"
         self.rows = [
             row
             for row in read_validation(self.path)
