@@ -44,7 +44,13 @@ def follow(page, folder, run):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "review", "stage", pytest.param("read", marks=pytest.mark.browser)]
+    "name",
+    [
+        "train",
+        "stage",
+        pytest.param("read", marks=pytest.mark.browser),
+        pytest.param("review", marks=pytest.mark.slow),  # it trains twice
+    ],
 )
 def test_the_code_of_a_tutorial_runs(name, tmp_path):
     def run(command):
