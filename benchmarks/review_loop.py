@@ -48,8 +48,8 @@ from synpol.review.store import VerdictStore
 from synpol.review.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-#: share of verdicts that are wrong
-WRONG = 0.05
+#: of so many verdicts, one is wrong
+ONE_WRONG_OF = 20
 #: verdicts between two looks at the order
 AT_ONCE = 10
 #: threshold with which synapses are found that are judged
@@ -223,17 +223,16 @@ def answers(instances: np.ndarray, judged: Path) -> dict[int, str]:
 def judge(desk: Desk, order: str, count: int, seed: int, said: dict[int, str]) -> dict[str, int]:
     """Give verdicts as the page does; return how many of each kind, and how many are wrong."""
     table, tally = desk.tables[FOUND], dict.fromkeys((*KINDS, "wrong"), 0)
-    left = count
-    while left > 0:
-        items = desk.next_items(order, "simulated", min(AT_ONCE, left), {})
+    given, rng = 0, np.random.default_rng([seed, count])
+    while given < count:
+        items = desk.next_items(order, "simulated", min(AT_ONCE, count - given), {})
         if not items:
             break
         verdicts = []
         for item in items:
-            number = int(table.number[item.row])
-            rng = np.random.default_rng([seed, number])
-            kind = said[number]
-            if rng.random() < WRONG:
+            kind = said[int(table.number[item.row])]
+            given += 1
+            if given % ONE_WRONG_OF == ONE_WRONG_OF // 2:
                 kind = str(rng.choice([other for other in KINDS if other != kind]))
                 tally["wrong"] += 1
             tally[kind] += 1
@@ -248,7 +247,6 @@ def judge(desk: Desk, order: str, count: int, seed: int, said: dict[int, str]) -
                 )
             )
         desk.store.add(verdicts)
-        left -= len(items)
     return tally
 
 
