@@ -7,9 +7,12 @@ The stage reads Zarr, normalises, blends windows and writes Zarr; one worker. Th
 the windows of the same volume, in memory, in the same batches, and its results are dropped. MONAI
 gets the whole volume in memory, the same network, windows, overlap and batch, and leaves its result
 there; its constant blending is the mode that coincides, so both blend that way for the comparison,
-and results are compared. "default" is the stage with the windows that a config gets which names
-none; its ratio to MONAI at the recipe's windows (overlap 0.5) is of the same run. The device is
-CUDA where there is one.
+and results are compared. In these three PyTorch computes the network.
+
+"default" is the stage with the windows and the engine that a config gets which names none, and
+"default by torch" with its windows alone; their ratios to MONAI at the recipe's windows (overlap
+0.5) are of the same run. "MONAI by OpenVINO" is MONAI with our OpenVINO network in place of
+PyTorch's. The device is CUDA where there is one; there all is computed by PyTorch.
 
 Also: peak memory of the process that predicts, on this volume and on one 16 times as large (with a
 network of one layer, so that it ends); the time from the launch of a worker until
@@ -146,7 +149,8 @@ def prepared(config: Config, folder: Path) -> tuple[PredictJob, str]:
 
 
 def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
-    figures: dict[str, list[float]] = {"stage": [], "default": [], "bare": [], "monai": []}
+    names = ["default", "default by torch", "stage", "bare", "monai", "monai by openvino"]
+    figures: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_image(folder, shape)
@@ -156,33 +160,43 @@ def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dic
             "predict__chunk_shape": [min(32, block[0]), 64, 64],
         }
         unnamed = configured(source, folder, **blocks)
-        config = configured(source, folder, predict__blending="constant", **blocks)
+        by_torch = configured(source, folder, predict__engine="torch", **blocks)
+        recipe = {"predict__blending": "constant", "predict__engine": "torch"}
+        config = configured(source, folder, **recipe, **blocks)
         make_checkpoint(folder, config)
         device = choose_device(config.device)
         network = prepared(config, folder)[0].network.on(device)
         for _ in range(repeats):
             job, polarity = prepared(unnamed, folder)
+            engine = job.network.engine
+            other = job.network.on(device)
             figures["default"].append(stage_seconds(job, polarity))
+            job, polarity = prepared(by_torch, folder)
+            figures["default by torch"].append(stage_seconds(job, polarity))
             job, polarity = prepared(config, folder)
             figures["bare"].append(bare_seconds(job, network, device))
             figures["stage"].append(stage_seconds(job, polarity))
             seconds, theirs = monai_result(job, network, device)
             figures["monai"].append(seconds)
+            if engine == "openvino":
+                figures["monai by openvino"].append(monai_result(job, other, device)[0])
         ours = np.asarray(open_image(polarity).array[:])
         off = np.abs(ours.astype(int) - theirs.astype(int)).max()
         if off > 1:
             raise RuntimeError(f"the stage and MONAI differ by {off} steps of uint8")
         kind = choose_dtype(config.train.precision, device)
-        print(f"{device} ({kind}), {job.windows.count} windows of {job.windows.window}, ", end="")
+        print(f"{device} ({kind}), default engine: {engine}")
+        print(f"{job.windows.count} windows of {job.windows.window}, ", end="")
         print(f"batches of {config.predict.batch_size}, {int(np.prod(job.blocks.grid))} blocks")
-    median = {name: statistics.median(seconds) for name, seconds in figures.items()}
+    median = {name: statistics.median(seconds) for name, seconds in figures.items() if seconds}
     voxels = float(np.prod(shape))
     for name, seconds in median.items():
-        print(f"{name:<8} {seconds:8.2f} s {voxels / seconds / 1e6:8.3f} Mvoxel/s")
+        print(f"{name:<17} {seconds:8.2f} s {voxels / seconds / 1e6:8.3f} Mvoxel/s")
     return {
         "stage_over_bare_network": median["bare"] / median["stage"],
         "stage_over_monai": median["monai"] / median["stage"],
         "default_over_monai": median["monai"] / median["default"],
+        "default_by_torch_over_monai": median["monai"] / median["default by torch"],
         "stage_voxels_per_second": voxels / median["stage"],
     }
 
@@ -282,7 +296,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="0: memory and start-up")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "monai", "zarr", "numpy", "daisy"))
+    packages = ", ".join(
+        f"{p} {version(p)}" for p in ("torch", "monai", "openvino", "zarr", "numpy", "daisy")
+    )
     print(f"{platform.machine()}, Python {platform.python_version()}, {packages}")
     figures = speed(given.config, tuple(given.shape), given.repeats) if given.repeats else {}
     figures |= memory(given.config, (64, 256, 256))

@@ -62,7 +62,8 @@ def predict(config: Config, output: str, fresh: bool) -> None:
     job = PredictJob.of(config, raw, output, checkpoint, fresh=fresh)
     if not fresh:
         job.refuse_other_region()
-    print(f"{job.border_cost()}\nwith {job.network.checkpoint}", file=sys.stderr)
+    engine = {"openvino": "OpenVINO", "torch": "PyTorch"}[job.network.engine]
+    print(f"{job.border_cost()}\nwith {job.network.checkpoint}, by {engine}", file=sys.stderr)
     job.run(fresh)
 
 

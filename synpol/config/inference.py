@@ -74,6 +74,11 @@ class Predict(Section):
         description="flipped copies to predict too and to average, such as [[y], [x], [y, x]]; "
         "all: every combination, for 8 times the work",
     )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        default="auto",
+        description="program that computes the network; openvino is the faster one on an x86-64 "
+        "CPU and needs the extra openvino; auto: openvino there, where it is installed, else torch",
+    )
     compile: bool = Field(
         default=False, description="whether torch.compile compiles the network first"
     )

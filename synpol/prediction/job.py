@@ -27,8 +27,9 @@ from synpol.images.resampling import Resampling
 from synpol.images.writing import check_writable, create_image, inner_chunks
 from synpol.polarity import Channels
 from synpol.prediction.contract import check_float_range, check_like, declared_range
+from synpol.prediction.engine import as_begun, engines_of
 from synpol.prediction.missing import tell_missing
-from synpol.prediction.network import Network
+from synpol.prediction.network import Engine, Network
 from synpol.prediction.roi import VoxelRoi, mask_identity, opened_mask
 from synpol.prediction.stage import PredictStage
 from synpol.prediction.windows import Blending, WindowGrid
@@ -148,7 +149,8 @@ class PredictJob:
         """Check everything that can be checked before anything is written; see `predict_blockwise`.
 
         A config that says nothing of windows goes on with those of the recipe where an earlier
-        prediction of this output has them, unless it is to be made afresh.
+        prediction of this output has them, unless it is to be made afresh; one that names no engine
+        with the engine of an earlier prediction.
 
         Raises
         ------
@@ -179,8 +181,9 @@ class PredictJob:
         blocks = BlockGrid.of(roi.shape, predict.block_shape)
         remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
+        stored = _stored_hash(str(output))
 
-        def digest_of(config: Config) -> str:
+        def digest_of(config: Config, engine: Engine) -> str:
             about = {
                 "source": identity_of(source),
                 "mask": None if mask is None else mask_identity(mask),
@@ -194,19 +197,20 @@ class PredictJob:
             }
             if resampling is not None:
                 about["resampled"] = [a.ratio for a in resampling.axes]
-            return _digest(str(output), about, trained.file_digest)
+            if engine != "torch":
+                about["engine"] = engine
+            return _digest(stored, about, trained.file_digest)
 
-        older = config.laid_out(recipe=True)
-        if not fresh and not predict.names_windows and _holds(str(output), digest_of(older)):
-            _log.warning(
-                "%s was begun with windows of %s that overlap by half, the default then, and goes "
-                "on with them; --fresh makes it anew with the cheaper default",
-                join(str(output), "polarity"),
-                tuple(older.window),
-            )
-            config = older
-        else:
-            config = config.laid_out()
+        engines = engines_of(predict, config.device, remote_gpu)
+        layouts = [config.laid_out()]
+        if not predict.names_windows:
+            layouts.append(config.laid_out(recipe=True))
+        config, engine = as_begun(
+            join(str(output), "polarity"),
+            [(layout, engine) for layout in layouts for engine in engines],
+            lambda *choice: not fresh and digest_of(*choice) == stored,
+        )
+        network = replace(network, engine=engine)
         predict = config.predict
         return cls(
             source=source,
@@ -228,7 +232,7 @@ class PredictJob:
             settings=settings,
             num_workers=num_workers or settings.num_predict_workers,
             gpus=settings.gpus if remote_gpu else 0,
-            digest=digest_of(config),
+            digest=digest_of(config, engine),
             work=work_folder(output, settings.work_dir),
         )
 
@@ -256,7 +260,7 @@ class PredictJob:
             windows=self.windows,
             intensity=self.intensity,
             network=self.network,
-            batch_size=self.predict.batch_size,
+            batch_size=self.network.at_once(self.predict.batch_size),
             device=self.device,
             workers=self.settings,
             threads=self.settings.cores_of(self.num_workers),
@@ -361,20 +365,20 @@ class PredictJob:
                 return f"{text}; blocks of {tuple(block)} would halve that (predict.block_shape)"
 
 
-def _digest(output: str, about: dict[str, Any], file_digest: str) -> str:
+def _digest(stored: Any, about: dict[str, Any], file_digest: str) -> str:
     """Return the hash of everything on which a prediction depends.
 
     Older predictions were told by the file of the checkpoint. One of those that lies in the output
     keeps its hash, so that it is not made again.
     """
     older = hash_of(about | {"checkpoint": file_digest})
-    return older if _holds(output, older) else hash_of(about)
+    return older if older == stored else hash_of(about)
 
 
-def _holds(output: str, digest: str) -> bool:
-    """Whether the prediction in an output, finished or not, has a hash."""
+def _stored_hash(output: str) -> Any:
+    """Return the hash of the prediction in an output, finished or not; None if there is none."""
     found = opened_array(join(output, "polarity", "s0"))
-    return found is not None and found.attrs.get(HASH) == digest
+    return None if found is None else found.attrs.get(HASH)
 
 
 def _dtype_name(network: Network, device: str, remote_gpu: bool) -> str:

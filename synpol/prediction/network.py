@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # torch takes 6 s to import, and a driver with workers may do
     from synpol.model.device import Precision
     from synpol.model.trained import Trained
 
+#: program that computes a network
+type Engine = Literal["torch", "openvino"]
 #: a network as a function of windows (n, 1, z, y, x) to probabilities (n, 3, z, y, x)
 type Probabilities = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,6 +46,8 @@ class Network:
         Whether the network is compiled first.
     digest : str
         SHA-256 of the checkpoint; "" where it is not known yet.
+    engine : {"torch", "openvino"}
+        Program that computes the network.
     """
 
     checkpoint: str
@@ -54,6 +58,7 @@ class Network:
     flip_axes: Literal["all"] | list[list[Literal["z", "y", "x"]]]
     compile: bool
     digest: str = ""
+    engine: Engine = "torch"
 
     def load(self) -> Trained:
         """Load the checkpoint.
@@ -87,7 +92,12 @@ class Network:
             exclusive=self.exclusive,
             flips=flips_of(self.flip_axes),
             compile=self.compile,
+            engine=self.engine,
         )
+
+    def at_once(self, batch_size: int) -> int:
+        """Return how many windows the network gets at once: OpenVINO gains nothing by several."""
+        return 1 if self.engine == "openvino" else batch_size
 
 
 def probabilities_of(
@@ -98,6 +108,7 @@ def probabilities_of(
     exclusive: bool,
     flips: Sequence[Sequence[str]] = (),
     compile: bool = False,
+    engine: Engine = "torch",
 ) -> Probabilities:
     """Turn a network into a function of windows to probabilities.
 
@@ -115,6 +126,8 @@ def probabilities_of(
         Axes of the flipped copies whose probabilities are averaged with those of the window.
     compile : bool
         Whether the network is compiled first.
+    engine : {"torch", "openvino"}
+        Program that computes the network; OpenVINO does so on a CPU.
     """
     import torch
 
@@ -123,14 +136,12 @@ def probabilities_of(
 
     channels = Channels.of(exclusive)
     dtype = choose_dtype(precision, device)
-    model = model.to(device, memory_format=torch.channels_last_3d).eval()
-    if compile:
-        model = torch.compile(model)
+    network = _network_on(model, device, dtype, compile, engine)
     flipped = [[2 + "zyx".index(a) for a in axes] for axes in flips]
 
     def once(windows: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
-            logits = model(windows.contiguous(memory_format=torch.channels_last_3d)).float()
+            logits = network(windows.contiguous(memory_format=torch.channels_last_3d)).float()
         return probability_of(logits, channels)
 
     def probabilities(windows: torch.Tensor) -> torch.Tensor:
@@ -140,6 +151,20 @@ def probabilities_of(
         return total / (1 + len(flipped))
 
     return probabilities
+
+
+def _network_on(
+    model: Any, device: torch.device, dtype: torch.dtype, compile: bool, engine: Engine
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Make a network ready to compute on a device."""
+    import torch
+
+    if engine == "openvino":
+        from synpol.model.openvino_graph import OpenVINONetwork
+
+        return OpenVINONetwork(model, dtype)
+    model = model.to(device, memory_format=torch.channels_last_3d).eval()
+    return torch.compile(model) if compile else model
 
 
 def flips_of(flip_axes: Literal["all"] | Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

@@ -1,0 +1,106 @@
+"""Choose the program that computes the network: OpenVINO or PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+from synpol.config import Config, Predict
+from synpol.errors import InputError
+from synpol.prediction.network import Engine
+
+_log = logging.getLogger(__name__)
+
+
+def engines_of(predict: Predict, device: str, remote_gpu: bool) -> list[Engine]:
+    """List the engines that a prediction may have, the one for a new prediction first.
+
+    Parameters
+    ----------
+    predict : Predict
+        Section of the config.
+    device : str
+        Device of the config.
+    remote_gpu : bool
+        Whether workers compute on GPUs that this machine may lack.
+    """
+    from synpol.model.device import choose_device
+
+    if predict.engine != "auto":
+        return [predict.engine]
+    if predict.compile:
+        return ["torch"]
+    cpu = not remote_gpu and choose_device(device).type == "cpu"
+    if cpu and find_spec("openvino") and platform.machine() in ("x86_64", "AMD64"):
+        return ["openvino", "torch"]
+    return ["torch", "openvino"]
+
+
+def as_begun(
+    where: str,
+    choices: Sequence[tuple[Config, Engine]],
+    held: Callable[[Config, Engine], bool],
+) -> tuple[Config, Engine]:
+    """Choose windows and engine: those of the prediction that is there, else the first.
+
+    Parameters
+    ----------
+    where : str
+        Path or URL of the prediction.
+    choices : sequence of (Config, engine)
+        Config with its windows laid out, and an engine; the first is for a new prediction.
+    held : callable
+        Whether the prediction that is there was made, or begun, with a choice.
+
+    Raises
+    ------
+    InputError
+        The engine cannot compute here.
+    """
+    first, preferred = choices[0]
+    config, engine = next((choice for choice in choices if held(*choice)), choices[0])
+    _check_engine(engine, config)
+    if config is not first:
+        _log.warning(
+            "%s was begun with windows of %s that overlap by half, the default then, and goes "
+            "on with them; --fresh makes it anew with the cheaper default",
+            where,
+            tuple(config.window),
+        )
+    if (engine, preferred) == ("torch", "openvino"):
+        _log.warning(
+            "%s was begun with PyTorch and goes on with it; --fresh makes it anew with OpenVINO, "
+            "which is faster here",
+            where,
+        )
+    return config, engine
+
+
+def _check_engine(engine: Engine, config: Config) -> None:
+    """Refuse OpenVINO where it cannot compute.
+
+    Raises
+    ------
+    InputError
+        It is not installed, the device is no CPU, or the network is to be compiled by torch.
+    """
+    from synpol.model.device import choose_device
+
+    if engine == "torch":
+        return
+    begun = config.predict.engine == "auto"
+    why = "this prediction was begun with OpenVINO" if begun else "predict.engine is openvino"
+    otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
+    if config.predict.compile:
+        raise InputError(f"{why}, but predict.compile is for torch; leave one of them out")
+    if config.workers.gpus or choose_device(config.device).type != "cpu":
+        raise InputError(
+            f"{why}, which computes on a CPU alone, but the device is a GPU: say device=cpu and "
+            f"workers.gpus=0; {otherwise}"
+        )
+    if find_spec("openvino") is None:
+        raise InputError(
+            f"{why}, which is not installed: pip install 'synpol[openvino]'; {otherwise}"
+        )

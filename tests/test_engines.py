@@ -1,0 +1,136 @@
+"""OpenVINO as the program that computes the network, beside PyTorch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from recipes import run, tiny_config, tiny_volume
+
+from synpol.errors import InputError
+from synpol.images.image import open_image
+from synpol.model import RSUNet
+from synpol.model.openvino_graph import OpenVINONetwork
+from synpol.prediction import engine
+
+OPENVINO, TORCH = "predict.engine=openvino", "predict.engine=torch"
+
+
+def network(norm="batch", activation="relu", filters=(8, 12, 16)):
+    """A network whose layers have all had an influence on their parameters."""
+    torch.manual_seed(1)
+    made = RSUNet(filters, 3, norm, activation).eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 1:
+            module.weight.data.uniform_(0.5, 1.5)
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.normal_(0, 0.2)
+    return made
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "prelu"])
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+def test_both_compute_the_same_network(norm, activation):
+    both = network(norm, activation)
+    windows = torch.rand(2, 1, 5, 24, 40)
+    with torch.inference_mode():
+        expected = both(windows.clone())
+    found = OpenVINONetwork(both, torch.float32)(windows)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 3e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_has_the_same_bytes_in_any_company_and_with_any_number_of_threads(dtype):
+    windows, found, before = torch.rand(3, 1, 4, 24, 24), [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        computed = OpenVINONetwork(network(), dtype)
+        found += [computed(windows), torch.cat([computed(window[None]) for window in windows])]
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_its_telemetry_is_not_imported():
+    code = (
+        "import sys; from synpol.model.openvino_graph import loaded_openvino; loaded_openvino();"
+        "print([m for m, found in sys.modules.items() if 'openvino_telemetry' in m and found])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]" and version("openvino_telemetry")  # it is installed
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_volume(folder / "data")
+    assert run("train", tiny_config(folder, train__precision="float32")) == 0
+    return folder
+
+
+def predicted(folder, *changes):
+    config = tiny_config(folder, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict", *changes) == 0
+    return open_image(folder / "result" / "polarity").array[:]
+
+
+def stored(folder):
+    files = (folder / "result" / "polarity" / "s0" / "c").rglob("*")
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def test_blocks_of_any_shape_give_one_result_which_is_that_of_torch_but_for_rounding(trained):
+    once = predicted(trained, OPENVINO)
+    blocks = "predict.block_shape=[4, 12, 20]", "predict.chunk_shape=[4, 12, 20]"
+    assert np.array_equal(predicted(trained, OPENVINO, *blocks), once)
+    other = predicted(trained, TORCH)
+    assert np.abs(other.astype(int) - once).max() <= 1 and once.std() > 1
+
+
+def test_what_one_began_goes_on_with_it_unless_it_is_to_be_fresh(trained, caplog, monkeypatch):
+    by_torch = predicted(trained, TORCH, "--fresh")
+    before = stored(trained)
+    assert np.array_equal(predicted(trained), by_torch) and stored(trained) == before
+    assert "was begun with PyTorch and goes on with it" in caplog.text
+    caplog.clear()
+    new = predicted(trained, "--fresh")
+    assert not caplog.text and np.array_equal(new, predicted(trained, OPENVINO))
+    before = stored(trained)
+    predicted(trained)
+    assert stored(trained) == before
+
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)  # as where it is not installed
+    config = tiny_config(trained, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict") == 2
+    assert stored(trained) == before
+    assert np.array_equal(predicted(trained, "--fresh"), by_torch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["predict.compile=true"], "predict.compile is for torch"),
+        (["device=auto", "workers.executor=slurm", "workers.gpus=1"], "computes on a CPU alone"),
+    ],
+)
+def test_openvino_is_refused_where_it_cannot_compute(trained, capsys, changes, expected):
+    config = tiny_config(trained, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict", OPENVINO, *changes) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_where_it_is_not_installed_the_message_says_what_to_install(monkeypatch, trained, capsys):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    config = tiny_config(trained, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict", OPENVINO) == 2
+    assert "pip install 'synpol[openvino]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "openvino", None)  # on the machine of a worker
+    with pytest.raises(InputError, match=r"pip install 'synpol\[openvino\]'"):
+        OpenVINONetwork(network(), torch.float32)
