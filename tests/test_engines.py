@@ -11,9 +11,11 @@ import pytest
 import torch
 from recipes import run, tiny_config, tiny_volume
 
+from synpol.config import load_config
 from synpol.errors import InputError
 from synpol.images.image import open_image
 from synpol.model import RSUNet
+from synpol.model.device import has_bfloat16
 from synpol.model.openvino_graph import OpenVINONetwork
 from synpol.prediction import engine
 
@@ -47,7 +49,10 @@ def test_both_compute_the_same_network(norm, activation):
     assert (found - expected).abs().max() < 3e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+HERE = [torch.float32] + [torch.bfloat16] * has_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", HERE)
 def test_a_window_has_the_same_bytes_in_any_company_and_with_any_number_of_threads(dtype):
     windows, found, before = torch.rand(3, 1, 4, 24, 24), [], torch.get_num_threads()
     for threads in (1, 2):
@@ -124,6 +129,15 @@ def test_openvino_is_refused_where_it_cannot_compute(trained, capsys, changes, e
     config = tiny_config(trained, train__precision="float32")
     assert run("predict_blockwise", config, "--only", "predict", OPENVINO, *changes) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_bfloat16_on_a_processor_that_lacks_it_is_left_to_torch(trained, capsys, monkeypatch):
+    monkeypatch.setattr("synpol.model.device.has_bfloat16", lambda device: False)
+    config = tiny_config(trained, train__precision="bfloat16")
+    begin = load_config([str(config)])
+    assert engine.engines_of(begin, remote_gpu=False)[0] == "torch"
+    assert run("predict_blockwise", config, "--only", "predict", OPENVINO) == 2
+    assert "train.precision=float32" in capsys.readouterr().err
 
 
 def test_where_it_is_not_installed_the_message_says_what_to_install(monkeypatch, trained, capsys):

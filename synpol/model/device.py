@@ -167,11 +167,7 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
         float16 was asked for on a CPU.
     """
     if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if precision == "float16" and device.type == "cpu":
         raise InputError(
             "train.precision is float16, but the network runs on a CPU, which has it in name only; "
@@ -180,6 +176,13 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
         precision
     ]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:

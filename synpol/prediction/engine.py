@@ -7,35 +7,42 @@ import platform
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from synpol.config import Config, Predict
+from synpol.config import Config
 from synpol.errors import InputError
 from synpol.prediction.network import Engine
 
 _log = logging.getLogger(__name__)
 
 
-def engines_of(predict: Predict, device: str, remote_gpu: bool) -> list[Engine]:
+def engines_of(config: Config, remote_gpu: bool) -> list[Engine]:
     """List the engines that a prediction may have, the one for a new prediction first.
 
     Parameters
     ----------
-    predict : Predict
-        Section of the config.
-    device : str
-        Device of the config.
+    config : Config
+        The config.
     remote_gpu : bool
         Whether workers compute on GPUs that this machine may lack.
     """
-    from synpol.model.device import choose_device
-
-    if predict.engine != "auto":
-        return [predict.engine]
-    if predict.compile:
+    if config.predict.engine != "auto":
+        return [config.predict.engine]
+    if config.predict.compile:
         return ["torch"]
-    cpu = not remote_gpu and choose_device(device).type == "cpu"
-    if cpu and find_spec("openvino") and platform.machine() in ("x86_64", "AMD64"):
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    if x86 and not remote_gpu and find_spec("openvino") and _computes(config):
         return ["openvino", "torch"]
     return ["torch", "openvino"]
+
+
+def _computes(config: Config) -> bool:
+    """Whether OpenVINO has the device of a config, and its precision there."""
+    import torch
+
+    from synpol.model.device import choose_device, choose_dtype, has_bfloat16
+
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.train.precision, device)
+    return device.type == "cpu" and (dtype == torch.float32 or has_bfloat16(device))
 
 
 def as_begun(
@@ -84,10 +91,8 @@ def _check_engine(engine: Engine, config: Config) -> None:
     Raises
     ------
     InputError
-        It is not installed, the device is no CPU, or the network is to be compiled by torch.
+        It is not installed, it has not the device or the precision, or torch is to compile.
     """
-    from synpol.model.device import choose_device
-
     if engine == "torch":
         return
     begun = config.predict.engine == "auto"
@@ -95,10 +100,10 @@ def _check_engine(engine: Engine, config: Config) -> None:
     otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
     if config.predict.compile:
         raise InputError(f"{why}, but predict.compile is for torch; leave one of them out")
-    if config.workers.gpus or choose_device(config.device).type != "cpu":
+    if config.workers.gpus or not _computes(config):
         raise InputError(
-            f"{why}, which computes on a CPU alone, but the device is a GPU: say device=cpu and "
-            f"workers.gpus=0; {otherwise}"
+            f"{why}, which computes on a CPU alone, and in bfloat16 where the CPU has it: say "
+            f"device=cpu, workers.gpus=0 and train.precision=float32; {otherwise}"
         )
     if find_spec("openvino") is None:
         raise InputError(

@@ -162,6 +162,11 @@ def _network_on(
     if engine == "openvino":
         from synpol.model.openvino_graph import OpenVINONetwork
 
+        if device.type != "cpu":
+            raise InputError(
+                f"this process has the device {device}, which the driver did not have when it chose "
+                "OpenVINO, which computes on a CPU: say device=cpu, or predict.engine=torch"
+            )
         return OpenVINONetwork(model, dtype)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
     return torch.compile(model) if compile else model
