@@ -1,6 +1,7 @@
 """What reviewers call split or merged is mended exactly, or listed with place and reason."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from synpol.images.image import open_image
 from synpol.polarity import split_labels
 from synpol.review.apart import Separation
 from synpol.review.desk import FOUND, Item
+from synpol.review.found import Found
 from synpol.review.opening import open_desk
+from synpol.review.pieces import other_part
 from synpol.review.store import VerdictStore
 from synpol.review.verdicts import Verdict
 from synpol.review.volumes import Volumes, sums_of
@@ -202,6 +205,26 @@ def test_without_polarity_everything_is_listed(made, tmp_path):
         (tmp_path / "away").rename(polarity)
     assert len(left) == sum(verdict != "flipped" for _, verdict, _ in VERDICTS)
     assert all("no polarity" in one["reason"] for one in left)
+
+
+def test_the_nearest_of_several_is_the_other_part_if_both_are_split_and_nearest_to_each_other():
+    ends = np.zeros((4, 3))
+    found = Found(np.arange(1, 5, dtype=np.uint64), ends, ends + 1.0, ends[:, :2], ends[:, 0])
+    near = {2: {3: 40.0, 1: 50.0}, 3: {2: 40.0, 4: 50.0}}
+    assert other_part(2, near, found, (), (), ()) == (3, "")
+    assert other_part(3, near, found, (), (), ()) == (2, "")
+    assert other_part(2, {2: near[2]}, found, (), (), ())[0] is None
+    assert other_part(2, near | {3: {4: 30.0, 2: 40.0}}, found, (), (), ())[0] is None
+    assert other_part(2, near, found, (1,), (), ()) == (3, "")
+    assert "flipped" in other_part(2, {2: {3: 40.0}}, flip(found, 3), (), (3,), ())[1]
+    assert "merged" in other_part(2, near, found, (), (), (3,))[1]
+
+
+def flip(found, number):
+    """Exchange the sides of a synapse."""
+    own = (found.number == number)[:, None]
+    pre, post = np.where(own, found.post, found.pre), np.where(own, found.pre, found.post)
+    return replace(found, pre=pre, post=post)
 
 
 @pytest.mark.parametrize("sides", [True, False])

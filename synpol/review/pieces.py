@@ -129,7 +129,7 @@ def plan_pieces(
     near = {n: _neighbours(volumes, boxes[n], n, how) for n in wanted["split"]}
     joined = []
     for number, row in wanted["split"].items():
-        partner, reason = _partner(number, near, found, gone, turned, tuple(wanted["merged"]))
+        partner, reason = other_part(number, near, found, gone, turned, tuple(wanted["merged"]))
         if partner is None:
             leave(row, "split", reason)
         else:
@@ -177,7 +177,7 @@ def _neighbours(volumes: Volumes, box: Box, number: int, how: Separation) -> dic
     return dict(zip(numbers[order].tolist(), least[order].tolist(), strict=True))
 
 
-def _partner(
+def other_part(
     number: int,
     near: dict[int, dict[int, float]],
     found: Found,
