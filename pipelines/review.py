@@ -3,8 +3,10 @@
   --link           print the address only, instead of opening a browser
   --import FILE    add verdicts: Parquet of --export, or a state of neuroglancer with lines
   --export FILE    write the verdicts into FILE.parquet or, as lines for neuroglancer, FILE.json
-  --apply FOLDER   write a new version of the result: without what is no synapse, and with exchanged
-                   sides turned; --above SCORE also leaves out lower scores that nobody called real
+  --apply FOLDER   write a new version of the result: without what is no synapse, with exchanged
+                   sides turned, parts of one synapse joined, and several under one number taken
+                   apart, or listed in left.json; --above SCORE also leaves out lower scores that
+                   nobody called real
   --labels FOLDER  write labels to learn from (truth) into FOLDER: what was judged, and all else
                    unknown; --hold-back SHARE learns from the other places alone, and writes the
                    verdicts about this share of them into FOLDER/held_back.parquet
@@ -28,6 +30,7 @@ import getpass
 import signal
 import threading
 import webbrowser
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ from synpol.report.review_page import (
     review_page,
     shown_interval,
 )
+from synpol.review.apart import Separation
 from synpol.review.compare import Places, compare, hold_back
 from synpol.review.cutter import Cutter
 from synpol.review.desk import CANDIDATE, FOUND, PLACE, Item
@@ -69,16 +73,20 @@ from synpol.review.mend import (
     write_missed,
 )
 from synpol.review.opening import CANDIDATES, open_desk, store_path
+from synpol.review.pieces import plan_pieces, rows_of_pieces
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
 from synpol.review.tiles import Tile, Volume, cut_tile
 from synpol.review.verdicts import Verdict, standing
+from synpol.review.volumes import polarity_beside
 from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
 
 #: verdicts that were held back, in the folder of --labels
 HELD_BACK = "held_back.parquet"
+#: split and merged synapses that stay as they are, in the folder of --apply
+LEFT = "left.json"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -170,15 +178,35 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
         workers=config.workers,
     )
     if given.apply:
-        stage = MendStage(removed=chosen.removed, turned=chosen.turned, sides=sides)
+        how = Separation.of(config, instances.voxel_size_nm)
+        volumes = polarity_beside(instances, join(str(output), "polarity"))
+        pieces = plan_pieces(
+            desk.tables[FOUND], known, desk.table, volumes, how, chosen.removed, chosen.turned
+        )
+        stage = MendStage(
+            removed=chosen.removed,
+            turned=chosen.turned,
+            pieces=replace(pieces, left=()),
+            how=how,
+            polarity=volumes.polarity.path if volumes else "",
+        )
         made = run(stage, instances.source, given.apply)
         table = given.apply / desk.table.name
-        count = write_mended(desk.table, table, chosen, sides)
+        new = rows_of_pieces(pieces, volumes, desk.table, how)
+        count = write_mended(desk.table, table, chosen, sides, pieces, new)
+        write_json(given.apply / LEFT, [asdict(one) for one in pieces.left])
         missed = write_missed(given.apply / "missed.parquet", known.missed)
         print(
             f"{count} synapses in {made.path}: {len(chosen.removed)} removed, "
-            f"{len(chosen.turned)} turned; {missed} missed ones in missed.parquet"
+            f"{len(chosen.turned)} turned, {len(pieces.joined)} joined into "
+            f"{len({whole for _, whole in pieces.joined})}, {len(pieces.apart)} taken apart into "
+            f"{sum(1 + one.more for one in pieces.apart)}; {missed} missed ones in missed.parquet"
         )
+        if pieces.left:
+            print(
+                f"{len(pieces.left)} split or merged ones stay as they are, with place and reason "
+                f"in {given.apply / LEFT}"
+            )
         if config.connect.segmentation is not None:
             print(f"links: python pipelines/connect.py CONFIG predict.output={given.apply}")
     if given.labels:

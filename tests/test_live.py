@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import shutil
 import socket
 import threading
@@ -14,6 +15,7 @@ from concurrent.futures import CancelledError
 import imageio.v3 as iio
 import neuroglancer
 import numpy as np
+import psutil
 import pytest
 import torch
 from recipes import run, run_refused, tiny_config, tiny_volume, write
@@ -34,7 +36,7 @@ from synpol.prediction.newest import NewestFirst
 from synpol.prediction.roi import VoxelRoi
 from synpol.scene.browser import browser
 from synpol.scene.live import REGION, LiveScene, drawn_roi, region_text
-from synpol.scene.server import scene_server, screenshot
+from synpol.scene.server import BODY, scene_server, screenshot
 from synpol.scene.state import Layers, scene_of
 from synpol.training.checkpoint import checkpoint_path, save_checkpoint
 
@@ -73,12 +75,12 @@ def served(config, folder):
     )
 
 
-def ask(url, timeout=60):
+def ask(url, timeout=60, method="GET", body=None):
     """Return status and body of an address."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
     try:
-        connection.request("GET", parts.path)
+        connection.request(method, parts.path, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -249,6 +251,60 @@ def test_strangers_get_no_chunk_from_either_port(live):
         assert ask(stranger + "s0/c/0/0/0/0")[0] == 404
         assert ask(stranger + "zarr.json")[0] == 404
     assert ask(opening.replace("/open/", "/region/").replace(viewer.token, "guessed"))[0] == 404
+
+
+def test_the_live_port_listens_on_this_machine_alone(live):
+    _, viewer, _ = live
+    parts = urllib.parse.urlsplit(address_of(viewer, "prediction (live)"))
+    own = psutil.Process().net_connections("inet")
+    listening = [one.laddr for one in own if one.status == "LISTEN"]
+    assert [ip for ip, port in listening if port == parts.port] == ["127.0.0.1"]
+
+
+def test_a_stranger_sends_little_to_the_live_port_and_no_log_holds_the_secret(live, caplog):
+    _, viewer, _ = live
+    url = address_of(viewer, "prediction (live)")
+    parts = urllib.parse.urlsplit(url)
+    other = f"http://{parts.netloc}"
+    with caplog.at_level(logging.DEBUG):
+        for path in ("/data/guessed/prediction/s0/c/0/0/0/0", "/action/guessed", "/at", "/"):
+            try:  # the server refuses it by its head, and may close before all of it is sent
+                status = ask(other + path, method="POST", body=b"x" * (BODY + 1))[0]
+            except OSError:
+                status = 400
+            assert status in (400, 413), path
+        for path in ("s0/c/0/0/0/0", "s0/c/9/9/9/9", "zarr.json", "s0/%00", "../x"):
+            ask(url + path)
+        for method in ("POST", "PUT", "DELETE"):
+            assert ask(url + "zarr.json", method=method, body=b"x")[0] == 405
+        ask(f"{other}/state/{viewer.token}", method="POST", body=b"no json")
+    assert any("POST /state/" in record.getMessage() for record in caplog.records)
+    assert viewer.token not in caplog.text
+
+
+def test_only_a_get_of_a_chunk_computes_and_it_computes_that_block_alone(live, monkeypatch):
+    scene, viewer, _ = live
+    asked = []
+
+    def compute(index):
+        asked.append(index)
+        return np.zeros((Channels.count, *scene.blocks.shape_of(index)), np.uint8)
+
+    queue = NewestFirst(compute, 2**20)
+    monkeypatch.setattr(scene, "queue", queue)
+    for title, channel in (("prediction (live)", "0/"), ("instances (provisional)", "")):
+        url = address_of(viewer, title)
+        for path in ("zarr.json", "s0/zarr.json"):
+            assert ask(url + path)[0] == 200
+        chunk = f"{url}s0/c/{channel}0/1/0"
+        assert ask(chunk, method="HEAD")[0] == 404
+        assert ask(chunk, method="POST", body=b"")[0] == 405
+        assert ask(chunk.replace(viewer.token, "0" * 32))[0] == 404
+        assert not asked
+    for title, channel in (("instances (provisional)", ""), ("prediction (live)", "0/")):
+        assert ask(f"{address_of(viewer, title)}s0/c/{channel}0/1/0")[0] == 200
+    queue.close()
+    assert asked == [(0, 1, 0)]  # kept for the second layer
 
 
 def test_many_browsers_at_once_get_the_same_bytes(live):

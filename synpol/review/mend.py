@@ -1,7 +1,8 @@
 """Make a new version of a result by its verdicts, and labels to learn from; the old one stays.
 
-What reviewers call no synapse is left out, and exchanged sides are exchanged back. Numbers stay.
-Labels to learn from hold what was judged; everything else is unknown.
+What reviewers call no synapse is left out, exchanged sides are exchanged back, parts of a synapse
+are joined, and several synapses under one number are taken apart (`synpol.review.pieces`). Labels
+to learn from hold what was judged; everything else is unknown.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from synpol.blockwise.image_stage import ImageStage, OpenImages
 from synpol.blockwise.records import Index
 from synpol.files import whole_file
 from synpol.polarity import UNKNOWN, partner_of, split_labels
+from synpol.review.apart import Separation, taken_apart
 from synpol.review.found import Found
 from synpol.review.known import Known
+from synpol.review.pieces import Pieces, joined_labels
 from synpol.review.verdicts import Verdict
+from synpol.review.volumes import volumes_of
 from synpol.synapses.links import PLACES
 from synpol.synapses.reading import parts_of
 from synpol.synapses.table import write_synapses
@@ -94,21 +98,44 @@ class MendStage(ImageStage):
     ----------
     removed, turned : tuple of int
         As in `Decisions`.
-    sides : bool
-        Whether labels are 2n-1 and 2n instead of n.
+    pieces : Pieces
+        What is joined and what is taken apart.
+    how : Separation
+        How it is taken apart.
+    polarity : str
+        Array that tells where; not read where nothing is taken apart.
     """
 
     removed: tuple[int, ...]
     turned: tuple[int, ...]
-    sides: bool
+    pieces: Pieces
+    how: Separation
+    polarity: str
 
     name = "instances"
     version = 1
     voxel_cost = 20
 
     def transform(self, voxels: np.ndarray) -> np.ndarray:
-        decisions = Decisions(self.removed, self.turned, ())
-        return mended_labels(voxels, decisions, self.sides) if voxels.any() else voxels
+        raise NotImplementedError("pieces of a synapse depend on the place of a block")
+
+    def compute(self, index: Index, opened: OpenImages, given: np.ndarray) -> np.ndarray | None:
+        if not given.any():
+            return None
+        begin, _ = self.blocks.bounds(index)
+        made = mended_labels(given, Decisions(self.removed, self.turned, ()), self.how.sides)
+        made = joined_labels(made, self.pieces, self.how.sides)
+        volumes = None
+        for one in self.pieces.apart:
+            for low, high in _within((one.box,), begin, given.shape):
+                volumes = volumes or volumes_of(self.source, self.polarity)
+                labels, new = taken_apart(volumes, one, self.how)
+                part = tuple(map(slice, low, high))
+                first = np.subtract(begin, one.box[:3])
+                inner = tuple(map(slice, first + low, first + high))
+                own = labels[inner] != new[inner]
+                made[part][own] = new[inner][own]
+        return made if made.any() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,24 +232,47 @@ def unknown_boxes(missed: list[Verdict]) -> np.ndarray:
     return middle + np.array([[-MISSED_RADIUS], [MISSED_RADIUS]])
 
 
-def write_mended(table: Path, path: Path, decisions: Decisions, sides: bool) -> int:
+def write_mended(
+    table: Path, path: Path, decisions: Decisions, sides: bool, pieces: Pieces, new: pa.Table
+) -> int:
     """Write the new version of a synapse table.
 
     The values of both sides of a turned synapse are exchanged, their scores too: these stay the
     probabilities that the network gave to the voxels.
+
+    Parameters
+    ----------
+    table, path : Path
+        Table to read and table to write.
+    decisions : Decisions
+    sides : bool
+        Whether labels are 2n-1 and 2n instead of n.
+    pieces : Pieces
+        What is joined and what is taken apart.
+    new : pyarrow.Table
+        Rows of these, of `rows_of_pieces`.
 
     Returns
     -------
     int
         Number of rows.
     """
-    removed = pa.array(decisions.removed, pa.uint64())
+    changed = [number for number, _ in pieces.joined] + [one.number for one in pieces.apart]
+    removed = pa.array([*decisions.removed, *changed], pa.uint64())
     turned = np.array(decisions.turned, np.uint64)
 
     def parts() -> Iterator[pa.Table]:
+        done, ids = 0, new["synapse_id"].to_numpy()
         for rows in parts_of(table):
             left = rows.filter(pc.invert(pc.is_in(rows["synapse_id"], value_set=removed)))
-            yield _turned(left, np.isin(left["synapse_id"].to_numpy(), turned))
+            part = _turned(left, np.isin(left["synapse_id"].to_numpy(), turned))
+            end = int(np.searchsorted(ids, rows["synapse_id"][-1].as_py(), "right"))
+            if end > done:
+                some = new.slice(done, end - done).select(part.column_names)
+                part = pa.concat_tables([part, some]).sort_by("synapse_id")
+            done = end
+            yield part
+        yield new.slice(done)
 
     return write_synapses(path, parts(), sides)
 
