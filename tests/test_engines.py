@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from importlib.metadata import version
@@ -118,6 +119,25 @@ def test_what_one_began_goes_on_with_it_unless_it_is_to_be_fresh(trained, caplog
     assert np.array_equal(predicted(trained, "--fresh"), by_torch)
 
 
+def test_validations_go_on_with_the_engine_that_they_were_begun_with(tmp_path, monkeypatch):
+    tiny_volume(tmp_path / "data")
+    config = tiny_config(tmp_path, train__precision="float32", train__validate_every=2)
+    rows_at = tmp_path / "run" / "validation.csv"
+
+    def settings(*changes):
+        assert run("train", config, *changes) == 0
+        rows = csv.DictReader(rows_at.read_text().splitlines())
+        return [row["settings"] for row in rows]
+
+    by_torch = settings(TORCH)
+    assert settings("train.iterations=6") == by_torch[:1] * 3  # all by PyTorch
+    rows_at.unlink()
+    new = settings("train.iterations=8")
+    assert len(set(new)) == 1 and new[0] != by_torch[0]
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert run("train", config, "train.iterations=10") == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -135,7 +155,7 @@ def test_bfloat16_on_a_processor_that_lacks_it_is_left_to_torch(trained, capsys,
     monkeypatch.setattr("synpol.model.device.has_bfloat16", lambda device: False)
     config = tiny_config(trained, train__precision="bfloat16")
     begin = load_config([str(config)])
-    assert engine.engines_of(begin, remote_gpu=False)[0] == "torch"
+    assert engine.engines_of(begin)[0] == "torch"
     assert run("predict_blockwise", config, "--only", "predict", OPENVINO) == 2
     assert "train.precision=float32" in capsys.readouterr().err
 

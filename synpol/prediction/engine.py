@@ -6,6 +6,7 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Literal
 
 from synpol.config import Config
 from synpol.errors import InputError
@@ -14,28 +15,28 @@ from synpol.prediction.network import Engine
 _log = logging.getLogger(__name__)
 
 
-def engines_of(config: Config, remote_gpu: bool) -> list[Engine]:
+def engines_of(config: Config) -> list[Engine]:
     """List the engines that a prediction may have, the one for a new prediction first.
 
     Parameters
     ----------
     config : Config
         The config.
-    remote_gpu : bool
-        Whether workers compute on GPUs that this machine may lack.
     """
     if config.predict.engine != "auto":
         return [config.predict.engine]
     if config.predict.compile:
         return ["torch"]
     x86 = platform.machine() in ("x86_64", "AMD64")
-    if x86 and not remote_gpu and find_spec("openvino") and _computes(config):
+    if x86 and find_spec("openvino") and _computes(config):
         return ["openvino", "torch"]
     return ["torch", "openvino"]
 
 
 def _computes(config: Config) -> bool:
     """Whether OpenVINO has the device of a config, and its precision there."""
+    if config.workers.gpus:  # workers compute on GPUs that this machine may lack
+        return False
     import torch
 
     from synpol.model.device import choose_device, choose_dtype, has_bfloat16
@@ -68,7 +69,7 @@ def as_begun(
     """
     first, preferred = choices[0]
     config, engine = next((choice for choice in choices if held(*choice)), choices[0])
-    _check_engine(engine, config)
+    check_engine(engine, config)
     if config is not first:
         _log.warning(
             "%s was begun with windows of %s that overlap by half, the default then, and goes "
@@ -85,7 +86,13 @@ def as_begun(
     return config, engine
 
 
-def _check_engine(engine: Engine, config: Config) -> None:
+def with_engine(config: Config, engine: Engine) -> Config:
+    """Return a config that names an engine."""
+    predict = config.predict.model_copy(update={"engine": engine})
+    return config.model_copy(update={"predict": predict})
+
+
+def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
     """Refuse OpenVINO where it cannot compute.
 
     Raises
@@ -93,14 +100,14 @@ def _check_engine(engine: Engine, config: Config) -> None:
     InputError
         It is not installed, it has not the device or the precision, or torch is to compile.
     """
-    if engine == "torch":
+    if engine != "openvino":
         return
     begun = config.predict.engine == "auto"
     why = "this prediction was begun with OpenVINO" if begun else "predict.engine is openvino"
     otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
     if config.predict.compile:
         raise InputError(f"{why}, but predict.compile is for torch; leave one of them out")
-    if config.workers.gpus or not _computes(config):
+    if not _computes(config):
         raise InputError(
             f"{why}, which computes on a CPU alone, and in bfloat16 where the CPU has it: say "
             f"device=cpu, workers.gpus=0 and train.precision=float32; {otherwise}"

@@ -201,7 +201,7 @@ class PredictJob:
                 about["engine"] = engine
             return _digest(stored, about, trained.file_digest)
 
-        engines = engines_of(config, remote_gpu)
+        engines = engines_of(config)
         layouts = [config.laid_out()]
         if not predict.names_windows:
             layouts.append(config.laid_out(recipe=True))

@@ -164,8 +164,8 @@ def _network_on(
 
         if device.type != "cpu":
             raise InputError(
-                f"this process has the device {device}, which the driver did not have when it chose "
-                "OpenVINO, which computes on a CPU: say device=cpu, or predict.engine=torch"
+                f"OpenVINO computes on a CPU, but this process has the device {device}: say "
+                "device=cpu, or predict.engine=torch"
             )
         return OpenVINONetwork(model, dtype)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()

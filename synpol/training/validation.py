@@ -27,6 +27,7 @@ from synpol.images.labels import no_numbers
 from synpol.model.trained import best_checkpoint, load_checkpoint
 from synpol.polarity import LabelKind
 from synpol.prediction.contract import check_like
+from synpol.prediction.engine import check_engine, engines_of, with_engine
 from synpol.prediction.job import predict_blockwise
 from synpol.prediction.roi import roi_of
 from synpol.training.checkpoint import checkpoint_path
@@ -110,8 +111,9 @@ class ValidationVolume:
             },
         )
         sources = [identity_of(image) for image in (self.opened.raw, self.opened.truth)]
-        resampled = ["resampled"] if config.predict.resample else []
-        return hash_of([whole, config.window, sources, *resampled])[:16]
+        others = ["resampled"] if config.predict.resample else []
+        others += ["openvino"] if config.predict.engine == "openvino" else []
+        return hash_of([whole, config.window, sources, *others])[:16]
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,16 @@ class Validation:
         # a folder of its own, because pipelines/tune.py may run at the same time
         self.volume = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
         self.path = Path(config.run_dir) / "validation.csv"
-        older = replace(self.volume, config=self.volume.config.laid_out(recipe=True))
-        if older.digest() in {row.settings for row in read_validation(self.path)}:
-            self.volume = older  # begun with the windows that were the default then
+        layouts = [self.volume.config, self.volume.config.laid_out(recipe=True)]
+        choices = [
+            replace(self.volume, config=with_engine(layout, engine))
+            for layout in layouts
+            for engine in engines_of(self.volume.config)
+        ]
+        begun = {row.settings for row in read_validation(self.path)}
+        # goes on with the windows and the engine that it was begun with
+        self.volume = next((v for v in choices if v.digest() in begun), choices[0])
+        check_engine(self.volume.config.predict.engine, self.volume.config)
         self.settings = self.volume.digest()
         self.config = config
         self.rows = [
