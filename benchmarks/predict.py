@@ -1,7 +1,7 @@
 """Prediction speed: the stage against the bare network, and against MONAI's sliding window.
 
     python benchmarks/predict.py [--shape 32 512 512] [--config FILE] [--repeats 3]
-                                 [--json FILE]
+                                 [--brief] [--json FILE]
 
 The stage reads Zarr, normalises, blends windows and writes Zarr; one worker. The bare network gets
 the windows of the same volume, in memory, in the same batches, and its results are dropped. MONAI
@@ -12,7 +12,8 @@ and results are compared. In these three PyTorch computes the network.
 "default" is the stage with the windows and the engine that a config gets which names none, and
 "default by torch" with its windows alone; their ratios to MONAI at the recipe's windows (overlap
 0.5) are of the same run. "MONAI by OpenVINO" is MONAI with our OpenVINO network in place of
-PyTorch's. The device is CUDA where there is one; there all is computed by PyTorch.
+PyTorch's. The device is CUDA where there is one; there all is computed by PyTorch. With `--brief`
+only the three of "default" and MONAI are run, for large volumes.
 
 Also: peak memory of the process that predicts, on this volume and on one 16 times as large (with a
 network of one layer, so that it ends); the time from the launch of a worker until
@@ -38,6 +39,7 @@ import torch
 import yaml
 from figures import tell
 from monai.inferers import sliding_window_inference
+from polyadic import processor
 
 from synpol.blockwise.records import Done, write_record
 from synpol.config import Config, load_config
@@ -148,7 +150,9 @@ def prepared(config: Config, folder: Path) -> tuple[PredictJob, str]:
     return job, polarity.path
 
 
-def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dict[str, float]:
+def speed(
+    source: Path | None, shape: tuple[int, int, int], repeats: int, brief: bool
+) -> dict[str, float]:
     names = ["default", "default by torch", "stage", "bare", "monai", "monai by openvino"]
     figures: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as place:
@@ -174,13 +178,14 @@ def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dic
             job, polarity = prepared(by_torch, folder)
             figures["default by torch"].append(stage_seconds(job, polarity))
             job, polarity = prepared(config, folder)
-            figures["bare"].append(bare_seconds(job, network, device))
-            figures["stage"].append(stage_seconds(job, polarity))
+            if not brief:
+                figures["bare"].append(bare_seconds(job, network, device))
+                figures["stage"].append(stage_seconds(job, polarity))
             seconds, theirs = monai_result(job, network, device)
             figures["monai"].append(seconds)
-            if engine == "openvino":
+            if engine == "openvino" and not brief:
                 figures["monai by openvino"].append(monai_result(job, other, device)[0])
-        ours = np.asarray(open_image(polarity).array[:])
+        ours = theirs if brief else np.asarray(open_image(polarity).array[:])
         off = np.abs(ours.astype(int) - theirs.astype(int)).max()
         if off > 1:
             raise RuntimeError(f"the stage and MONAI differ by {off} steps of uint8")
@@ -192,13 +197,18 @@ def speed(source: Path | None, shape: tuple[int, int, int], repeats: int) -> dic
     voxels = float(np.prod(shape))
     for name, seconds in median.items():
         print(f"{name:<17} {seconds:8.2f} s {voxels / seconds / 1e6:8.3f} Mvoxel/s")
-    return {
-        "stage_over_bare_network": median["bare"] / median["stage"],
-        "stage_over_monai": median["monai"] / median["stage"],
+    found = {
         "default_over_monai": median["monai"] / median["default"],
         "default_by_torch_over_monai": median["monai"] / median["default by torch"],
-        "stage_voxels_per_second": voxels / median["stage"],
+        "default_voxels_per_second": voxels / median["default"],
     }
+    if not brief:
+        found |= {
+            "stage_over_bare_network": median["bare"] / median["stage"],
+            "stage_over_monai": median["monai"] / median["stage"],
+            "stage_voxels_per_second": voxels / median["stage"],
+        }
+    return found
 
 
 PEAK = """
@@ -294,15 +304,19 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 512, 512))
     parser.add_argument("--config", type=Path, help="recipe; default: the default network")
     parser.add_argument("--repeats", type=int, default=3, help="0: memory and start-up")
+    parser.add_argument("--brief", action="store_true", help="only the default and MONAI")
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
     given = parser.parse_args()
     packages = ", ".join(
         f"{p} {version(p)}" for p in ("torch", "monai", "openvino", "zarr", "numpy", "daisy")
     )
-    print(f"{platform.machine()}, Python {platform.python_version()}, {packages}")
-    figures = speed(given.config, tuple(given.shape), given.repeats) if given.repeats else {}
-    figures |= memory(given.config, (64, 256, 256))
-    figures |= start_up(given.config)
+    print(f"{processor()} ({torch.backends.cpu.get_cpu_capability()})")
+    print(f"Python {platform.python_version()}, {packages}")
+    figures = {}
+    if given.repeats:
+        figures |= speed(given.config, tuple(given.shape), given.repeats, given.brief)
+    if not given.brief:
+        figures |= memory(given.config, (64, 256, 256)) | start_up(given.config)
     tell(figures, given.json)
 
 
