@@ -312,7 +312,7 @@ def main() -> None:
     )
     print(f"{processor()} ({torch.backends.cpu.get_cpu_capability()})")
     print(f"Python {platform.python_version()}, {packages}")
-    figures = {}
+    figures: dict[str, float] = {}
     if given.repeats:
         figures |= speed(given.config, tuple(given.shape), given.repeats, given.brief)
     if not given.brief:

@@ -16,7 +16,7 @@ from synpol.config import load_config
 from synpol.errors import InputError
 from synpol.images.image import open_image
 from synpol.model import RSUNet
-from synpol.model.device import has_bfloat16
+from synpol.model.device import has_bfloat16, has_vnni
 from synpol.model.openvino_graph import OpenVINONetwork
 from synpol.prediction import engine
 
@@ -71,6 +71,39 @@ def test_its_telemetry_is_not_imported():
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]" and version("openvino_telemetry")  # it is installed
+
+
+def test_8_bits_change_little_and_nothing_by_threads_or_company():
+    """On a processor without VNNI the same message is expected as at the start of a prediction."""
+    both, windows = network(filters=(16, 16, 16)).train(), torch.rand(2, 1, 4, 24, 24)
+    for _ in range(40):  # its batch norms learn what there is
+        both(windows)
+    both.eval()
+    if not has_vnni():
+        with pytest.raises(InputError, match="VNNI"):
+            OpenVINONetwork(both, torch.float32, int8=True)
+        return
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        computed = OpenVINONetwork(both, torch.float32, int8=True)
+        found += [computed(windows), torch.cat([computed(window[None]) for window in windows])]
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    exact = OpenVINONetwork(both, torch.float32)(windows)
+    assert 0 < (found[0] - exact).abs().mean() < 0.2 * exact.std()
+
+
+def test_8_bits_are_refused_on_a_processor_without_instructions_for_them(
+    trained, capsys, monkeypatch
+):
+    monkeypatch.setattr("synpol.model.device.has_vnni", lambda: False)
+    monkeypatch.setattr("synpol.model.openvino_graph.has_vnni", lambda: False)
+    config = tiny_config(trained, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict", "predict.int8=true") == 2
+    assert "VNNI" in capsys.readouterr().err
+    with pytest.raises(InputError, match="VNNI"):  # on the machine of a worker
+        OpenVINONetwork(network(), torch.float32, int8=True)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +175,8 @@ def test_validations_go_on_with_the_engine_that_they_were_begun_with(tmp_path, m
     ("changes", "expected"),
     [
         (["predict.compile=true"], "predict.compile is for torch"),
+        (["predict.int8=true", TORCH], "predict.engine is torch"),
+        (["predict.int8=true", "model.activation=elu"], "this one has batch and elu"),
         (["device=auto", "workers.executor=slurm", "workers.gpus=1"], "computes on a CPU alone"),
     ],
 )

@@ -64,6 +64,12 @@ class Config(Section):
                 "exclusive needs labels with sides, but a volume says `labels: union`; "
                 "use `exclusive: false`"
             )
+        kind = self.model.norm, self.model.activation
+        if self.predict.int8 and kind != ("batch", "relu"):
+            raise ValueError(
+                "predict.int8 is for networks with model.norm: batch and model.activation: relu; "
+                f"this one has {kind[0]} and {kind[1]}. Leave out predict.int8"
+            )
         if self.workers.gpus and self.device == "cpu":
             raise ValueError("workers.gpus asks for GPUs, but device is cpu; change one of them")
         if self.train.patience and not self.train.validate_every:

@@ -185,6 +185,12 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def has_vnni() -> bool:
+    """Tell whether this processor multiplies 8-bit integers without intermediate overflow."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
     """Return a context in which the network computes in `dtype`."""
     if dtype == torch.float32:

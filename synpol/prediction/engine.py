@@ -25,6 +25,8 @@ def engines_of(config: Config) -> list[Engine]:
     """
     if config.predict.engine != "auto":
         return [config.predict.engine]
+    if config.predict.int8:
+        return ["openvino"]
     if config.predict.compile:
         return ["torch"]
     x86 = platform.machine() in ("x86_64", "AMD64")
@@ -93,17 +95,20 @@ def with_engine(config: Config, engine: Engine) -> Config:
 
 
 def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
-    """Refuse OpenVINO where it cannot compute.
+    """Refuse OpenVINO, or 8-bit integers, where they cannot compute.
 
     Raises
     ------
     InputError
-        It is not installed, it has not the device or the precision, or torch is to compile.
+        OpenVINO is not installed, it has not the device or the precision, torch is to compile, or
+        the processor has no instructions for 8-bit integers.
     """
+    if config.predict.int8:
+        _check_int8(engine, config)
     if engine != "openvino":
         return
-    begun = config.predict.engine == "auto"
-    why = "this prediction was begun with OpenVINO" if begun else "predict.engine is openvino"
+    begun = config.predict.engine == "auto" and not config.predict.int8
+    why = "this prediction was begun with OpenVINO" if begun else "OpenVINO is to compute"
     otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
     if config.predict.compile:
         raise InputError(f"{why}, but predict.compile is for torch; leave one of them out")
@@ -115,4 +120,15 @@ def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
     if find_spec("openvino") is None:
         raise InputError(
             f"{why}, which is not installed: pip install 'synpol[openvino]'; {otherwise}"
+        )
+
+
+def _check_int8(engine: Engine | Literal["auto"], config: Config) -> None:
+    from synpol.model.device import has_vnni
+
+    if engine == "torch":
+        raise InputError("predict.int8 is OpenVINO's, but predict.engine is torch; leave one out")
+    if config.workers.executor == "local" and not has_vnni():
+        raise InputError(
+            "predict.int8 needs a CPU with VNNI instructions, which this one lacks; leave it out"
         )

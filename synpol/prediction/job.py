@@ -174,6 +174,7 @@ class PredictJob:
             precision=config.train.precision,
             flip_axes=predict.flip_axes,
             compile=predict.compile,
+            int8=predict.int8,
         )
         trained = network.load()
         network = replace(network, digest=trained.digest)
@@ -199,6 +200,8 @@ class PredictJob:
                 about["resampled"] = [a.ratio for a in resampling.axes]
             if engine != "torch":
                 about["engine"] = engine
+            if config.predict.int8:
+                about["int8"] = True
             return _digest(stored, about, trained.file_digest)
 
         engines = engines_of(config)

@@ -48,6 +48,8 @@ class Network:
         SHA-256 of the checkpoint; "" where it is not known yet.
     engine : {"torch", "openvino"}
         Program that computes the network.
+    int8 : bool
+        Whether it computes in 8-bit integers; with OpenVINO.
     """
 
     checkpoint: str
@@ -59,6 +61,7 @@ class Network:
     compile: bool
     digest: str = ""
     engine: Engine = "torch"
+    int8: bool = False
 
     def load(self) -> Trained:
         """Load the checkpoint.
@@ -93,6 +96,7 @@ class Network:
             flips=flips_of(self.flip_axes),
             compile=self.compile,
             engine=self.engine,
+            int8=self.int8,
         )
 
     def at_once(self, batch_size: int) -> int:
@@ -109,6 +113,7 @@ def probabilities_of(
     flips: Sequence[Sequence[str]] = (),
     compile: bool = False,
     engine: Engine = "torch",
+    int8: bool = False,
 ) -> Probabilities:
     """Turn a network into a function of windows to probabilities.
 
@@ -128,6 +133,8 @@ def probabilities_of(
         Whether the network is compiled first.
     engine : {"torch", "openvino"}
         Program that computes the network; OpenVINO does so on a CPU.
+    int8 : bool
+        Whether OpenVINO computes in 8-bit integers.
     """
     import torch
 
@@ -136,7 +143,7 @@ def probabilities_of(
 
     channels = Channels.of(exclusive)
     dtype = choose_dtype(precision, device)
-    network = _network_on(model, device, dtype, compile, engine)
+    network = _network_on(model, device, dtype, compile, engine, int8)
     flipped = [[2 + "zyx".index(a) for a in axes] for axes in flips]
 
     def once(windows: torch.Tensor) -> torch.Tensor:
@@ -154,7 +161,12 @@ def probabilities_of(
 
 
 def _network_on(
-    model: Any, device: torch.device, dtype: torch.dtype, compile: bool, engine: Engine
+    model: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    compile: bool,
+    engine: Engine,
+    int8: bool,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Make a network ready to compute on a device."""
     import torch
@@ -167,7 +179,7 @@ def _network_on(
                 f"OpenVINO computes on a CPU, but this process has the device {device}: say "
                 "device=cpu, or predict.engine=torch"
             )
-        return OpenVINONetwork(model, dtype)
+        return OpenVINONetwork(model, dtype, int8)
     model = model.to(device, memory_format=torch.channels_last_3d).eval()
     return torch.compile(model) if compile else model
 

@@ -113,6 +113,7 @@ class ValidationVolume:
         sources = [identity_of(image) for image in (self.opened.raw, self.opened.truth)]
         others = ["resampled"] if config.predict.resample else []
         others += ["openvino"] if config.predict.engine == "openvino" else []
+        others += ["int8"] if config.predict.int8 else []
         return hash_of([whole, config.window, sources, *others])[:16]
 
 
