@@ -47,6 +47,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, tuple[tuple[float, float, float], float, Blending]] = {
     "recipe": ((1, 1, 1), 0.5, "bump"),
     "default": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),  # of the demo's patch, 12 x 96 x 96
+    "default by torch": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),
+    "default in int8": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),
     "2 2 2 crop 1/6": ((2, 2, 2), 1 / 6 + 1e-6, "crop"),
     "2 2 2 gaussian 0.2": ((2, 2, 2), 0.2, "gaussian"),
     "bump 0.3": ((1, 1, 1), 0.3, "bump"),
@@ -61,6 +63,12 @@ SETTINGS: dict[str, tuple[tuple[float, float, float], float, Blending]] = {
     "3 2 2 bump 0.2": ((3, 2, 2), 0.2, "bump"),
     "3 2 2 crop 0.3": ((3, 2, 2), 0.3, "crop"),
     "3 2 2 crop 0.2": ((3, 2, 2), 0.2, "crop"),
+}
+#: keys of the config that a setting changes, beside its windows
+CHANGES = {
+    "recipe": ["predict.engine=torch"],
+    "default by torch": ["predict.engine=torch"],
+    "default in int8": ["predict.int8=true"],
 }
 TILE = (1, 4, 4)  # boxes of a volume, for the bootstrap
 DRAWS = 10_000
@@ -97,6 +105,7 @@ def predict(config: str, setting: str, output: Path, changes: list[str]) -> floa
         f"predict.window={window}",
         f"predict.overlap={overlap}",
         f"predict.blending={blending}",
+        *CHANGES.get(setting, []),
     ]
     took = {}
     for only in ("predict", "decode"):
