@@ -37,10 +37,8 @@ from typing import Any
 import numpy as np
 
 from synpol.blockwise.records import work_folder
-from synpol.blockwise.run import run_image_stage
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import check_complete
@@ -55,30 +53,15 @@ from synpol.report.review_page import (
     review_page,
     shown_interval,
 )
-from synpol.review.apart import Separation
-from synpol.review.compare import Places, compare, hold_back
 from synpol.review.cutter import Cutter
 from synpol.review.desk import CANDIDATE, FOUND, PLACE, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
 from synpol.review.found import read_found
-from synpol.review.mend import (
-    LabelStage,
-    MendStage,
-    decide,
-    known_boxes,
-    real_candidates,
-    unknown_boxes,
-    voxel_boxes,
-    write_mended,
-    write_missed,
-)
 from synpol.review.opening import CANDIDATES, open_desk, store_path
-from synpol.review.pieces import plan_pieces, rows_of_pieces
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
 from synpol.review.tiles import Tile, Volume, cut_tile
 from synpol.review.verdicts import Verdict, standing
-from synpol.review.volumes import polarity_beside
 from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
@@ -162,6 +145,24 @@ def report(config: Config, store: VerdictStore, layers: Layers) -> None:
 
 def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers: Layers) -> None:
     """Write a new version of the result, and labels to learn from."""
+    # imported here, so that the page opens sooner
+    from synpol.blockwise.run import run_image_stage
+    from synpol.review.apart import Separation
+    from synpol.review.compare import hold_back
+    from synpol.review.mend import (
+        LabelStage,
+        MendStage,
+        decide,
+        known_boxes,
+        real_candidates,
+        unknown_boxes,
+        voxel_boxes,
+        write_mended,
+        write_missed,
+    )
+    from synpol.review.pieces import plan_pieces, rows_of_pieces
+    from synpol.review.volumes import polarity_beside
+
     output = Path(config.need("predict.output"))
     for folder in (given.apply, given.labels):
         if folder is not None and folder.resolve() == output.resolve():
@@ -240,6 +241,8 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
 
 def compare_results(config: Config, given: argparse.Namespace, layers: Layers) -> None:
     """Say which of two results is better at places that were judged."""
+    from synpol.review.compare import Places, compare
+
     output, other = Path(config.need("predict.output")), given.compare
     here, there = layers.instances, open_image(other / "instances", channels=0)
     check_complete(there)
@@ -317,6 +320,8 @@ def open_volumes(config: Config, layers: Layers) -> dict[str, Volume]:
 
 def decode_candidates(config: Config) -> None:
     """Decode the prediction once more, with the lower threshold."""
+    from synpol.decoding.job import decode_blockwise
+
     output, chosen = config.need("predict.output"), config.decode
     if config.exclusive:
         raise InputError(

@@ -252,6 +252,25 @@ def test_a_port_that_is_taken_is_named_with_its_key(made, tmp_path, capsys):
         assert "review.port" in run_refused(capsys, "review", made, *more)
 
 
+def test_nothing_is_imported_before_the_address_that_the_page_does_not_need(made, tmp_path):
+    command = [sys.executable, "-X", "importtime", str(ROOT / "pipelines" / "review.py"), str(made)]
+    with (tmp_path / "imports").open("w") as file:
+        served = subprocess.Popen(
+            [*command, "--link", f"review.verdicts={tmp_path}/a.db"],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert any(line.startswith("http") for line in served.stdout)
+        served.kill()
+        served.wait()
+    lines = (tmp_path / "imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "synpol.review.server" in imported
+    assert not imported & {"pandas", "matplotlib", "networkx", "torch", "gunpowder", "daisy"}
+
+
 # ---------------------------------------------------------------- Chromium
 
 

@@ -20,7 +20,7 @@ from synpol.images.groups import image_path, listed, stored_array
 from synpol.images.image import Image, open_image
 from synpol.images.kinds import SCHEME
 from synpol.polarity import Channels
-from synpol.report.figures import POST, PRE, UNION
+from synpol.report.colours import POST, PRE, UNION
 
 #: folder of the precomputed annotations in a result
 ANNOTATIONS = "synapses.annotations"
