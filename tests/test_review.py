@@ -20,7 +20,7 @@ import synpol
 from synpol.errors import InputError
 from synpol.images.writing import create_image
 from synpol.review.desk import ORDERS
-from synpol.review.exchange import read_parquet
+from synpol.review.exchange import read_parquet, write_parquet
 from synpol.review.store import VerdictStore
 from synpol.review.verdicts import Verdict
 from synpol.scene.browser import browser
@@ -243,6 +243,32 @@ def test_what_cannot_be_reviewed_is_refused(made, tmp_path, capsys):
     said = run_refused(capsys, "review", made, f"review.verdicts={tmp_path}/other.db", "--link")
     assert "other.db" in said and "review.verdicts" in said
     assert "local" in run_refused(capsys, "review", made, "predict.output=s3://bucket/x")
+
+
+def test_messages_to_who_begins_say_how_to_go_on(made, tmp_path, capsys):
+    store = f"review.verdicts={tmp_path}/a.db"
+    said = run_refused(capsys, "review", made, f"predict.output={tmp_path}/none", "--link")
+    assert f"{tmp_path}/none" in said and "predict_blockwise.py" in said
+    assert "--apply" in run_refused(capsys, "review", made, store, "--above", "0.5", "--link")
+    for name in ("no.parquet", "no.json"):
+        said = run_refused(capsys, "review", made, store, "--import", tmp_path / name)
+        assert f"there is no file {tmp_path / name}" in said
+    (tmp_path / "file").write_text("")
+    said = run_refused(capsys, "review", made, f"review.verdicts={tmp_path}/file/a.db", "--link")
+    assert "name a file in another folder with review.verdicts" in said
+
+
+def test_verdicts_about_another_volume_are_counted_aloud(made, tmp_path, capsys):
+    path, store = tmp_path / "other.parquet", f"review.verdicts={tmp_path}/a.db"
+    far = {"pre": (9e6, 0.0, 0.0), "post": (9e6, 50.0, 0.0)}
+    write_parquet(path, [Verdict(verdict="right", reviewer="ann", **far)])
+    assert run("review", made, store, "--import", path) == 0
+    assert "1 of 1 verdicts belong to no synapse of this result" in capsys.readouterr().err
+    assert run("review", made, store, "--apply", tmp_path / "new") == 0
+    assert "1 of 1 verdicts belong to no synapse" in capsys.readouterr().err
+    (tmp_path / "a.db").unlink()
+    assert run("review", made, store, "--apply", tmp_path / "new") == 0
+    assert "belong to no synapse" not in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_named_with_its_key(made, tmp_path, capsys):

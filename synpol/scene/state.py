@@ -15,6 +15,7 @@ import neuroglancer
 import numpy as np
 
 from synpol.config import Config, Source
+from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.groups import image_path, listed, stored_array
 from synpol.images.image import Image, open_image
@@ -102,6 +103,12 @@ class Layers:
             An image or the result does not exist.
         """
         output = config.need("predict.output")
+        if not is_url(output) and not Path(output, "instances").exists():
+            raise InputError(
+                f"there is no result in {output} (predict.output): it has no instances. Run "
+                "pipelines/predict_blockwise.py CONFIG of synpol's repository first, or name the "
+                "folder of a result"
+            )
         raw = open_image(config.need_image("predict.raw"), channels=0)
         polarity = None
         if is_url(output) or Path(output, "polarity").exists():
