@@ -1,19 +1,23 @@
 """How quick the review page is with very many synapses.
 
     python benchmarks/review.py [--synapses 1000000] [--verdicts 100] [--pause 0.5] [--json FILE]
+                                [--folder FOLDER]
 
 A table of a million synapses at random places, of both sides, lies beside an image of noise
-(64 x 1024 x 1024 voxels of 30 x 8 x 8 nm, chunks of 16 x 64 x 64). `desk_s` is the time in which
-a process that has imported everything reads the table, and `first_items_s` that until it knows
-what comes first in the random sample. `server_s` is the time from starting pipelines/review.py
-until it prints its address, imports and all, and `page_s` that until a Chromium without a window
-has drawn the first tile. Then a verdict is given by key every --pause seconds: `next_ms` is the
-time from a key until the next tile is drawn. `cut_ms` is the time in which one thread cuts a tile.
+(64 x 1024 x 1024 voxels of 30 x 8 x 8 nm, chunks of 16 x 64 x 64); the first 10,000 of them are
+drawn in the instances. --folder keeps all this, for `benchmarks/peers/synanno_pages.py`. `desk_s`
+is the time in which a process that has imported everything reads the table, and `first_items_s`
+that until it knows what comes first in the random sample. `server_s` is the time from starting
+pipelines/review.py until it prints its address, imports and all, `server_cpu_s` its processor time
+so far, and `page_s` the time until a Chromium without a window has drawn the first tile. Then a
+verdict is given by key every --pause seconds: `next_ms` is the time from a key until the next tile
+is drawn. `cut_ms` is the time in which one thread cuts a tile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -40,6 +44,21 @@ from synpol.synapses.table import schema_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SIZE = (64, 1024, 1024), (30, 8, 8)
+#: synapses that are drawn in the instances
+DRAWN = 10_000
+
+
+def drawn(pre: np.ndarray, post: np.ndarray) -> np.ndarray:
+    """Draw balls of 50 nm around the sides of synapses, whose places (n, 3) are in nm."""
+    labels = np.zeros(SHAPE, np.uint64)
+    reach = np.array([1, 6, 6])
+    around = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), -1)
+    ball = around[np.linalg.norm(around * SIZE, axis=-1) <= 50]
+    for side, ends in enumerate((pre, post)):
+        for number, place in enumerate(ends, start=1):
+            at = np.clip((place // SIZE).astype(int) + ball, 0, np.array(SHAPE) - 1)
+            labels[tuple(at.T)] = 2 * number - 1 + side
+    return labels
 
 
 def make_result(folder: Path, count: int) -> Path:
@@ -57,13 +76,14 @@ def make_result(folder: Path, count: int) -> Path:
             chunk_shape=(16, 64, 64),
         )
         for z in range(0, SHAPE[0], 16):
-            part = rng.integers(0, 256, (16, *SHAPE[1:])).astype(np.uint8)
-            image.array[z : z + 16] = part if name == "raw" else np.where(part == 0, 1, 0)
+            if name == "raw":
+                image.array[z : z + 16] = rng.integers(0, 256, (16, *SHAPE[1:])).astype(np.uint8)
     extent = np.array(SHAPE) * SIZE
     middle = rng.uniform(0, 1, (count, 3)) * extent
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1)[:, None]
     places = {"": middle, "pre_": middle - 60 * direction, "post_": middle + 60 * direction}
+    image.array[:] = drawn(places["pre_"][:DRAWN], places["post_"][:DRAWN])
     schema, columns = schema_of(sides=True), {}
     for field in schema:
         side, axis = field.name[:-1], field.name[-1]
@@ -128,6 +148,7 @@ def in_a_browser(config: Path, verdicts: int, pause: float) -> dict[str, float]:
         assert served.stdout is not None
         address = next(line for line in served.stdout if line.startswith("http")).strip()
         listening = time.perf_counter()
+        spent = psutil.Process(served.pid).cpu_times()
         page.get(address)
         body = page.find_element("tag name", "body")
 
@@ -152,6 +173,7 @@ def in_a_browser(config: Path, verdicts: int, pause: float) -> dict[str, float]:
         served.terminate()
     return {
         "server_s": listening - begun,
+        "server_cpu_s": spent.user + spent.system,
         "page_s": drawn - listening,
         "next_ms_median": statistics.median(times),
         "next_ms_95": float(np.quantile(times, 0.95)),
@@ -168,8 +190,10 @@ def main() -> None:
     parser.add_argument("--verdicts", type=int, default=100)
     parser.add_argument("--pause", type=float, default=0.5)
     parser.add_argument("--json", type=Path, help="write the figures as a flat object")
+    parser.add_argument("--folder", type=Path, help="keep the result in this new folder")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as kept:
+        folder = given.folder or kept.enter_context(tempfile.TemporaryDirectory())
         config = make_result(Path(folder), given.synapses)
         figures = in_this_process(config) | in_a_browser(config, given.verdicts, given.pause)
     tell(figures, given.json)

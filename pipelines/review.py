@@ -28,6 +28,7 @@ import contextlib
 import functools
 import getpass
 import signal
+import sys
 import threading
 import webbrowser
 from dataclasses import asdict, replace
@@ -37,10 +38,8 @@ from typing import Any
 import numpy as np
 
 from synpol.blockwise.records import work_folder
-from synpol.blockwise.run import run_image_stage
 from synpol.command import run_command
 from synpol.config import Config
-from synpol.decoding.job import decode_blockwise
 from synpol.errors import InputError
 from synpol.files import is_url, join, write_json, write_text
 from synpol.images.claim import check_complete
@@ -55,30 +54,15 @@ from synpol.report.review_page import (
     review_page,
     shown_interval,
 )
-from synpol.review.apart import Separation
-from synpol.review.compare import Places, compare, hold_back
 from synpol.review.cutter import Cutter
-from synpol.review.desk import CANDIDATE, FOUND, PLACE, Item
+from synpol.review.desk import CANDIDATE, FOUND, PLACE, Desk, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
 from synpol.review.found import read_found
-from synpol.review.mend import (
-    LabelStage,
-    MendStage,
-    decide,
-    known_boxes,
-    real_candidates,
-    unknown_boxes,
-    voxel_boxes,
-    write_mended,
-    write_missed,
-)
 from synpol.review.opening import CANDIDATES, open_desk, store_path
-from synpol.review.pieces import plan_pieces, rows_of_pieces
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
 from synpol.review.tiles import Tile, Volume, cut_tile
 from synpol.review.verdicts import Verdict, standing
-from synpol.review.volumes import polarity_beside
 from synpol.scene.annotations import score_range
 from synpol.scene.server import private_page, scene_server
 from synpol.scene.state import ANNOTATIONS, Layers, scene_of
@@ -95,7 +79,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", type=Path, metavar="FILE")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--apply", type=Path, metavar="FOLDER")
-    parser.add_argument("--above", type=float, metavar="SCORE", default=0.0)
+    parser.add_argument("--above", type=float, metavar="SCORE")
     parser.add_argument("--labels", type=Path, metavar="FOLDER")
     parser.add_argument("--hold-back", type=float, metavar="SHARE")
     parser.add_argument("--compare", type=Path, metavar="FOLDER")
@@ -114,10 +98,16 @@ def main(config: Config, given: argparse.Namespace) -> None:
         check_complete(image)
     check_options(given)
     path = store_path(config)
-    check_writable(path.parent)
+    try:
+        check_writable(path.parent)
+    except InputError as error:
+        raise InputError(
+            f"{error}; the verdicts are to be kept there: name a file in another folder with "
+            "review.verdicts"
+        ) from None
     with VerdictStore(path) as store:
         if given.take or given.export:
-            exchange(config, given, store, layers.raw.voxel_size_nm)
+            exchange(config, given, store, layers)
         if given.report:
             report(config, store, layers)
         if given.apply or given.labels:
@@ -138,6 +128,11 @@ def check_options(given: argparse.Namespace) -> None:
             raise InputError(
                 f"--hold-back {given.hold_back}: a share between 0 and 1 is expected, such as 0.3"
             )
+    if given.above is not None:
+        if given.apply is None:
+            raise InputError("--above belongs to --apply FOLDER, which is missing")
+        if not 0 <= given.above <= 1:
+            raise InputError(f"--above {given.above}: a score between 0 and 1 is expected")
     if given.on is not None and given.compare is None:
         raise InputError("--on belongs to --compare FOLDER, which is missing")
     if given.compare is not None and given.on is None:
@@ -147,9 +142,22 @@ def check_options(given: argparse.Namespace) -> None:
         )
 
 
+def opened_desk(config: Config, store: VerdictStore, layers: Layers) -> Desk:
+    """Open the desk, and say how many verdicts do not fit the result."""
+    desk = open_desk(config, store, layers.instances)
+    loose, verdicts = len(desk.known().loose), len(desk.known().verdicts)
+    if loose:
+        print(
+            f"{loose} of {verdicts} verdicts belong to no synapse of this result: they are about "
+            "another volume, or its decoding has changed; they count nowhere",
+            file=sys.stderr,
+        )
+    return desk
+
+
 def report(config: Config, store: VerdictStore, layers: Layers) -> None:
     """Write how good the result is, and print the main numbers."""
-    quality = open_desk(config, store, layers.instances).quality()
+    quality = opened_desk(config, store, layers).quality()
     folder = Path(config.need("predict.output"))
     write_json(folder / "review.json", quality)
     write_text(folder / "review.html", review_page(quality, str(folder)))
@@ -162,15 +170,31 @@ def report(config: Config, store: VerdictStore, layers: Layers) -> None:
 
 def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers: Layers) -> None:
     """Write a new version of the result, and labels to learn from."""
+    # imported here, so that the page opens sooner
+    from synpol.blockwise.run import run_image_stage
+    from synpol.review.apart import Separation
+    from synpol.review.compare import hold_back
+    from synpol.review.mend import (
+        LabelStage,
+        MendStage,
+        decide,
+        known_boxes,
+        real_candidates,
+        unknown_boxes,
+        voxel_boxes,
+        write_mended,
+        write_missed,
+    )
+    from synpol.review.pieces import plan_pieces, rows_of_pieces
+    from synpol.review.volumes import polarity_beside
+
     output = Path(config.need("predict.output"))
     for folder in (given.apply, given.labels):
         if folder is not None and folder.resolve() == output.resolve():
             raise InputError(f"{folder} is predict.output itself; give another folder")
-    if not 0 <= given.above <= 1:
-        raise InputError(f"--above {given.above}: a score between 0 and 1 is expected")
-    desk = open_desk(config, store, layers.instances)
+    desk = opened_desk(config, store, layers)
     known, sides, instances = desk.known(), config.decode.sides, layers.instances
-    chosen = decide(desk.tables[FOUND], known, given.above)
+    chosen = decide(desk.tables[FOUND], known, given.above or 0.0)
     run = functools.partial(
         run_image_stage,
         block_shape=config.decode.block_shape,
@@ -240,6 +264,8 @@ def mend(config: Config, given: argparse.Namespace, store: VerdictStore, layers:
 
 def compare_results(config: Config, given: argparse.Namespace, layers: Layers) -> None:
     """Say which of two results is better at places that were judged."""
+    from synpol.review.compare import Places, compare
+
     output, other = Path(config.need("predict.output")), given.compare
     here, there = layers.instances, open_image(other / "instances", channels=0)
     check_complete(there)
@@ -275,7 +301,7 @@ def compare_results(config: Config, given: argparse.Namespace, layers: Layers) -
 
 
 def exchange(
-    config: Config, given: argparse.Namespace, store: VerdictStore, voxel_size: tuple[float, ...]
+    config: Config, given: argparse.Namespace, store: VerdictStore, layers: Layers
 ) -> None:
     """Import and export verdicts."""
     if given.take:
@@ -284,10 +310,11 @@ def exchange(
             read_state(given.take, reviewer_of(config)) if state else read_parquet(given.take)
         )
         print(f"{store.add(verdicts)} of {len(verdicts)} verdicts are new")
+        opened_desk(config, store, layers)
     if given.export:
         verdicts, _ = store.read()
         if given.export.suffix.lower() == ".json":
-            write_lines(given.export, standing(verdicts), voxel_size)
+            write_lines(given.export, standing(verdicts), layers.raw.voxel_size_nm)
         elif given.export.suffix.lower() == ".parquet":
             write_parquet(given.export, verdicts)
         else:
@@ -317,6 +344,8 @@ def open_volumes(config: Config, layers: Layers) -> dict[str, Volume]:
 
 def decode_candidates(config: Config) -> None:
     """Decode the prediction once more, with the lower threshold."""
+    from synpol.decoding.job import decode_blockwise
+
     output, chosen = config.need("predict.output"), config.decode
     if config.exclusive:
         raise InputError(
@@ -347,7 +376,7 @@ def serve(config: Config, given: argparse.Namespace, store: VerdictStore, layers
     """Serve the page until Ctrl-C."""
     settings = config.review
     volumes = open_volumes(config, layers)
-    desk = open_desk(config, store, layers.instances)
+    desk = opened_desk(config, store, layers)
 
     def cut(item: Item) -> Tile:
         pre, post = desk.ends_of(item)

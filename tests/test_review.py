@@ -20,7 +20,7 @@ import synpol
 from synpol.errors import InputError
 from synpol.images.writing import create_image
 from synpol.review.desk import ORDERS
-from synpol.review.exchange import read_parquet
+from synpol.review.exchange import read_parquet, write_parquet
 from synpol.review.store import VerdictStore
 from synpol.review.verdicts import Verdict
 from synpol.scene.browser import browser
@@ -245,11 +245,56 @@ def test_what_cannot_be_reviewed_is_refused(made, tmp_path, capsys):
     assert "local" in run_refused(capsys, "review", made, "predict.output=s3://bucket/x")
 
 
+def test_messages_to_who_begins_say_how_to_go_on(made, tmp_path, capsys):
+    store = f"review.verdicts={tmp_path}/a.db"
+    said = run_refused(capsys, "review", made, f"predict.output={tmp_path}/none", "--link")
+    assert f"{tmp_path}/none" in said and "predict_blockwise.py" in said
+    assert "--apply" in run_refused(capsys, "review", made, store, "--above", "0.5", "--link")
+    for name in ("no.parquet", "no.json"):
+        said = run_refused(capsys, "review", made, store, "--import", tmp_path / name)
+        assert f"there is no file {tmp_path / name}" in said
+    (tmp_path / "file").write_text("")
+    said = run_refused(capsys, "review", made, f"review.verdicts={tmp_path}/file/a.db", "--link")
+    assert "name a file in another folder with review.verdicts" in said
+
+
+def test_verdicts_about_another_volume_are_counted_aloud(made, tmp_path, capsys):
+    path, store = tmp_path / "other.parquet", f"review.verdicts={tmp_path}/a.db"
+    far = {"pre": (9e6, 0.0, 0.0), "post": (9e6, 50.0, 0.0)}
+    write_parquet(path, [Verdict(verdict="right", reviewer="ann", **far)])
+    assert run("review", made, store, "--import", path) == 0
+    assert "1 of 1 verdicts belong to no synapse of this result" in capsys.readouterr().err
+    assert run("review", made, store, "--apply", tmp_path / "new") == 0
+    assert "1 of 1 verdicts belong to no synapse" in capsys.readouterr().err
+    (tmp_path / "a.db").unlink()
+    assert run("review", made, store, "--apply", tmp_path / "new") == 0
+    assert "belong to no synapse" not in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_named_with_its_key(made, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         more = [f"review.port={port}", f"review.verdicts={tmp_path}/a.db", "--link"]
         assert "review.port" in run_refused(capsys, "review", made, *more)
+
+
+def test_nothing_is_imported_before_the_address_that_the_page_does_not_need(made, tmp_path):
+    command = [sys.executable, "-X", "importtime", str(ROOT / "pipelines" / "review.py"), str(made)]
+    with (tmp_path / "imports").open("w") as file:
+        served = subprocess.Popen(
+            [*command, "--link", f"review.verdicts={tmp_path}/a.db"],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert any(line.startswith("http") for line in served.stdout)
+        served.kill()
+        served.wait()
+    lines = (tmp_path / "imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "synpol.review.server" in imported
+    assert not imported & {"pandas", "matplotlib", "networkx", "torch", "gunpowder", "daisy"}
 
 
 # ---------------------------------------------------------------- Chromium

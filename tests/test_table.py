@@ -22,6 +22,7 @@ from synpol import InputError
 from synpol.images.writing import create_image
 from synpol.synapses import exports as table_forms
 from synpol.synapses.links import read_links
+from synpol.synapses.table import values_of
 
 
 @pytest.fixture
@@ -331,3 +332,15 @@ def test_an_empty_table_has_columns(tmp_path):
     assert run("table", config, *forms, "--sqlite", tmp_path / "a.db") == 0
     assert "synapse_id" in pd.read_csv(tmp_path / "a.csv")
     assert "pre_pt_position" in pd.read_parquet(tmp_path / "a.parquet")
+
+
+def test_columns_are_read_as_pyarrow_reads_them():
+    whole = pa.chunked_array([[1, 2, 3], [4]], pa.int64())
+    some = pa.chunked_array([[0.5, None, 2.5, None], [None], [], [7.0]], pa.float64())
+    numbers = pa.chunked_array([[None, 2**60, 3]], pa.uint64())
+    for column in (whole, some, numbers, some.slice(1, 4), some.slice(3), whole.slice(2, 0)):
+        expected, found = column.to_numpy(), values_of(column)
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
+    assert values_of(some.chunk(0).slice(1, 2)).tolist()[1] == 2.5
+    assert values_of(pa.chunked_array([], pa.int64())).dtype == np.int64

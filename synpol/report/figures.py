@@ -14,15 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
 from synpol.polarity import Channels, side_voxels, synapse_of
+from synpol.report.colours import POST, PRE, UNION
 from synpol.training.log import loss_terms
 
 if TYPE_CHECKING:  # their modules bring scipy and the decoder, which no picture needs
     from synpol.evaluation.links import LinkScores
     from synpol.training.tuning import Setting
 
-#: colours of the sides everywhere: pre magenta, post cyan
-PRE, POST = np.array([1.0, 0.1, 0.9]), np.array([0.0, 0.85, 1.0])
-UNION = np.array([1.0, 0.75, 0.1])
 _SHADOW = [Stroke(linewidth=2, foreground="black"), Normal()]
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from synpol.datasets.write_link_sides import read_made
 from synpol.files import whole_file
 from synpol.images.image import Image
-from synpol.report.figures import POST, PRE, data_uri, with_instances
+from synpol.report.colours import POST, PRE
+from synpol.report.figures import data_uri, with_instances
 
 #: links that are drawn of each kind
 COUNT = 12

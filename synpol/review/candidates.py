@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from synpol.review.found import Found, read_found
 from synpol.synapses.reading import read_table
+from synpol.synapses.table import values_of
 
 #: synapses around a candidate that are looked at
 NEIGHBOURS = 8
@@ -51,4 +52,4 @@ def _columns(table: str | os.PathLike[str], name: str) -> np.ndarray:
     """Read a column for each axis, (n, 3) z, y, x."""
     names = [name.format(axis) for axis in "zyx"]
     rows = read_table(table, names)
-    return np.stack([rows[n].to_numpy() for n in names], axis=1).reshape(-1, 3)
+    return np.stack([values_of(rows[n]) for n in names], axis=1).reshape(-1, 3)

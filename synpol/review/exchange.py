@@ -54,8 +54,12 @@ def read_parquet(path: Path) -> list[Verdict]:
     Raises
     ------
     InputError
-        The file is damaged, has other columns, or rows that are no verdicts.
+        There is no such file, it is damaged, has other columns, or rows that are no verdicts.
     """
+    if not path.is_file():
+        raise InputError(
+            f"there is no file {path}; one that --export FILE.parquet wrote is expected"
+        )
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -153,6 +157,8 @@ def read_state(path: Path, reviewer: str) -> list[Verdict]:
     InputError
         No such state, annotations that are no lines, or descriptions that are no verdicts.
     """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; a saved state of neuroglancer is expected")
     layer = _layer(path)
     ends = read_lines(str(path), {}, layer.get("name")).ends
     found = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from synpol.files import known_sha256
 from synpol.synapses.reading import open_table, read_table
-from synpol.synapses.table import confidence
+from synpol.synapses.table import confidence, values_of
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def read_found(table: str | os.PathLike[str]) -> tuple[Found, str]:
     names += [f"{p}_{a}" for p in parts for a in "zyx"]
     names += [f"{p}_score" for p in dict.fromkeys(("pre", "post", *parts))]
     rows = read_table(table, names)
-    ends = [np.stack([rows[f"{p}_{a}"].to_numpy() for a in "zyx"], axis=1) for p in parts]
+    ends = [np.stack([values_of(rows[f"{p}_{a}"]) for a in "zyx"], axis=1) for p in parts]
     first, last = ends[0], ends[-1]  # NaN for a missing side
     found = Found(
-        number=rows["synapse_id"].to_numpy(),
+        number=values_of(rows["synapse_id"]),
         pre=np.where(np.isnan(first), last, first),
         post=np.where(np.isnan(last), first, last),
-        voxels=np.stack([rows[f"{s}_voxels"].to_numpy() for s in ("pre", "post")], axis=1),
+        voxels=np.stack([values_of(rows[f"{s}_voxels"]) for s in ("pre", "post")], axis=1),
         score=np.nan_to_num(confidence(rows)),
     )
     return found, known_sha256(table)
@@ -92,7 +92,7 @@ def read_like(table: str | os.PathLike[str], rows: np.ndarray) -> np.ndarray:
     """
     names = ["pre_score", "post_score", "pre_voxels", "post_voxels", "contact_area"]
     columns = read_table(table, names)
-    pre, post, *sizes = (np.nan_to_num(columns[n].to_numpy().astype(float)) for n in names)
+    pre, post, *sizes = (np.nan_to_num(values_of(columns[n]).astype(float)) for n in names)
     score = np.minimum(pre, post)
     values = np.stack([score, pre - post, *(np.log1p(size) for size in sizes)], axis=1)
     spread = values.std(axis=0)

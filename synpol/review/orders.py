@@ -10,6 +10,7 @@ from synpol.errors import InputError
 from synpol.review.found import Found
 from synpol.review.matching import EXCHANGED, LOST, UNCLEAR, match_places
 from synpol.synapses.reading import read_table
+from synpol.synapses.table import values_of
 
 #: most synapses among which the most useful ones are searched, and most verdicts that are looked at
 POOL, MEMORY = 20_000, 2_000
@@ -50,13 +51,13 @@ def partners_of(found: Found, partners: str) -> tuple[np.ndarray, np.ndarray]:
         As `by_neuron`.
     """
     rows = read_table(partners, ["synapse_id", "pre_id", "post_id"])
-    number = rows["synapse_id"].to_numpy()
+    number = values_of(rows["synapse_id"])
     if len(number) != len(found) or (number != found.number).any():
         raise InputError(
             f"{partners} is of other synapses than the table beside it; run pipelines/connect.py "
             "of synpol's repository again, or remove it"
         )
-    return rows["pre_id"].to_numpy(), rows["post_id"].to_numpy()
+    return values_of(rows["pre_id"]), values_of(rows["post_id"])
 
 
 def disagreement(found: Found, others: Sequence[Found], distance: float) -> np.ndarray:

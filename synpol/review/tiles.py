@@ -20,7 +20,7 @@ from synpol.images.downsampling import mean_of_cells
 from synpol.images.image import Image, shifted
 from synpol.images.reading import read_voxels
 from synpol.polarity import split_labels
-from synpol.report.figures import POST, PRE, UNION
+from synpol.report.colours import POST, PRE, UNION
 
 #: least distance of two sections of a stack, nm
 STEP = 16.0

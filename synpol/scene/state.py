@@ -15,12 +15,13 @@ import neuroglancer
 import numpy as np
 
 from synpol.config import Config, Source
+from synpol.errors import InputError
 from synpol.files import is_url, join
 from synpol.images.groups import image_path, listed, stored_array
 from synpol.images.image import Image, open_image
 from synpol.images.kinds import SCHEME
 from synpol.polarity import Channels
-from synpol.report.figures import POST, PRE, UNION
+from synpol.report.colours import POST, PRE, UNION
 
 #: folder of the precomputed annotations in a result
 ANNOTATIONS = "synapses.annotations"
@@ -102,6 +103,12 @@ class Layers:
             An image or the result does not exist.
         """
         output = config.need("predict.output")
+        if not is_url(output) and not Path(output, "instances").exists():
+            raise InputError(
+                f"there is no result in {output} (predict.output): it has no instances. Run "
+                "pipelines/predict_blockwise.py CONFIG of synpol's repository first, or name the "
+                "folder of a result"
+            )
         raw = open_image(config.need_image("predict.raw"), channels=0)
         polarity = None
         if is_url(output) or Path(output, "polarity").exists():

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from synpol.errors import InputError
 from synpol.files import has_rotted
-from synpol.synapses.table import schema_of
+from synpol.synapses.table import schema_of, values_of
 
 #: rows in memory at once
 ROWS = 50_000
@@ -136,7 +136,7 @@ def parts_of(
 
 def read_table(table: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pa.Table:
     """Read a whole table, or some columns of it; see `parts_of`."""
-    empty = schema_read(table, columns).empty_table()
+    empty = pa.Table.from_batches([], schema=schema_read(table, columns))
     return pa.concat_tables([empty, *parts_of(table, columns)]).combine_chunks()
 
 
@@ -145,7 +145,7 @@ def schema_read(table: str | os.PathLike[str], columns: Sequence[str] | None = N
     schema = open_table(table, columns or ()).schema_arrow
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
-    return _in_known_types(schema.empty_table()).schema
+    return _in_known_types(pa.Table.from_batches([], schema=schema)).schema
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _check_order(table: str | os.PathLike[str], key: str, ids: pa.ChunkedArray, 
     """Refuse ids that do not ascend; returns the last one."""
     if ids.null_count:
         raise InputError(f"{table} has rows without a {key}; {_ANEW}")
-    numbers = ids.to_numpy()
+    numbers = values_of(ids)
     wrong = np.flatnonzero(numbers[1:] <= numbers[:-1])
     if (len(numbers) and int(numbers[0]) <= before) or len(wrong):
         first, second = (before, numbers[0]) if not len(wrong) else numbers[wrong[0] : wrong[0] + 2]
@@ -210,7 +210,7 @@ def _check_values(table: str | os.PathLike[str], name: str, part: pa.Table, key:
         raise InputError(f"{table} has rows without {name}; {_ANEW}")
     if pa.types.is_boolean(known.type) or name.endswith("_id"):
         return
-    number = values.to_numpy().astype(float)
+    number = values_of(values).astype(float)
     missing = np.isnan(number)
     low, high = _range_of(name)
     wrong = ~missing & ~((number >= low) & (number <= high))

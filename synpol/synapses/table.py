@@ -211,10 +211,29 @@ def confidence(table: pa.Table) -> np.ndarray:
         Score in 0..1. A synapse with one side has the score of this side; one without sides has the
         score of its union, or NaN without the column ``union_score``.
     """
-    score = np.fmin(table["pre_score"].to_numpy(), table["post_score"].to_numpy())
+    score = np.fmin(values_of(table["pre_score"]), values_of(table["post_score"]))
     if "union_score" not in table.column_names:
         return score
-    return np.where(np.isnan(score), table["union_score"].to_numpy(), score)
+    return np.where(np.isnan(score), values_of(table["union_score"]), score)
+
+
+def values_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return a column of numbers as an array; NaN for missing values.
+
+    `to_numpy` of pyarrow does the same, but imports pandas if it is installed (1 s).
+    """
+    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    values = [np.zeros(0, dtype)]
+    for part in parts:
+        valid, content = part.buffers()
+        value = np.frombuffer(content, dtype)[part.offset : part.offset + len(part)]
+        if part.null_count:
+            bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
+            there = bits[part.offset : part.offset + len(part)].astype(bool)
+            value = np.where(there, value, np.nan)
+        values.append(value)
+    return values[1] if len(values) == 2 else np.concatenate(values)
 
 
 def _array(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None) -> pa.Array:
