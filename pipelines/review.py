@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 
-from synpol.blockwise.records import work_folder
 from synpol.command import run_command
 from synpol.config import Config
 from synpol.errors import InputError
@@ -58,7 +57,7 @@ from synpol.review.cutter import Cutter
 from synpol.review.desk import CANDIDATE, FOUND, PLACE, Desk, Item
 from synpol.review.exchange import read_parquet, read_state, write_lines, write_parquet
 from synpol.review.found import read_found
-from synpol.review.opening import CANDIDATES, open_desk, store_path
+from synpol.review.opening import CANDIDATES, decode_candidates, open_desk, store_path
 from synpol.review.server import ReviewPages
 from synpol.review.store import VerdictStore
 from synpol.review.tiles import Tile, Volume, cut_tile
@@ -340,36 +339,6 @@ def open_volumes(config: Config, layers: Layers) -> dict[str, Volume]:
         path = join(config.need("predict.output"), CANDIDATES, "instances")
         volumes[CANDIDATE] = Volume.of(raw, open_image(path, channels=0), sides)
     return volumes
-
-
-def decode_candidates(config: Config) -> None:
-    """Decode the prediction once more, with the lower threshold."""
-    from synpol.decoding.job import decode_blockwise
-
-    output, chosen = config.need("predict.output"), config.decode
-    if config.exclusive:
-        raise InputError(
-            "review.thres is given, but an exclusive network has no threshold; leave it out"
-        )
-    if config.review.thres is None or config.review.thres >= chosen.thres:
-        raise InputError(
-            f"review.thres is {config.review.thres}; less than decode.thres ({chosen.thres}) is "
-            "expected"
-        )
-    folder = join(output, CANDIDATES)
-    decode_blockwise(
-        join(output, "polarity"),
-        folder,
-        block_shape=chosen.block_shape,
-        num_workers=config.workers.num_workers,
-        thres=config.review.thres,
-        thres_small=chosen.thres_small,
-        dilate_sz=chosen.dilate_sz,
-        sides=chosen.sides,
-        synapses=join(folder, "synapses.parquet"),
-        work_dir=work_folder(output, config.workers.work_dir) / CANDIDATES,
-        workers=config.workers,
-    )
 
 
 def serve(config: Config, given: argparse.Namespace, store: VerdictStore, layers: Layers) -> None:

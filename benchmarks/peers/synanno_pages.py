@@ -1,7 +1,7 @@
 """Peer: SynAnno, the pages of tiles on which it shows synapses of a volume.
 
     git clone https://github.com/PytorchConnectomics/SynAnno; uv venv -p 3.12 env
-    uv pip install -p env './SynAnno[seg]' psutil pyarrow requests zarr
+    uv pip install -p env './SynAnno[seg]' psutil 'pyarrow<22' requests zarr
     env/bin/python synanno_pages.py FOLDER --checkout SynAnno [--pages 5] [--json FILE]
 
 FOLDER is one that `benchmarks/review.py --folder` has made. Image and instances are first written,
@@ -18,8 +18,8 @@ time. Memory is that of the server and its children. Synapses within a tile of t
 volume come last in the table, on pages that are not opened: it has no picture of tiles that are cut
 off.
 
-Against it: no browser draws the pages; torch, which it imports at its start, may be a build for
-CUDA; its downloads start processes (`parallel=True`), which pays off for far data only.
+Against it: torch, which it imports at its start, may be a build for CUDA; it asks CloudVolume for
+parallel downloads, which are made for data that are far away.
 For it: no browser draws the pages.
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from synpol.blockwise.records import work_folder
 from synpol.config import Config
 from synpol.errors import InputError
 from synpol.files import is_url, join
@@ -60,6 +61,42 @@ def open_desk(config: Config, store: VerdictStore, instances: Image) -> Desk:
         settings,
         config.seed,
         below_threshold(table, lower) if wanted else None,
+    )
+
+
+def decode_candidates(config: Config) -> None:
+    """Decode the prediction once more, with the lower threshold.
+
+    Raises
+    ------
+    InputError
+        There is no such threshold for this network, or it is not below that of the result.
+    """
+    from synpol.decoding.job import decode_blockwise  # imports networkx, which a page does not need
+
+    output, chosen = config.need("predict.output"), config.decode
+    if config.exclusive:
+        raise InputError(
+            "review.thres is given, but an exclusive network has no threshold; leave it out"
+        )
+    if config.review.thres is None or config.review.thres >= chosen.thres:
+        raise InputError(
+            f"review.thres is {config.review.thres}; less than decode.thres ({chosen.thres}) is "
+            "expected"
+        )
+    folder = join(output, CANDIDATES)
+    decode_blockwise(
+        join(output, "polarity"),
+        folder,
+        block_shape=chosen.block_shape,
+        num_workers=config.workers.num_workers,
+        thres=config.review.thres,
+        thres_small=chosen.thres_small,
+        dilate_sz=chosen.dilate_sz,
+        sides=chosen.sides,
+        synapses=join(folder, "synapses.parquet"),
+        work_dir=work_folder(output, config.workers.work_dir) / CANDIDATES,
+        workers=config.workers,
     )
 
 
