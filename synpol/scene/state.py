@@ -105,9 +105,9 @@ class Layers:
         output = config.need("predict.output")
         if not is_url(output) and not Path(output, "instances").exists():
             raise InputError(
-                f"there is no result in {output} (predict.output): it has no instances. Run "
-                "pipelines/predict_blockwise.py CONFIG of synpol's repository first, or name the "
-                "folder of a result"
+                f"there is no Zarr array or group at {join(output, 'instances')}: predict.output "
+                "has no result yet. Run pipelines/predict_blockwise.py CONFIG of synpol's "
+                "repository first, or name the folder of a result"
             )
         raw = open_image(config.need_image("predict.raw"), channels=0)
         polarity = None
