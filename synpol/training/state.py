@@ -17,6 +17,7 @@ from synpol.errors import InputError
 from synpol.images.appearance import Appearance
 from synpol.model import build_loss, build_model
 from synpol.model.content import check_weights
+from synpol.model.convolution import convolve_by_threes
 from synpol.model.device import autocast, choose_dtype
 from synpol.model.losses import side_right
 from synpol.model.trained import latest_checkpoint, load_checkpoint
@@ -114,6 +115,8 @@ class TrainingState:
             initial.put_into(model, config, self.learned_from)
         model = model.to(self.device)
         model = model.to(memory_format=torch.channels_last_3d)
+        if self.device.type == "cpu":
+            convolve_by_threes(model)
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self._model = model

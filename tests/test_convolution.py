@@ -1,0 +1,70 @@
+"""Convolutions by threes of sections, in training on a CPU: the same network but for rounding."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from synpol.model.convolution import ByThrees, convolve_by_threes
+from synpol.model.rsunet import RSUNet
+
+
+def learned(network, x, wanted, dtype=torch.float32):
+    """The result of a network and the gradients of its weights, and of the input."""
+    network.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        result = network(x)
+    result.backward(wanted.to(result.dtype))
+    gradients = [p.grad.clone() for p in network.parameters()]
+    return [found.detach() for found in (result, x.grad, *gradients)]
+
+
+def off(found, expected):
+    """Root mean square of a difference, as a share of that of what is expected."""
+    found = found.to(expected.dtype)
+    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("sections", [1, 2, 3, 4, 8, 18])
+def test_any_number_of_sections_has_the_result_and_gradients_of_a_convolution(sections):
+    torch.manual_seed(sections)
+    direct = nn.Conv3d(36, 40, 3, padding=1, bias=False)
+    x, wanted = torch.randn(2, 36, sections, 6, 5), torch.randn(2, 40, sections, 6, 5)
+    expected = learned(direct, x, wanted)
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        found = learned(ByThrees(direct.weight), x.contiguous(memory_format=layout), wanted)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape and off(one, other) < 5e-6
+
+
+def test_in_bfloat16_it_is_off_by_little_more_than_a_convolution():
+    torch.manual_seed(0)
+    direct = nn.Conv3d(36, 36, 3, padding=1, bias=False)
+    x, wanted = torch.randn(1, 36, 6, 16, 16).relu(), torch.randn(1, 36, 6, 16, 16)
+    exact = learned(direct, x, wanted)
+    rounded = learned(direct, x, wanted, torch.bfloat16)
+    found = learned(ByThrees(direct.weight), x, wanted, torch.bfloat16)
+    for ours, theirs, expected in zip(found, rounded, exact, strict=True):
+        assert off(theirs, expected) < 0.005 and off(ours, expected) < 0.015
+
+
+def test_the_default_network_learns_the_same_under_the_same_names():
+    torch.manual_seed(0)
+    direct = RSUNet().to(torch.float64, memory_format=torch.channels_last_3d)
+    quick = copy.deepcopy(direct)
+    convolve_by_threes(quick)
+    assert sum(isinstance(m, ByThrees) for m in quick.modules()) == 28  # all below the first level
+    assert list(quick.state_dict()) == list(direct.state_dict())
+    x, wanted = torch.rand(1, 1, 6, 32, 32).double(), torch.randn(1, 3, 6, 32, 32)
+    for one, other in zip(learned(quick, x, wanted), learned(direct, x, wanted), strict=True):
+        assert off(one, other) < 1e-6
+
+
+def test_a_network_of_few_channels_convolves_as_it_predicts():
+    network = RSUNet((8, 16, 24, 32))
+    convolve_by_threes(network)
+    assert not any(isinstance(m, ByThrees) for m in network.modules())
