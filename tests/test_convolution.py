@@ -1,14 +1,19 @@
-"""Convolutions by threes of sections, in training on a CPU: the same network but for rounding."""
+"""Training on a CPU: convolutions by threes of sections, and memory that is kept."""
 
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from synpol.model.convolution import ByThrees, convolve_by_threes
+from synpol.model.device import keep_freed_memory
 from synpol.model.rsunet import RSUNet
 
 
@@ -68,3 +73,32 @@ def test_a_network_of_few_channels_convolves_as_it_predicts():
     network = RSUNet((8, 16, 24, 32))
     convolve_by_threes(network)
     assert not any(isinstance(m, ByThrees) for m in network.modules())
+
+
+REPEATED = """
+import resource
+from synpol.model.device import keep_freed_memory
+keep_freed_memory()
+before = []
+for _ in range(4):
+    before.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    b"x" * (1 << 26)
+print(before[-1] - before[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back")
+def test_memory_that_was_freed_is_not_asked_of_the_kernel_again():
+    told = subprocess.run([sys.executable, "-c", REPEATED], capture_output=True, check=True)
+    assert int(told.stdout) < 2 * (1 << 26) / 4096 / 10  # pages of two arrays
+
+
+@pytest.mark.parametrize("library", [object(), None])
+def test_a_c_library_without_such_settings_is_left_alone(monkeypatch, library):
+    def opened(_):
+        if library is None:
+            raise OSError("no such library")
+        return library
+
+    monkeypatch.setattr(ctypes, "CDLL", opened)
+    keep_freed_memory()

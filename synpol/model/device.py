@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import logging
 import os
@@ -150,6 +151,26 @@ def number_of_threads(threads: int) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+# of glibc's <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for what it computes next.
+
+    By default glibc gives large blocks back to the kernel, which clears every page before it hands
+    it out again: up to a fourth of the time of a training step on a CPU. Where the C library has no
+    such settings, nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_M_MMAP_MAX, 0)  # all blocks from the heap
+    mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

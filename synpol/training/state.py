@@ -18,7 +18,7 @@ from synpol.images.appearance import Appearance
 from synpol.model import build_loss, build_model
 from synpol.model.content import check_weights
 from synpol.model.convolution import convolve_by_threes
-from synpol.model.device import autocast, choose_dtype
+from synpol.model.device import autocast, choose_dtype, keep_freed_memory
 from synpol.model.losses import side_right
 from synpol.model.trained import latest_checkpoint, load_checkpoint
 from synpol.polarity import Channels
@@ -116,7 +116,10 @@ class TrainingState:
         model = model.to(self.device)
         model = model.to(memory_format=torch.channels_last_3d)
         if self.device.type == "cpu":
+            keep_freed_memory()
             convolve_by_threes(model)
+            for parameter in model.parameters():  # here they cut no free memory into pieces later
+                parameter.grad = torch.zeros_like(parameter)
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self._model = model
@@ -242,7 +245,7 @@ class TrainingState:
             logits = self._network(raw.contiguous(memory_format=torch.channels_last_3d))
         total, terms = self._loss(logits, target, weights)
         self._check_finite("loss", total)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=self.device.type != "cpu")
         self._scaler.scale(total).backward()
         self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
