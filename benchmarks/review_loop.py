@@ -251,26 +251,38 @@ def judge(desk: Desk, order: str, count: int, seed: int, said: dict[int, str]) -
 
 
 def draw(
-    figures: dict[str, float], orders: Sequence[str], counts: Sequence[int], path: Path
+    rows: dict[tuple[str, int], dict[str, float]],
+    orders: Sequence[str],
+    counts: Sequence[int],
+    path: Path,
 ) -> None:
-    """Draw F1 over the number of verdicts."""
+    """Draw F1 over the number of verdicts: a line through the means, a small dot for each seed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    def of(name: str) -> list[float]:
+        return [row["f1"] for (other, _), row in rows.items() if other == name]
+
     names = {"useful": "most useful next", "sample": "random", "score": "by score, lowest first"}
-    figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-    for order in orders:
-        there = [n for n in counts if f"f1_{order}_{n}" in figures]
-        values = [figures["f1_before"], *(figures[f"f1_{order}_{n}"] for n in there)]
-        axes.plot([0, *there], values, "o-", label=names.get(order, order))
+    figure, axes = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
+    for number, order in enumerate(orders):
+        there = [n for n in counts if of(f"{order}_{n}")]
+        means = [float(np.mean(of(f"{order}_{n}"))) for n in there]
+        begin = float(np.mean(of("before")))
+        axes.plot([0, *there], [begin, *means], "o-", color=f"C{number}", label=names[order])
+        for n in there:
+            each = of(f"{order}_{n}")
+            beside = [n + 2 * (number - 1)] * len(each)
+            axes.plot(beside, each, ".", color=f"C{number}", alpha=0.5, ms=5)
     for key, text in (("no_verdicts", "as long, without verdicts"), ("truth", "from the truth")):
-        if f"f1_{key}" in figures:
-            axes.axhline(figures[f"f1_{key}"], color="0.5", ls=":" if key[0] == "n" else "--")
-            axes.annotate(text, (0, figures[f"f1_{key}"]), color="0.4", va="bottom", fontsize=8)
+        if each := of(key):
+            mean = float(np.mean(each))
+            axes.axhline(mean, color="0.5", ls=":" if key[0] == "n" else "--")
+            axes.annotate(text, (max(counts), mean), color="0.4", va="bottom", ha="right", size=8)
     axes.set(xlabel="verdicts", ylabel="F1 on the held-out volume")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
@@ -330,7 +342,7 @@ def main() -> None:
     print(f"{processor()}; Python {platform.python_version()}, {versions}")
     tell(figures, given.json)
     if given.plot is not None:
-        draw(figures, given.orders, given.verdicts, given.plot)
+        draw(rows, given.orders, given.verdicts, given.plot)
 
 
 if __name__ == "__main__":
