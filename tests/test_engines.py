@@ -203,3 +203,35 @@ def test_where_it_is_not_installed_the_message_says_what_to_install(monkeypatch,
     monkeypatch.setitem(sys.modules, "openvino", None)  # on the machine of a worker
     with pytest.raises(InputError, match=r"pip install 'synpol\[openvino\]'"):
         OpenVINONetwork(network(), torch.float32)
+
+
+def test_one_that_is_too_old_or_damaged_is_left_alone_unless_it_is_asked_for(
+    trained, capsys, caplog, monkeypatch
+):
+    by_torch = predicted(trained, TORCH, "--fresh")
+    monkeypatch.setitem(sys.modules, "openvino.opset15", None)  # as with OpenVINO 2024
+    assert np.array_equal(predicted(trained, "--fresh"), by_torch)
+    assert "PyTorch computes the network here" in caplog.text and "-U openvino" in caplog.text
+    config = tiny_config(trained, train__precision="float32")
+    assert run("predict_blockwise", config, "--only", "predict", OPENVINO) == 2
+    assert "pip install -U openvino, or say predict.engine=torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [[], [OPENVINO]])
+@pytest.mark.parametrize("lacking", ["openvino", "device", "compile"])
+def test_what_a_refusal_of_8_bits_advises_works(trained, capsys, monkeypatch, lacking, asked):
+    monkeypatch.setattr(engine, "_check_int8", lambda *given: None)  # as with VNNI
+    if lacking == "openvino":
+        monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    if lacking == "device":
+        monkeypatch.setattr(engine, "_computes", lambda config: False)
+    config = tiny_config(trained, train__precision="float32")
+    command = ["predict_blockwise", config, "--only", "predict", "predict.int8=true", *asked]
+    if lacking == "compile":
+        assert run(*command, "predict.compile=true") == 2
+        assert "predict.int8 computes with OpenVINO, but predict.comp" in capsys.readouterr().err
+        return
+    assert run(*command) == 2
+    advice = "predict.int8=false and predict.engine=torch"
+    assert advice in capsys.readouterr().err
+    assert run(*command, *advice.split(" and ")) == 0

@@ -29,6 +29,7 @@ from synpol.errors import InputError
 from synpol.images.appearance import Appearance
 from synpol.images.image import open_image
 from synpol.model import build_model
+from synpol.model.device import has_vnni
 from synpol.model.trained import find_checkpoint
 from synpol.polarity import Channels
 from synpol.prediction.live import RememberedWindows
@@ -120,10 +121,13 @@ WAYS = [
     ["predict.mask=MASK"],
     ["predict.raw=OTHER", "predict.resample=true"],
     ["predict.raw=GAPS", "predict.flip_axes=[[x]]"],
+    ["predict.engine=torch", "predict.overlap=0.25", "predict.batch_size=3"],
+    *[["predict.int8=true", "predict.flip_axes=[[y], [x, z]]"]] * has_vnni(),
 ]
+NAMES = ["plain", "crop", "mask", "resampled", "missing", "torch", "int8"]
 
 
-@pytest.mark.parametrize("changes", WAYS, ids=["plain", "crop", "mask", "resampled", "missing"])
+@pytest.mark.parametrize("changes", WAYS, ids=NAMES[: len(WAYS)])
 def test_served_chunks_have_the_bytes_of_a_run(trained, tmp_path, changes):
     raw = open_image(trained / "data" / "raw").array[:]
     if "predict.mask=MASK" in changes:

@@ -29,15 +29,22 @@ def loaded_openvino() -> Any:
     Raises
     ------
     InputError
-        OpenVINO is not installed.
+        OpenVINO is not installed, or what is installed cannot be used.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    where = os.uname().nodename
     try:
         import openvino
-    except ModuleNotFoundError:
+        import openvino.opset15  # older versions than 2025.0 lack it
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
+            raise InputError(
+                f"OpenVINO computes the network, but it is not installed on {where}: "
+                "pip install 'synpol[openvino]', or say predict.engine=torch"
+            ) from None
         raise InputError(
-            f"OpenVINO computes the network, but it is not installed on {os.uname().nodename}: "
-            "pip install 'synpol[openvino]', or say predict.engine=torch"
+            f"OpenVINO computes the network, but what is installed on {where} is too old or "
+            f"damaged ({error}): pip install -U openvino, or say predict.engine=torch"
         ) from None
     return openvino
 
@@ -64,7 +71,7 @@ class OpenVINONetwork:
     Raises
     ------
     InputError
-        OpenVINO is not installed, or this processor lacks the instructions for 8-bit integers.
+        OpenVINO cannot be used here, or this processor lacks the instructions for 8-bit integers.
     """
 
     def __init__(self, network: RSUNet, dtype: torch.dtype, int8: bool = False) -> None:

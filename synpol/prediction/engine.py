@@ -30,9 +30,21 @@ def engines_of(config: Config) -> list[Engine]:
     if config.predict.compile:
         return ["torch"]
     x86 = platform.machine() in ("x86_64", "AMD64")
-    if x86 and find_spec("openvino") and _computes(config):
+    if x86 and find_spec("openvino") and _computes(config) and _is_usable():
         return ["openvino", "torch"]
     return ["torch", "openvino"]
+
+
+def _is_usable() -> bool:
+    """Whether the OpenVINO that is installed can be imported; a warning says why not."""
+    from synpol.model.openvino_graph import loaded_openvino
+
+    try:
+        loaded_openvino()
+    except InputError as error:
+        _log.warning("PyTorch computes the network here: %s", error)
+        return False
+    return True
 
 
 def _computes(config: Config) -> bool:
@@ -100,8 +112,8 @@ def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
     Raises
     ------
     InputError
-        OpenVINO is not installed, it has not the device or the precision, torch is to compile, or
-        the processor has no instructions for 8-bit integers.
+        OpenVINO is not installed or cannot be imported, it has not the device or the precision,
+        torch is to compile, or the processor has no instructions for 8-bit integers.
     """
     if config.predict.int8:
         _check_int8(engine, config)
@@ -110,6 +122,9 @@ def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
     begun = config.predict.engine == "auto" and not config.predict.int8
     why = "this prediction was begun with OpenVINO" if begun else "OpenVINO is to compute"
     otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
+    if config.predict.int8:
+        why = "predict.int8 computes with OpenVINO"
+        otherwise = "or say predict.int8=false and predict.engine=torch"
     if config.predict.compile:
         raise InputError(f"{why}, but predict.compile is for torch; leave one of them out")
     if not _computes(config):
@@ -121,6 +136,9 @@ def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
         raise InputError(
             f"{why}, which is not installed: pip install 'synpol[openvino]'; {otherwise}"
         )
+    from synpol.model.openvino_graph import loaded_openvino
+
+    loaded_openvino()
 
 
 def _check_int8(engine: Engine | Literal["auto"], config: Config) -> None:

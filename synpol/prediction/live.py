@@ -1,7 +1,8 @@
 """Predict single blocks of a volume when somebody looks at them, without a run.
 
 A block is read, computed and blended by the stage of a run (`PredictStage`), on the window grid of
-the whole volume. So it has the voxels that a run writes there, whatever the blocks of either are.
+the whole volume. So it has the voxels that a new run writes there, whatever the blocks of either
+are.
 """
 
 from __future__ import annotations
