@@ -152,7 +152,7 @@ def test_what_one_began_goes_on_with_it_unless_it_is_to_be_fresh(trained, caplog
     assert np.array_equal(predicted(trained, "--fresh"), by_torch)
 
 
-def test_validations_go_on_with_the_engine_that_they_were_begun_with(tmp_path, monkeypatch):
+def test_validations_go_on_with_the_engine_that_they_were_begun_with(tmp_path, monkeypatch, capsys):
     tiny_volume(tmp_path / "data")
     config = tiny_config(tmp_path, train__precision="float32", train__validate_every=2)
     rows_at = tmp_path / "run" / "validation.csv"
@@ -168,7 +168,11 @@ def test_validations_go_on_with_the_engine_that_they_were_begun_with(tmp_path, m
     new = settings("train.iterations=8")
     assert len(set(new)) == 1 and new[0] != by_torch[0]
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    capsys.readouterr()
     assert run("train", config, "train.iterations=10") == 2
+    said = capsys.readouterr().err
+    assert f"validations of {tmp_path}/run were begun with OpenVINO, which is not installed" in said
+    assert "predict.engine=torch begins anew with PyTorch" in said
 
 
 @pytest.mark.parametrize(

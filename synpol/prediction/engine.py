@@ -106,8 +106,19 @@ def with_engine(config: Config, engine: Engine) -> Config:
     return config.model_copy(update={"predict": predict})
 
 
-def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
+def check_engine(
+    engine: Engine | Literal["auto"], config: Config, was: str = "this prediction was"
+) -> None:
     """Refuse OpenVINO, or 8-bit integers, where they cannot compute.
+
+    Parameters
+    ----------
+    engine : {"auto", "torch", "openvino"}
+        Engine that is to compute.
+    config : Config
+        Config as it was given; where it says auto, the engine is that of an earlier result.
+    was : str
+        Words for this result, before "begun".
 
     Raises
     ------
@@ -120,8 +131,8 @@ def check_engine(engine: Engine | Literal["auto"], config: Config) -> None:
     if engine != "openvino":
         return
     begun = config.predict.engine == "auto" and not config.predict.int8
-    why = "this prediction was begun with OpenVINO" if begun else "OpenVINO is to compute"
-    otherwise = "predict.engine=torch" + (" makes it anew with PyTorch" if begun else "")
+    why = f"{was} begun with OpenVINO" if begun else "OpenVINO is to compute"
+    otherwise = "predict.engine=torch" + (" begins anew with PyTorch" if begun else "")
     if config.predict.int8:
         why = "predict.int8 computes with OpenVINO"
         otherwise = "or say predict.int8=false and predict.engine=torch"

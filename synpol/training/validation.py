@@ -177,16 +177,18 @@ class Validation:
         # a folder of its own, because pipelines/tune.py may run at the same time
         self.volume = ValidationVolume.of(config.model_copy(update=alone), "training_validation")
         self.path = Path(config.run_dir) / "validation.csv"
-        layouts = [self.volume.config, self.volume.config.laid_out(recipe=True)]
+        asked = self.volume.config
+        layouts = [asked, asked.laid_out(recipe=True)]
         choices = [
             replace(self.volume, config=with_engine(layout, engine))
             for layout in layouts
-            for engine in engines_of(self.volume.config)
+            for engine in engines_of(asked)
         ]
         begun = {row.settings for row in read_validation(self.path)}
         # goes on with the windows and the engine that it was begun with
         self.volume = next((v for v in choices if v.digest() in begun), choices[0])
-        check_engine(self.volume.config.predict.engine, self.volume.config)
+        engine = self.volume.config.predict.engine
+        check_engine(engine, asked, f"the validations of {config.run_dir} were")
         self.settings = self.volume.digest()
         self.config = config
         self.rows = [
