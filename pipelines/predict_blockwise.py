@@ -62,8 +62,7 @@ def predict(config: Config, output: str, fresh: bool) -> None:
     job = PredictJob.of(config, raw, output, checkpoint, fresh=fresh)
     if not fresh:
         job.refuse_other_region()
-    engine = {"openvino": "OpenVINO", "torch": "PyTorch"}[job.network.engine]
-    print(f"{job.border_cost()}\nwith {job.network.checkpoint}, by {engine}", file=sys.stderr)
+    print(f"{job.border_cost()}\nwith {job.network.title}", file=sys.stderr)
     job.run(fresh)
 
 
@@ -84,7 +83,7 @@ def planned(config: Config, output: str, only: str | None, fresh: bool) -> str:
             fresh=fresh,
         )
         stages.append(plan_prediction(job))
-        jobs.append(job.border_cost())
+        jobs.append(f"{job.border_cost()}\nwith {job.network.title}")
         jobs.append("To predict: " + job_text(settings, job.num_workers, job.gpus))
         shape, dtype = job.roi.shape, np.dtype(np.uint8)
     else:

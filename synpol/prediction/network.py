@@ -99,6 +99,12 @@ class Network:
             int8=self.int8,
         )
 
+    @property
+    def title(self) -> str:
+        """Name of the file, and of the program that computes."""
+        engine = {"openvino": "OpenVINO", "torch": "PyTorch"}[self.engine]
+        return f"{self.checkpoint}, by {engine}" + (" in 8-bit integers" if self.int8 else "")
+
     def at_once(self, batch_size: int) -> int:
         """Return how many windows the network gets at once: OpenVINO gains nothing by several."""
         return 1 if self.engine == "openvino" else batch_size
