@@ -280,9 +280,9 @@ def draw(
         if each := of(key):
             mean = float(np.mean(each))
             axes.axhline(mean, color="0.5", ls=":" if key[0] == "n" else "--")
-            axes.annotate(text, (max(counts), mean), color="0.4", va="bottom", ha="right", size=8)
+            axes.annotate(text, (0, mean), color="0.4", va="bottom", size=8)
     axes.set(xlabel="verdicts", ylabel="F1 on the held-out volume")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.62, 0.93))
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
