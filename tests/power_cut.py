@@ -250,8 +250,12 @@ def _calls(logs: Path) -> list[tuple[float, int, str, str, int]]:
             start, call, text, result, took = found.groups()
             if call in ("clone", "clone3") and "CLONE_FILES" in text and "CLONE_VFORK" not in text:
                 owner[int(result)] = thread
-            if int(result) >= 0:
-                calls.append((float(start) + float(took), thread, call, text, int(result)))
+            if int(result) < 0:
+                continue
+            # a folder is there before strace sees the end of the call, and another thread may have
+            # made something in it by then
+            ended = float(start) + (0 if call.startswith("mkdir") else float(took))
+            calls.append((ended, thread, call, text, int(result)))
 
     def process(thread: int) -> int:
         return process(owner[thread]) if thread in owner else thread
