@@ -10,10 +10,12 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+import zarr
 from recipes import run, tiny_config, tiny_volume
 
 from synpol.config import load_config
 from synpol.errors import InputError
+from synpol.images.claim import COMPLETE
 from synpol.images.image import open_image
 from synpol.model import RSUNet
 from synpol.model.device import has_bfloat16, has_vnni
@@ -147,6 +149,10 @@ def test_what_one_began_goes_on_with_it_unless_it_is_to_be_fresh(trained, caplog
 
     monkeypatch.setattr(engine, "find_spec", lambda name: None)  # as where it is not installed
     config = tiny_config(trained, train__precision="float32")
+    for changes in ([], [OPENVINO]):  # what is finished needs nothing that computes
+        predicted(trained, *changes)
+        assert stored(trained) == before
+    zarr.open_array(trained / "result/polarity/s0").update_attributes({COMPLETE: False})
     assert run("predict_blockwise", config, "--only", "predict") == 2
     assert stored(trained) == before
     assert np.array_equal(predicted(trained, "--fresh"), by_torch)

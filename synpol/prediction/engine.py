@@ -10,6 +10,7 @@ from typing import Literal
 
 from synpol.config import Config
 from synpol.errors import InputError
+from synpol.images.claim import Answer
 from synpol.prediction.network import Engine
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _computes(config: Config) -> bool:
 def as_begun(
     where: str,
     choices: Sequence[tuple[Config, Engine]],
-    held: Callable[[Config, Engine], bool],
+    answer: Callable[[Config, Engine], Answer],
 ) -> tuple[Config, Engine]:
     """Choose windows and engine: those of the prediction that is there, else the first.
 
@@ -73,17 +74,20 @@ def as_begun(
         Path or URL of the prediction.
     choices : sequence of (Config, engine)
         Config with its windows laid out, and an engine; the first is for a new prediction.
-    held : callable
-        Whether the prediction that is there was made, or begun, with a choice.
+    answer : callable
+        What a job of a choice does about the prediction that is there.
 
     Raises
     ------
     InputError
-        The engine cannot compute here.
+        The engine is to compute, but cannot compute here.
     """
     first, preferred = choices[0]
-    config, engine = next((choice for choice in choices if held(*choice)), choices[0])
-    check_engine(engine, config)
+    answers = [answer(*choice) for choice in choices]
+    there = next((at for at, found in enumerate(answers) if found is not Answer.ANEW), 0)
+    config, engine = choices[there]
+    if answers[there] is not Answer.FINISHED:
+        check_engine(engine, config)
     if config is not first:
         _log.warning(
             "%s was begun with windows of %s that overlap by half, the default then, and goes "

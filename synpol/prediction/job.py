@@ -17,7 +17,7 @@ from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.sources import SourceStamps
 from synpol.config import Config, Predict, Source, Workers
 from synpol.files import join
-from synpol.images.claim import Claim, begun, claim_image
+from synpol.images.claim import Claim, answer_of, begun, claim_image
 from synpol.images.identity import hash_of, identity_of
 from synpol.images.image import Image, check_readable, open_image
 from synpol.images.intensity import Intensity, intensity_of
@@ -182,7 +182,8 @@ class PredictJob:
         blocks = BlockGrid.of(roi.shape, predict.block_shape)
         remote_gpu = settings.gpus > 0  # refused where jobs run on this machine
         options = {"overlap", "blending", "flip_axes", "roi", "compile"}
-        stored = _stored_hash(str(output))
+        there = opened_array(join(str(output), "polarity", "s0"))
+        stored = None if there is None else there.attrs.get(HASH)
 
         def digest_of(config: Config, engine: Engine) -> str:
             about = {
@@ -211,7 +212,7 @@ class PredictJob:
         config, engine = as_begun(
             join(str(output), "polarity"),
             [(layout, engine) for layout in layouts for engine in engines],
-            lambda *choice: not fresh and digest_of(*choice) == stored,
+            lambda *choice: answer_of(there, digest_of(*choice), fresh),
         )
         network = replace(network, engine=engine)
         predict = config.predict
@@ -376,12 +377,6 @@ def _digest(stored: Any, about: dict[str, Any], file_digest: str) -> str:
     """
     older = hash_of(about | {"checkpoint": file_digest})
     return older if older == stored else hash_of(about)
-
-
-def _stored_hash(output: str) -> Any:
-    """Return the hash of the prediction in an output, finished or not; None if there is none."""
-    found = opened_array(join(output, "polarity", "s0"))
-    return None if found is None else found.attrs.get(HASH)
 
 
 def _dtype_name(network: Network, device: str, remote_gpu: bool) -> str:
