@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: name: window as a multiple of train.patch, overlap, blending
 SETTINGS: dict[str, tuple[tuple[float, float, float], float, Blending]] = {
     "recipe": ((1, 1, 1), 0.5, "bump"),
+    "recipe by torch": ((1, 1, 1), 0.5, "bump"),
     "default": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),  # of the demo's patch, 12 x 96 x 96
     "default by torch": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),
     "default in int8": ((5 / 3, 5 / 3, 5 / 3), 0.2, "crop"),
@@ -66,7 +67,7 @@ SETTINGS: dict[str, tuple[tuple[float, float, float], float, Blending]] = {
 }
 #: keys of the config that a setting changes, beside its windows
 CHANGES = {
-    "recipe": ["predict.engine=torch"],
+    "recipe by torch": ["predict.engine=torch"],
     "default by torch": ["predict.engine=torch"],
     "default in int8": ["predict.int8=true"],
 }

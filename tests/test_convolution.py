@@ -102,3 +102,15 @@ def test_a_c_library_without_such_settings_is_left_alone(monkeypatch, library):
 
     monkeypatch.setattr(ctypes, "CDLL", opened)
     keep_freed_memory()
+
+
+def test_a_single_volume_has_the_result_that_it_has_beside_others():
+    torch.manual_seed(0)
+    network = RSUNet((8, 16, 24)).to(memory_format=torch.channels_last_3d).eval()
+    volumes = torch.rand(2, 1, 6, 48, 48).contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        assert torch.equal(network(volumes[:1]), network(volumes)[:1])
+    with torch.profiler.profile() as profile:
+        network.train()(volumes[:1]).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in names and "aten::slow_conv3d_forward" not in names
