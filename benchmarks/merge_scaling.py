@@ -385,4 +385,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import merge_scaling  # as a module, so that workers find its stages by name
+
+    merge_scaling.main()
