@@ -16,6 +16,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.images.appearance import Appearance
 from synpol.model import build_loss, build_model
+from synpol.model.batch_norm import normalise_by_lines
 from synpol.model.content import check_weights
 from synpol.model.convolution import convolve_by_threes
 from synpol.model.device import autocast, choose_dtype, keep_freed_memory
@@ -118,6 +119,7 @@ class TrainingState:
         if self.device.type == "cpu":
             keep_freed_memory()
             convolve_by_threes(model)
+            normalise_by_lines(model)
             for parameter in model.parameters():  # here they cut no free memory into pieces later
                 parameter.grad = torch.zeros_like(parameter)
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
