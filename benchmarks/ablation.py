@@ -35,6 +35,8 @@ NO_AUGMENTATION = [
     "augment.section_brightness=0",
     *(f"augment.{k}_p=0" for k in ("elastic", "misalign", "gamma", "noise", "blur", "missing")),
 ]
+#: what all variants share: more patches than the demo has by now, and the finest level alone
+SHARED = ["train.batch_size=4", "loss.deep_supervision=0"]
 #: what is told of each in the table: the name, what is changed, and whether it is about sides
 VARIANTS = {
     "full": ([], True),
@@ -52,7 +54,13 @@ VARIANTS = {
 def run(config: str, name: str, overrides: list[str], runs: Path) -> dict[str, float]:
     """Train, tune, predict and score one variant; finished steps are not repeated."""
     run_dir = folder_of(runs, name)
-    common = [config, *overrides, f"run_dir={run_dir}", f"predict.output={run_dir}/heldout"]
+    common = [
+        config,
+        *SHARED,
+        *overrides,
+        f"run_dir={run_dir}",
+        f"predict.output={run_dir}/heldout",
+    ]
     tuned = f"{run_dir}/tuned.yaml"
     started = time.monotonic()
     for step, extra in (

@@ -127,6 +127,7 @@ class Loop:
                 "seed": seed,
                 "data": data,
                 "reject_sampling": {"size_thres": 400},
+                "loss": {"deep_supervision": 0},
                 "train": {
                     "initial": self.network,
                     "iterations": self.given.iterations,

@@ -41,8 +41,10 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def configured(network: str, precision: str, folder: Path) -> Path:
-    """The demo's config, or what the defaults are on its data."""
+    """The demo's network with four patches, or what the defaults are, on the demo's data."""
     content = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    content["train"]["batch_size"] = 4
+    content["loss"].pop("deep_supervision", None)  # older builds do not know it
     if network == "default":
         del content["model"]
         content["train"] = {"batch_size": 1}

@@ -93,7 +93,7 @@ def main() -> None:
     given = parser.parse_args()
     base = yaml.safe_load((ROOT / given.config).read_text())
     step("prepare", given.config)
-    changes = ["device=cpu"]
+    changes = ["device=cpu", "train.batch_size=4", "loss.deep_supervision=0"]
     if given.iterations is not None:
         changes.append(f"train.iterations={given.iterations}")
     rows = {}

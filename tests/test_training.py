@@ -380,6 +380,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(tiny, exclusiv
     settings = {
         "exclusive": exclusive,
         "model": {"filters": [4, 6], "norm": "group"},
+        "loss": {"deep_supervision": 0.5},
         "train__batch_size": 4,
         "train__iterations": 12,
         "train__validate_every": 6,

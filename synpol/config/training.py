@@ -46,6 +46,12 @@ class Loss(Section):
         description="weight of the mean of pre * post * union, 4.0 in the older recipe; only for "
         "networks that are not exclusive",
     )
+    deep_supervision: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the same loss on the next coarser level of the network, halved for "
+        "each further level, side contrast excepted; 0: the finest level alone",
+    )
     terms: dict[str, NotNegative] = Field(
         default={},
         description="weights of further loss terms by their names, see synpol/model/losses.py",

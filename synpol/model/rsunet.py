@@ -14,7 +14,7 @@ rounding, and a quarter of the voxels is mixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -32,11 +32,11 @@ def _norm(kind: str, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def _activation(kind: str) -> nn.Module:
+def _activation(kind: str, inplace: bool = True) -> nn.Module:
     return {
-        "relu": lambda: nn.ReLU(inplace=True),
-        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
-        "elu": lambda: nn.ELU(inplace=True),
+        "relu": lambda: nn.ReLU(inplace),
+        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace),
+        "elu": lambda: nn.ELU(1.0, inplace),
         "prelu": lambda: nn.PReLU(init=0.25),
     }[kind]()
 
@@ -129,27 +129,50 @@ class RSUNet(nn.Module):
         self.decode = nn.ModuleList(
             _Block(filters[i], filters[i], kernels[i], norm, activation) for i in range(levels - 1)
         )
-        self.head = nn.Sequential(
-            _norm(norm, filters[0]),
-            _activation(activation),
-            nn.Conv3d(filters[0], out_channels, 1),
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.head = Head(filters[0], out_channels, norm, activation)
+        initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for features in self.levels(x):
+            x = features
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+    def levels(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the features of each level on the way up, the coarsest first."""
         skips = []
         for level, block in enumerate(self.encode):
             x = block(self.pool(x) if level else x)
             skips.append(x)
+        yield x
         for level in reversed(range(len(self.decode))):
             x = _twice_as_wide(_pointwise(self.project[level], x)) + skips[level]
             x = self.decode[level](x)
-        norm, activation, last = self.head
+            yield x
+
+
+class Head(nn.Sequential):
+    """Logits from the features of a level, which `inplace` allows to overwrite."""
+
+    def __init__(
+        self, width: int, out_channels: int, norm: str, activation: str, inplace: bool = True
+    ) -> None:
+        last = nn.Conv3d(width, out_channels, 1)
+        super().__init__(_norm(norm, width), _activation(activation, inplace), last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute logits (batch, out_channels, z, y, x) from features (batch, width, z, y, x)."""
+        norm, activation, last = self
         return _pointwise(last, activation(norm(x)))
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw the weights of all convolutions anew; biases become 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _pointwise(convolution: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,12 @@ from synpol.training.data_state import check_same_data
 #: to be raised when the request graph draws other patches from the same seed than before
 REQUEST_GRAPH = 3
 #: keys that older checkpoints do not have; an empty one is left out of the identity of a run
-_LATER_KEYS = (("augment", "extra"), ("loss", "terms"), ("data", "mixed_voxel_sizes"))
+_LATER_KEYS = (
+    ("augment", "extra"),
+    ("loss", "terms"),
+    ("loss", "deep_supervision"),
+    ("data", "mixed_voxel_sizes"),
+)
 #: keys of `train` that may change when a run resumes, because they do not change what is learned
 _FREE_KEYS = {
     "num_workers",

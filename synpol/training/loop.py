@@ -182,7 +182,9 @@ class Trainer:
     def _log(self) -> contextlib.AbstractContextManager[TrainingLog | None]:
         if not self.processes.is_first:
             return contextlib.nullcontext()
-        return TrainingLog(Path(self.config.run_dir), self.config.loss.weights, self.iteration)
+        loss = self.config.loss
+        terms = [*loss.weights, *(["deep_supervision"] if loss.deep_supervision else [])]
+        return TrainingLog(Path(self.config.run_dir), terms, self.iteration)
 
     def _bar(self) -> tqdm:
         return tqdm(

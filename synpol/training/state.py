@@ -19,6 +19,7 @@ from synpol.model import build_loss, build_model
 from synpol.model.batch_norm import normalise_by_lines
 from synpol.model.content import check_weights
 from synpol.model.convolution import convolve_by_threes
+from synpol.model.deep_supervision import DeeplySupervised
 from synpol.model.device import autocast, choose_dtype, keep_freed_memory
 from synpol.model.losses import side_right
 from synpol.model.trained import latest_checkpoint, load_checkpoint
@@ -114,19 +115,20 @@ class TrainingState:
         self._initial = initial.digest if initial is not None else None
         if initial is not None and found is None:
             initial.put_into(model, config, self.learned_from)
-        model = model.to(self.device)
-        model = model.to(memory_format=torch.channels_last_3d)
+        learner = DeeplySupervised(model, config.model, config.loss.deep_supervision)
+        learner = learner.to(self.device)
+        learner = learner.to(memory_format=torch.channels_last_3d)
         if self.device.type == "cpu":
             keep_freed_memory()
-            convolve_by_threes(model)
-            normalise_by_lines(model)
-            for parameter in model.parameters():  # here they cut no free memory into pieces later
+            convolve_by_threes(learner)
+            normalise_by_lines(learner)
+            for parameter in learner.parameters():  # they cut no free memory into pieces later
                 parameter.grad = torch.zeros_like(parameter)
         if processes.size > 1:  # batch norm, where there is any, is of the whole batch
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self._model = model
+            learner = torch.nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+        self._learner, self._model = learner, learner.network
         self._loss = build_loss(config.loss, self.channels, config.data.has_unknown).to(self.device)
-        self._optimizer = build_optimizer(model, config.train)
+        self._optimizer = build_optimizer(learner, config.train)
         # it keeps small gradients of float16 above zero, and does nothing for the other types
         half = self._dtype == torch.float16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
@@ -136,11 +138,11 @@ class TrainingState:
         self._average: AveragedModel | None = None
         if config.train.ema:
             average = get_ema_multi_avg_fn(config.train.ema)
-            self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self._average = AveragedModel(self._model, multi_avg_fn=average, use_buffers=True)
         self._saved_iteration: int | None = None
         if found is not None:
             self._resume(*found)
-        self._network = processes.together(model)
+        self._answers = processes.together(learner)
 
     def _resume(self, newest: Path, stored: Mapping[str, Any]) -> None:
         """Take over the newest checkpoint."""
@@ -173,6 +175,7 @@ class TrainingState:
     def _take_over(self, stored: Mapping[str, Any]) -> None:
         """Take over what a checkpoint holds."""
         self._model.load_state_dict(stored["model"])
+        self._learner.heads.load_state_dict(stored.get("heads", {}))
         self._optimizer.load_state_dict(stored["optimizer"])
         self._schedule.load_state_dict(stored["schedule"])
         before, now = stored["config"]["train"]["iterations"], self.config.train.iterations
@@ -217,6 +220,7 @@ class TrainingState:
                 "data_state": self.data_state,
                 "learned_from": [one.kept() for one in self.learned_from],
                 "model": self._model.state_dict(),
+                "heads": self._learner.heads.state_dict(),
                 "ema": average.module.state_dict() if average is not None else None,
                 "averaged": int(average.n_averaged) if average is not None else 0,
                 "optimizer": self._optimizer.state_dict(),
@@ -242,16 +246,16 @@ class TrainingState:
             torch.from_numpy(np.ascontiguousarray(batch[k])).to(self.device)
             for k in ("raw", "target", "weights")
         )
-        self._model.train()
+        self._learner.train()
         with autocast(self.device, self._dtype):
-            logits = self._network(raw.contiguous(memory_format=torch.channels_last_3d))
-        total, terms = self._loss(logits, target, weights)
+            answers = self._answers(raw.contiguous(memory_format=torch.channels_last_3d))
+        total, terms = self._learner.losses(self._loss, answers, target, weights)
         self._check_finite("loss", total)
         self._optimizer.zero_grad(set_to_none=self.device.type != "cpu")
         self._scaler.scale(total).backward()
         self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
-            self._model.parameters(), self.config.train.gradient_clipping
+            self._learner.parameters(), self.config.train.gradient_clipping
         )
         if not self._scaler.is_enabled():  # it skips a step whose gradient is not finite
             self._check_finite("gradient", norm)
@@ -265,7 +269,7 @@ class TrainingState:
                 self._average.n_averaged.zero_()
             self._average.update_parameters(self._model)
         values = {name: term.item() for name, term in {"loss": total, **terms}.items()}
-        shown = logits.detach()
+        shown = answers[0].detach()
         right, known = side_right(shown, target, self.channels)
         return Learned(values, right, known, lr, shown)
 
