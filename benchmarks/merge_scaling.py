@@ -1,7 +1,6 @@
 """How the merge grows with the number of blocks, up to a million of them.
 
-    python benchmarks/merge_scaling.py [--sides 10 22 46 100] [--against REV]
-                                       [--plot FILE] [--json FILE]
+    python benchmarks/merge_scaling.py [--sides N ...] [--against REV] [--plot FILE] [--json FILE]
 
 A volume of n x n x n blocks is simulated without voxels: what the blocks would hand to the merge is
 drawn, block by block, from their index. Everything above is the real thing: the stages ``merge 1``
@@ -25,21 +24,23 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import platform
 import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from against import ROOT, Run, build_of, compared, head, in_turns, run_with
 from figures import tell
 
 from synpol.blockwise.driver import Driver
-from synpol.blockwise.grid import BlockGrid, children, index_of
+from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index, record_path
 from synpol.blockwise.stage import AnyStage
 from synpol.decoding.fragments import (
@@ -60,6 +61,8 @@ from synpol.synapses.statistics import Rows, Stats
 
 BLOCK = (128, 256, 256)
 INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128
+#: whether this is a build whose lowest groups have 2x2x2 blocks
+OLDER = "side" not in {field.name for field in fields(MergeStage)}
 
 
 @functools.lru_cache(maxsize=2**12)
@@ -107,10 +110,12 @@ class OpenFragments:
 
 def names(index: Index, grid: Index, place: np.ndarray) -> np.ndarray:
     """Names of fragments that begin at some place in the C order of their block."""
-    voxel = np.unravel_index(place, BLOCK)
-    z, y, x = (v + i * b for v, i, b in zip(voxel, index, BLOCK, strict=True))
-    shape = [n * b for n, b in zip(grid, BLOCK, strict=True)]
-    return ((z * shape[1] + y) * shape[2] + x + 1).astype(np.uint64)
+    row = grid[2] * BLOCK[2]
+    section = row * grid[1] * BLOCK[1]
+    first = index[0] * BLOCK[0] * section + index[1] * BLOCK[1] * row + index[2] * BLOCK[2] + 1
+    lines = place // BLOCK[2]
+    found = lines // BLOCK[1] * section + lines % BLOCK[1] * row + (place % BLOCK[2] + first)
+    return found.view(np.uint64)
 
 
 def place_of(fragment: np.ndarray) -> np.ndarray:
@@ -143,11 +148,10 @@ def simulated_node(index: Index, grid: Index) -> MergeNode:
     touching, sides, claims = {}, {}, {}
     for row, kind in enumerate(KINDS):
         reaches = np.ones(len(own.face), dtype=bool) if row == 0 else own.reach[row - 1]
-        fragment = own.fragment[reaches]
-        face = own.face[reaches]
+        fragment, face = own.fragment[reaches], own.face[reaches]
         mine = names(index, grid, place_of(fragment) + row)
         met = [np.zeros(0, np.uint64)]
-        high = np.concatenate([[], *(np.flatnonzero(face == 2 * a + 1) for a in range(3))])
+        high = np.flatnonzero(face % 2)  # by axis, as they were drawn
         for axis in range(3):
             if index[axis] + 1 < grid[axis]:
                 other = index_of(i + (a == axis) for a, i in enumerate(index))
@@ -156,7 +160,6 @@ def simulated_node(index: Index, grid: Index) -> MergeNode:
                 if row:
                     here &= theirs.reach[row - 1]
                 met.append(names(other, grid, place_of(theirs.fragment[here]) + row))
-        high = high.astype(np.int64)
         touching[kind] = Touching(
             face.astype(np.uint8),
             mine,
@@ -168,8 +171,7 @@ def simulated_node(index: Index, grid: Index) -> MergeNode:
         if row:
             which = np.unique(fragment)
             name = names(index, grid, place_of(which) + row)
-            voxels = rng.integers(20, 1000, len(which))
-            sides[kind] = Sides(name, open_synapse[which], voxels)
+            sides[kind] = Sides(name, open_synapse[which], rng.integers(20, 1000, len(which)))
             claims[kind] = np.full(count, KEPT)
             claims[kind][which] = name
     nothing = np.full(count, NONE)
@@ -179,22 +181,28 @@ def simulated_node(index: Index, grid: Index) -> MergeNode:
         np.concatenate([nothing, claims["post"]]),
         some_stats(rng, index, 2 * count),
     )
-    rows = simulated_rows(index, grid)
     no_names = np.zeros((0, 2), np.uint64)
     no_contacts = Contacts(
         no_names[:, 0], no_names, no_names, np.zeros(0, np.uint8), np.zeros((0, 3), np.int64)
     )
+    rows = simulated_rows(index, grid)
     return MergeNode(open_synapse, touching, sides, claims_of_voxels, no_contacts, rows)
+
+
+def members_of(index: Index, grid: Index, side: int) -> list[Index]:
+    """The members of a group, for any build."""
+    z, y, x = (range(i * side, min((i + 1) * side, n)) for i, n in zip(index, grid, strict=True))
+    return list(itertools.product(z, y, x))
 
 
 class SimulatedMerge(MergeStage):
     """The lowest merge, over blocks that are drawn instead of read."""
 
     def group(self, index: Index) -> list[Member]:
-        grid = self.member_grid
+        grid, side = self.member_grid, 2 if OLDER else self.side
         return [
-            (simulated_node((z, y, x), grid), (z % 2, y % 2, x % 2))
-            for z, y, x in children(index, grid)
+            (simulated_node(block, grid), index_of(i % side for i in block))
+            for block in members_of(index, grid, side)
         ]
 
 
@@ -219,7 +227,8 @@ def stages(work: Path, side: int) -> tuple[list[MergeStage], SimulatedNumber, li
         blocks=blocks,
         finished=(work / "dilate", *(merge.folder for merge in merges)),
     )
-    resolves = resolve_stages(work, merges)
+    given: tuple[Any, ...] = (work, merges) if OLDER else (merges,)
+    resolves = resolve_stages(*given)
     return merges, numbers, resolves
 
 
@@ -273,7 +282,8 @@ def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
             for kind in KINDS:
                 axis = node.touching[kind].contact_axis
                 edges += int((np.array(place)[axis] == 0).sum())
-        paths = [record_path(stage.members, c) for c in children((0, 0, 0), stage.member_grid)]
+        members = members_of((0, 0, 0), stage.member_grid, stage.side)
+        paths = [record_path(stage.members, member) for member in members]
         read = sum(p.stat().st_size for p in paths if p.exists())
         rows.append((int(np.prod(stage.grid)), edges, read))
     return rows

@@ -4,6 +4,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import networkx
@@ -19,7 +20,7 @@ from synpol import InputError, decode_blockwise, polarity2instance
 from synpol.blockwise import driver
 from synpol.blockwise.grid import BlockGrid
 from synpol.blockwise.records import record_path
-from synpol.decoding import joining
+from synpol.decoding import job, joining
 from synpol.images.image import open_image
 from synpol.images.writing import create_image
 
@@ -234,6 +235,39 @@ def test_real_workers_give_the_same(tmp_path, monkeypatch):
     assert np.array_equal(found, polarity2instance(volume, thres_small=9))
 
 
+@pytest.mark.parametrize("group", [2, 3, 4, 5])
+@pytest.mark.parametrize(("dilate_sz", "labels"), [(1, 16), ((3, 3, 3), 2)])
+def test_groups_of_any_size_give_the_same(tmp_path, monkeypatch, group, dilate_sz, labels):
+    monkeypatch.setattr(job, "grouped_as_begun", lambda blocks, _: replace(blocks, group=group))
+    volume = random_polarity(0, (9, 40, 37), 3, 0.15, "uint8")
+    found = decode(tmp_path, volume, (2, 6, 5), thres_small=9, dilate_sz=dilate_sz)
+    expected = polarity2instance(volume, thres_small=9, dilate_sz=dilate_sz)
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) == labels + 1
+
+
+def test_what_an_older_version_began_in_groups_of_eight_goes_on_in_them(tmp_path, monkeypatch):
+    volume = random_polarity(8, (9, 40, 37), 3, 0.15, "uint8")
+    with monkeypatch.context() as older:
+        older.setattr(job, "grouped_as_begun", lambda blocks, _: replace(blocks, group=2))
+        first = decode(tmp_path, volume, (2, 6, 5), thres_small=9)
+    [work] = (tmp_path / "out.work").glob("decode-*")
+    for gone in ("merge-3", "merge-2/0/0/1.record", "merge-1/1/2/3.record", "number"):
+        path = work / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for gone in [*work.glob("resolve-*"), *work.glob("relabel-*")]:
+        shutil.rmtree(gone)
+    kept = (work / "merge-1/0/0/0.record").stat().st_mtime_ns
+    again = decode_blockwise(
+        tmp_path / "polarity", tmp_path / "out", block_shape=(2, 6, 5), thres_small=9
+    )
+    assert np.array_equal(open_image(again.instances).array[:], first)
+    assert not list(work.glob("groups-*"))
+    assert (work / "merge-1/0/0/0.record").stat().st_mtime_ns == kept
+    graph = synpol.merge_graph(tmp_path / "out.work", level=2, index=(0, 1, 1))
+    assert graph.number_of_edges()
+
+
 def test_arrays_and_networkx_join_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(joining, "_NETWORKX_EDGES", 0)
     volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")
@@ -280,7 +314,7 @@ def test_it_finishes_an_interrupted_job_and_redoes_what_other_options_concern(tm
     [work] = (tmp_path / "out.work").glob("decode-*")
     [record] = work.glob("relabel-*/1/2/1.record")
     record.unlink()
-    (work / "merge-1" / "0" / "0" / "0.record").unlink()
+    (work / "groups-4" / "merge-1" / "0" / "0" / "0.record").unlink()
     array = open_image(tmp_path / "out" / "instances", mode="r+").array
     array[3:6, 20:30, 10:20] = 77
     again = tmp_path / "polarity"
@@ -292,7 +326,9 @@ def test_it_finishes_an_interrupted_job_and_redoes_what_other_options_concern(tm
     assert not np.array_equal(found, first)
 
 
-@pytest.mark.parametrize(("stage", "reader"), [("label", "relabel-*"), ("dilate", "merge-1")])
+@pytest.mark.parametrize(
+    ("stage", "reader"), [("label", "relabel-*"), ("dilate", "groups-4/merge-1")]
+)
 def test_a_damaged_record_is_set_aside_and_made_anew(tmp_path, stage, reader):
     volume = random_polarity(8, (6, 30, 30), 3, 0.1, "uint8")
     first = decode(tmp_path, volume, (3, 10, 10), thres_small=9)

@@ -14,7 +14,7 @@ from synpol.decoding.stages import STAGES, DecodeOptions, decoding_stages
 from synpol.plan import plan_decoding
 
 
-def listed(shape=(64, 64, 64), block=(16, 32, 32), resized=None):
+def listed(shape=(64, 64, 64), block=(8, 32, 32), resized=None):
     blocks = BlockGrid.of(shape, block)
     return decoding_stages(
         prediction="polarity/s0",
@@ -65,7 +65,7 @@ def test_the_plan_has_the_stages_of_the_list(tmp_path, scale_factors):
     config = load_config(
         [
             f"run_dir={tmp_path}",
-            "decode.block_shape=[16,32,32]",
+            "decode.block_shape=[8,32,32]",
             f"decode.scale_factors={list(scale_factors)}",
         ]
     )

@@ -266,7 +266,9 @@ def test_a_full_disk_loses_nothing(job):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize(("stage", "reader"), [("label", "relabel-*"), ("dilate", "merge-1")])
+@pytest.mark.parametrize(
+    ("stage", "reader"), [("label", "relabel-*"), ("dilate", "groups-4/merge-1")]
+)
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
 def test_garbage_in_place_of_a_record_is_made_anew(job, content, stage, reader):
     folder, prediction, expected, _ = job

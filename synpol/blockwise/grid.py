@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from synpol.blockwise.records import Index
 from synpol.errors import InputError
 
+#: blocks along a side of the lowest groups: a job of so many costs little more than their arrays
+GROUP = 4
 #: largest number of blocks along an axis: records and chunks lie in folders by index
 MOST_BLOCKS = 10_000
 
@@ -22,6 +25,8 @@ class BlockGrid:
         Shape of the volume.
     block : (int, int, int)
         Shape of a block, which is no larger than the volume.
+    group : int
+        Number of blocks along a side of the lowest groups of the merge tree.
 
     Examples
     --------
@@ -34,6 +39,7 @@ class BlockGrid:
 
     shape: Index
     block: Index
+    group: int = GROUP
 
     @classmethod
     def of(cls, shape: Sequence[int], block: Sequence[int]) -> BlockGrid:
@@ -93,26 +99,38 @@ class BlockGrid:
         return z, y, x
 
     def tree(self) -> list[Index]:
-        """Return the grids of the merge tree: blocks, groups of 2x2x2, groups of those, ... one."""
-        grids = [self.grid]
+        """Return the grids of the merge tree: blocks, groups of blocks, 2x2x2 groups, ... one."""
+        grids, side = [self.grid], self.group
         while max(grids[-1]) > 1:
-            grids.append(index_of(-(-n // 2) for n in grids[-1]))
+            grids.append(parent_grid(grids[-1], side))
+            side = 2
         return grids
 
-
-def children(index: Index, grid: Index) -> list[Index]:
-    """Return the blocks (or groups) of `grid` that make a group of the next tree depth."""
-    z, y, x = index
-    members = [
-        (2 * z + dz, 2 * y + dy, 2 * x + dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)
-    ]
-    return [c for c in members if all(i < n for i, n in zip(c, grid, strict=True))]
+    def layer_of(self, layer: int, depth: int) -> int:
+        """Return the layer of groups of a tree depth in which a layer of blocks lies."""
+        return layer if depth == 0 else layer // (self.group * 2 ** (depth - 1))
 
 
-def parent(index: Index) -> Index:
-    """Return the group that a block (or group) belongs to."""
-    z, y, x = index
-    return z // 2, y // 2, x // 2
+def parent_grid(grid: Index, side: int) -> Index:
+    """Return the grid of groups with `side` members of `grid` along a side."""
+    return index_of(-(-n // side) for n in grid)
+
+
+def children(index: Index, grid: Index, side: int) -> list[Index]:
+    """Return the blocks (or groups) of `grid` that make a group with `side` of them along a side.
+
+    Examples
+    --------
+    >>> children((0, 0, 1), (1, 2, 3), 2)
+    [(0, 0, 2), (0, 1, 2)]
+    """
+    z, y, x = (range(i * side, min((i + 1) * side, n)) for i, n in zip(index, grid, strict=True))
+    return list(itertools.product(z, y, x))
+
+
+def parent(index: Index, side: int) -> Index:
+    """Return the group that a block (or group) belongs to, of `side` members along a side."""
+    return index_of(i // side for i in index)
 
 
 def index_of(values: Iterable[int]) -> Index:

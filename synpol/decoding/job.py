@@ -28,6 +28,7 @@ from synpol.blockwise.schedulers import scheduler_of
 from synpol.blockwise.sources import SourceStamps
 from synpol.decoding.dilation import box_shape, checked_box, lacks_sections
 from synpol.decoding.label import FLOAT_SCALE
+from synpol.decoding.merge import grouped_as_begun
 from synpol.decoding.number import NumberStage
 from synpol.decoding.reference import check_options
 from synpol.decoding.stages import DecodeOptions, decode_hash, decoding_stages
@@ -229,6 +230,7 @@ def decode_blockwise(
             fresh = True
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
+        blocks = grouped_as_begun(blocks, folder)
         job = _Job(source, target, str(output), options, blocks, folder, digest)
         return job.run(driver, synapses, fresh, stamps)
 

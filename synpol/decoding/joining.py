@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -70,11 +71,14 @@ def join(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
         return _join_large(names, first, second)
     import networkx as nx
 
+    met = names[np.isin(names, first) | np.isin(names, second)]
+    components = list(nx.connected_components(contact_graph(met, first, second)))
     result = names.copy()
-    for component in nx.connected_components(contact_graph(names, first, second)):
-        if len(component) > 1:
-            members = np.fromiter(component, np.uint64, len(component))
-            result[np.searchsorted(names, members)] = members.min()
+    if components:
+        sizes = np.array([len(component) for component in components])
+        members = np.fromiter(itertools.chain(*components), np.uint64, len(met))
+        smallest = np.minimum.reduceat(members, np.cumsum(sizes) - sizes)
+        result[np.searchsorted(names, members)] = np.repeat(smallest, sizes)
     return result
 
 
@@ -85,19 +89,21 @@ def _join_large(names: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.
     return names[first_of_each(label)][label - 1]
 
 
-#: a member of a group, and its place in the group: 0 or 1 along each axis
+#: a member of a group, and its place in the group: from 0 on along each axis
 Member = tuple[OpenNode, tuple[int, int, int]]
 #: names of fragments that touch faces, sorted, and the component to which each belongs so far
 _Belonging = tuple[np.ndarray, np.ndarray]
 
 
-def merge(members: Sequence[Member], thres_small: int) -> tuple[MergeNode, Relabelling]:
+def merge(members: Sequence[Member], side: int, thres_small: int) -> tuple[MergeNode, Relabelling]:
     """Merge the members of a group.
 
     Parameters
     ----------
     members : sequence of (OpenNode, (z, y, x))
         Each member with its place in the group. Their claims are taken from them.
+    side : int
+        Number of members along a side of the group; at the end of the volume there may be fewer.
     thres_small : int
         Finished side components with fewer voxels are dropped.
 
@@ -115,7 +121,9 @@ def merge(members: Sequence[Member], thres_small: int) -> tuple[MergeNode, Relab
     belonging = {kind: _component_of_fragments([n.touching[kind] for n in nodes]) for kind in KINDS}
     touching, component = {}, {}
     for kind in KINDS:
-        touching[kind], component[kind] = _join_kind(kind, members, old[kind], belonging[kind])
+        touching[kind], component[kind] = _join_kind(
+            kind, members, side, old[kind], belonging[kind]
+        )
     new = dict(component)
     open_sides = {}
     for kind in ("pre", "post"):
@@ -134,7 +142,7 @@ def merge(members: Sequence[Member], thres_small: int) -> tuple[MergeNode, Relab
         open_synapse=open_synapse,
         finished=np.setdiff1d(component["synapse"], open_synapse),
         claims=_join_claims(nodes, relabelling).reduced(),
-        contacts=_join_contacts(members, belonging, relabelling).reduced(),
+        contacts=_join_contacts(members, side, belonging, relabelling).reduced(),
     )
     return group, relabelling
 
@@ -155,13 +163,17 @@ def _join_claims(nodes: Sequence[OpenNode], relabelling: Relabelling) -> Claims:
 
 
 def _join_contacts(
-    members: Sequence[Member], belonging: Mapping[str, _Belonging], relabelling: Relabelling
+    members: Sequence[Member],
+    side: int,
+    belonging: Mapping[str, _Belonging],
+    relabelling: Relabelling,
 ) -> Contacts:
     """Name the members' contacts by the group; those across its inner faces lie inside it."""
     parts = []
     for node, place in members:
         contacts = node.contacts
-        leaves = np.append(place, [0] * (INSIDE - 2))[contacts.axis] == 1  # not where INSIDE
+        leaves = contacts.axis != INSIDE
+        leaves[leaves] = np.array(place)[contacts.axis[leaves]] == side - 1
         claims = {}
         for kind in ("pre", "post"):
             own, other = getattr(contacts, kind).T
@@ -176,15 +188,16 @@ def _join_contacts(
 
 
 def _join_kind(
-    kind: str, members: Sequence[Member], names: np.ndarray, belonging: _Belonging
+    kind: str, members: Sequence[Member], side: int, names: np.ndarray, belonging: _Belonging
 ) -> tuple[Touching, np.ndarray]:
     """Join the open components of one kind across the faces inside the group."""
     parts = [(node.touching[kind], np.array(place)) for node, place in members]
     fragment = np.concatenate([t.fragment for t, _ in parts])
     component_so_far = np.concatenate([t.component for t, _ in parts])
     # a face or contact is inside the group where the group goes on at its other side
-    outer = np.concatenate([place[t.face // 2] == t.face % 2 for t, place in parts])
-    leaving = np.concatenate([place[t.contact_axis] == 1 for t, place in parts])
+    ends = np.array([0, side - 1])  # places of members at the low and the high end of a group
+    outer = np.concatenate([place[t.face // 2] == ends[t.face % 2] for t, place in parts])
+    leaving = np.concatenate([place[t.contact_axis] == side - 1 for t, place in parts])
     face = np.concatenate([t.face for t, _ in parts])
     axis = np.concatenate([t.contact_axis for t, _ in parts])
     own = np.concatenate([t.contact_own for t, _ in parts])

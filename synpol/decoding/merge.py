@@ -1,4 +1,4 @@
-"""Stages ``merge 1 .. n``: merge groups of 2x2x2 blocks, then groups of groups, up to one group.
+"""Stages ``merge 1 .. n``: merge groups of blocks, then 2x2x2 of those groups, up to one group.
 
 The job of a group joins the open components of its members across the faces between them, in a
 networkx graph of those components alone. It hands on what touches the outer faces of the group
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,8 @@ class MergeStage(Stage[None, None, MergeRecord]):
         Folder of the members' records.
     member_grid : (int, int, int)
         Number of members along z, y, x.
+    side : int
+        Number of members along a side of a group.
     lowest : bool
         Whether the members are blocks.
     thres_small : int
@@ -72,35 +74,44 @@ class MergeStage(Stage[None, None, MergeRecord]):
 
     members: Path
     member_grid: Index
+    side: int
     lowest: bool
     thres_small: int
 
-    job = "a group of 2x2x2 blocks, of 2x2x2 groups, ..."
+    job = "a group of 4x4x4 blocks, of 2x2x2 groups, ..."
     reads = "the records of its members"
     leaves = "what is still open, and what became of the open components of the members"
     version = 2
-    job_cost = 2**20  # a job takes about as long as labelling that many voxels
-    seconds_per_job = 8e-3
+    #: work of one member of a group: it takes about as long as labelling that many voxels
+    member_cost = 2**16
+    seconds_per_member = 1e-3
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return self.folder.name.replace("-", " ")
 
+    @property
+    def cost(self) -> int:
+        return self.member_cost * self.side**3
+
+    @property
+    def seconds(self) -> float:
+        return float(np.prod(self.member_grid)) * self.seconds_per_member
+
     def compute(self, index: Index, opened: None, given: None) -> MergeRecord:
-        return MergeRecord(*merge(self.group(index), self.thres_small))
+        return MergeRecord(*merge(self.group(index), self.side, self.thres_small))
 
     def group(self, index: Index) -> list[Member]:
         """Read the members of a group, each with its place in the group."""
         found: list[Member] = []
-        for child in children(index, self.member_grid):
-            z, y, x = child
+        for child in children(index, self.member_grid, self.side):
             if self.lowest:
-                record = read_record(self.members, child, DilateRecord)
+                record = read_record(self.members, child, DilateRecord, copy=True)
                 node: OpenNode = record.node
                 self._find_contacts(child, record.faces, node)
             else:
                 node = read_record(self.members, child, _NodeRecord, copy=True).node
-            found.append((node, (z % 2, y % 2, x % 2)))
+            found.append((node, index_of(i % self.side for i in child)))
         return found
 
     def _find_contacts(self, block: Index, faces: Faces, node: OpenNode) -> None:
@@ -176,7 +187,7 @@ def merge_graph(
     work_dir : path
         Work folder of the decoding (``<output>.work`` unless it was given).
     level : int
-        Tree depth: 1 means groups of 2x2x2 blocks, 2 means groups of those, and so on.
+        Tree depth: 1 means groups of blocks (4x4x4), 2 means 2x2x2 of those groups, and so on.
     index : 3 ints
         Index of the group at that depth, z, y, x.
     kind : {"synapse", "pre", "post"}
@@ -244,6 +255,25 @@ def merge_graph(
     return graph
 
 
+def grouped_as_begun(blocks: BlockGrid, folder: Path) -> BlockGrid:
+    """Return the blocks of a decoding, in the groups in which it was begun.
+
+    Parameters
+    ----------
+    blocks : BlockGrid
+        Blocks of the prediction.
+    folder : Path
+        Folder of all records of the decoding.
+    """
+    older = (folder / "merge-1").exists()  # by a version whose lowest groups had 2x2x2 blocks
+    return replace(blocks, group=2) if older else blocks
+
+
+def groups_folder(folder: Path, blocks: BlockGrid) -> Path:
+    """Return the folder of the records of groups, in the folder of all records of a decoding."""
+    return folder if blocks.group == 2 else folder / f"groups-{blocks.group}"
+
+
 def _merge_stage(
     work_dir: str | os.PathLike[str], level: int, index: Sequence[int], kind: str
 ) -> MergeStage:
@@ -253,7 +283,9 @@ def _merge_stage(
         raise InputError(f"{work_dir} holds no decoding; the work_dir of decode_blockwise is meant")
     try:
         about = json.loads(jobs[0].read_text())
-        grids = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"])).tree()
+        blocks = BlockGrid(index_of(about["shape"]), index_of(about["block_shape"]))
+        blocks = grouped_as_begun(blocks, jobs[0].parent)
+        grids = blocks.tree()
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise InputError(
             f"{jobs[0]} is damaged ({error!r:.100}); decode again, which makes it anew"
@@ -266,12 +298,14 @@ def _merge_stage(
         raise InputError(
             f"index is {tuple(index)}; level {level} is a grid of {grids[level]} groups"
         )
-    names = ["dilate", *(f"merge-{depth}" for depth in range(1, level + 1))]
+    groups = groups_folder(jobs[0].parent, blocks)
+    members = groups / f"merge-{level - 1}" if level > 1 else jobs[0].parent / "dilate"
     return MergeStage(
-        folder=jobs[0].parent / names[level],
+        folder=groups / f"merge-{level}",
         grid=grids[level],
-        members=jobs[0].parent / names[level - 1],
+        members=members,
         member_grid=grids[level - 1],
+        side=blocks.group if level == 1 else 2,
         lowest=level == 1,
         thres_small=0,
     )

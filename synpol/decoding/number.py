@@ -98,7 +98,7 @@ class NumberStage(Stage[None, None, NumberRecord]):
         parts = []
         for depth, grid in enumerate(self.blocks.tree()):
             for _, y, x in blocks_of((1, *grid[1:])):
-                rows = self.rows(depth, (layer >> depth, y, x))
+                rows = self.rows(depth, (self.blocks.layer_of(layer, depth), y, x))
                 begin, end = np.searchsorted(rows.synapse, [first, last])
                 parts.append(rows[np.arange(begin, end)])
         rows = Rows.merged(parts)
@@ -201,7 +201,7 @@ class ResolveStage(Stage[None, None, Relabelling]):
         relabelling = read_relabelling(self.merged, index)
         if self.above is None:
             return relabelling
-        return relabelling.then(read_relabelling(self.above, parent(index)))
+        return relabelling.then(read_relabelling(self.above, parent(index, 2)))
 
 
 def read_relabelling(folder: Path, index: Index) -> Relabelling:

@@ -115,7 +115,7 @@ class RelabelStage(ArrayStage[Opened, None]):
         if not len(synapse):
             return None
         if self.relabelling is not None:
-            relabelling = read_relabelling(self.relabelling, parent(index))
+            relabelling = read_relabelling(self.relabelling, parent(index, self.blocks.group))
             synapse = relabelling.of("synapse", synapse)
             pre, post = relabelling.of("pre", pre), relabelling.of("post", post)
         label = self._label(opened.numbering.of(synapse), pre == KEPT, post == KEPT)

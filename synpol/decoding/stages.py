@@ -17,7 +17,7 @@ from synpol.blockwise.stage import AnyStage
 from synpol.decoding.dilate import DilateStage
 from synpol.decoding.dilation import Box
 from synpol.decoding.label import LabelStage
-from synpol.decoding.merge import MergeStage
+from synpol.decoding.merge import MergeStage, groups_folder
 from synpol.decoding.number import NumberStage, ResolveStage
 from synpol.decoding.reference import threshold_of
 from synpol.decoding.relabel import RelabelStage
@@ -117,7 +117,7 @@ def decoding_stages(
         blocks=blocks,
         finished=(dilate.folder, *(merge.folder for merge in merges)),
     )
-    resolves = resolve_stages(folder, merges)
+    resolves = resolve_stages(merges)
     relabel = RelabelStage(
         folder=folder / "relabel-full" if is_resized else records_of(folder, "relabel", output),
         instances=join(str(folder), "instances", "s0") if is_resized else instances,
@@ -151,10 +151,11 @@ def merge_stages(
     stages: list[MergeStage] = []
     for depth, (below, grid) in enumerate(itertools.pairwise(blocks.tree()), start=1):
         stage = MergeStage(
-            folder=folder / f"merge-{depth}",
+            folder=groups_folder(folder, blocks) / f"merge-{depth}",
             grid=grid,
             members=stages[-1].folder if stages else dilated,
             member_grid=below,
+            side=2 if stages else blocks.group,
             lowest=not stages,
             thres_small=thres_small,
         )
@@ -162,12 +163,12 @@ def merge_stages(
     return stages
 
 
-def resolve_stages(folder: Path, merges: list[MergeStage]) -> list[ResolveStage]:
+def resolve_stages(merges: list[MergeStage]) -> list[ResolveStage]:
     """Return a stage for each depth of the tree of groups, from the topmost group down."""
     stages: list[ResolveStage] = []
     for depth, merge in reversed(list(enumerate(merges, start=1))):
         stage = ResolveStage(
-            folder=folder / f"resolve-{depth}",
+            folder=merge.folder.with_name(f"resolve-{depth}"),
             grid=merge.grid,
             merged=merge.folder,
             above=stages[-1].folder if stages else None,
