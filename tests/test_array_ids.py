@@ -182,6 +182,7 @@ def test_an_output_that_changes_while_it_is_written_is_never_called_finished(
     with pytest.raises(InputError, match=r"removed or replaced while it was written.*run this"):
         case.decode("out", "w1")
     monkeypatch.undo()
-    shutil.rmtree(case.folder / "out/instances")  # as the message says
+    # as the message says; nothing is left where no block was written after the harm
+    shutil.rmtree(case.folder / "out/instances", ignore_errors=True)
     case.decode("out", "w1")
     assert np.array_equal(case.instances("out"), case.expected)
