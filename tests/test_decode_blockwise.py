@@ -268,6 +268,19 @@ def test_what_an_older_version_began_in_groups_of_eight_goes_on_in_them(tmp_path
     assert graph.number_of_edges()
 
 
+def test_the_graph_of_a_group_has_the_contacts_of_all_its_members(tmp_path):
+    label = np.zeros((8, 32, 64), np.uint64)
+    label[2:6, 8:16, 17:24], label[2:6, 8:16, 24:31] = 1, 2
+    decode(tmp_path, 255 * synpol.seg_to_polarity(label).astype(np.uint8), (8, 32, 8), dilate_sz=1)
+    graph = synpol.merge_graph(tmp_path / "out.work")
+    assert (graph.number_of_nodes(), graph.number_of_edges()) == (2, 1)
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    decode(wide, 255 * synpol.seg_to_polarity(label).astype(np.uint8), (8, 32, 4), dilate_sz=1)
+    graph = synpol.merge_graph(wide / "out.work", level=1, index=(0, 0, 1))
+    assert graph.number_of_edges() == 3
+
+
 def test_arrays_and_networkx_join_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(joining, "_NETWORKX_EDGES", 0)
     volume = random_polarity(6, (9, 40, 40), 2, 0.3, "uint8")

@@ -74,5 +74,6 @@ def test_the_plan_has_the_stages_of_the_list(tmp_path, scale_factors):
     stages = listed(resized=resized)
     assert [row.name for row in planned] == [stage.name for stage in stages]
     assert [row.blocks for row in planned] == [stage.count for stage in stages]
+    assert all(row.seconds > 0 for row in planned)
     assert planned[0].read == 3 * 64**3
     assert planned[-1].written == 8 * np.prod(resized or (64, 64, 64))

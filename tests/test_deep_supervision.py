@@ -124,4 +124,4 @@ def test_a_run_does_not_change_to_it_on_the_way(tmp_path, capsys):
     assert run("train", tiny_config(tmp_path)) == 0
     assert run("train", tiny_config(tmp_path), "loss.deep_supervision=0.5") == 2
     told = capsys.readouterr().err
-    assert "was trained with loss.deep_supervision = " in told
+    assert "was trained with loss.deep_supervision = its default, the config now has 0.5" in told

@@ -375,6 +375,12 @@ def torchrun(count):
 TOGETHER = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize("norm", ["none", "instance"])
+def test_a_network_of_many_channels_trains_without_batch_norm(tiny, norm):
+    settings = {"model": {"filters": [4, 36], "norm": norm}, "loss": {"deep_supervision": 1}}
+    assert run("train", tiny_config(tiny, **settings, train__lr=1e-4)) == 0
+
+
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(tiny, exclusive):
     settings = {

@@ -95,7 +95,7 @@ class MergeStage(Stage[None, None, MergeRecord]):
         return self.member_cost * self.side**3
 
     @property
-    def seconds(self) -> float:
+    def estimated_seconds(self) -> float:
         return float(np.prod(self.member_grid)) * self.seconds_per_member
 
     def compute(self, index: Index, opened: None, given: None) -> MergeRecord:
@@ -243,8 +243,14 @@ def merge_graph(
     belongs = {
         int(f): int(c) for t, _ in touching for f, c in zip(t.fragment, t.component, strict=True)
     }
-    own = np.concatenate([t.contact_own[place[t.contact_axis] == 0] for t, place in touching])
-    other = np.concatenate([t.contact_other[place[t.contact_axis] == 0] for t, place in touching])
+    inside = [place[t.contact_axis] < stage.side - 1 for t, place in touching]
+    own, other = (
+        np.concatenate([end[here] for end, here in zip(ends, inside, strict=True)])
+        for ends in (
+            [t.contact_own for t, _ in touching],
+            [t.contact_other for t, _ in touching],
+        )
+    )
     component = np.array([belongs[int(f)] for f in other], dtype=np.uint64)
     graph = contact_graph(names, own, component)
     if kind != "synapse":

@@ -87,7 +87,7 @@ class NumberStage(Stage[None, None, NumberRecord]):
     seconds_per_block = 2e-4
 
     @property
-    def seconds(self) -> float:
+    def estimated_seconds(self) -> float:
         return float(np.prod(self.blocks.grid)) * self.seconds_per_block
 
     def compute(self, index: Index, opened: None, given: None) -> NumberRecord:

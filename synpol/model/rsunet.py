@@ -133,9 +133,10 @@ class RSUNet(nn.Module):
         initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for features in self.levels(x):
-            x = features
-        logits: torch.Tensor = self.head(x)
+        levels = self.levels(x)
+        for _ in self.decode:
+            next(levels)  # dropped at once, so that it is freed when the next level has it
+        logits: torch.Tensor = self.head(next(levels))
         return logits
 
     def levels(self, x: torch.Tensor) -> Iterator[torch.Tensor]:

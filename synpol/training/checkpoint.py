@@ -100,7 +100,8 @@ def check_same_run(
             if not keys:
                 continue
             key = keys[0]
-            section, ours, theirs = f"{section}.{key}", ours.get(key), theirs.get(key)
+            section = f"{section}.{key}"
+            ours, theirs = (values.get(key, "its default") for values in (ours, theirs))
         raise InputError(
             f"{path} was trained with {section} = {theirs}, the config now has {ours}; {way}give "
             "another run_dir, or remove that folder to start anew"

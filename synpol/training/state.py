@@ -120,7 +120,8 @@ class TrainingState:
         learner = learner.to(memory_format=torch.channels_last_3d)
         if self.device.type == "cpu":
             keep_freed_memory()
-            convolve_by_threes(learner)
+            if config.model.norm != "none":  # an activation would overwrite what it returns, a view
+                convolve_by_threes(learner)
             normalise_by_lines(learner)
             for parameter in learner.parameters():  # they cut no free memory into pieces later
                 parameter.grad = torch.zeros_like(parameter)
@@ -149,6 +150,8 @@ class TrainingState:
         try:
             check_same_run(newest, stored, self.config, self.data_state, self._initial)
             check_weights(newest, "model", stored["model"], self._model.state_dict())
+            heads = self._learner.heads.state_dict()
+            check_weights(newest, "heads", stored.get("heads", {}), heads)
             self._take_over(stored)
         except InputError:
             raise
