@@ -14,7 +14,7 @@ from torch import nn
 
 from synpol.model.convolution import ByThrees, convolve_by_threes
 from synpol.model.device import keep_freed_memory
-from synpol.model.rsunet import RSUNet
+from synpol.model.rsunet import RSUNet, _Convolution
 
 
 def learned(network, x, wanted, dtype=torch.float32):
@@ -73,6 +73,22 @@ def test_a_network_of_few_channels_convolves_as_it_predicts():
     network = RSUNet((8, 16, 24, 32))
     convolve_by_threes(network)
     assert not any(isinstance(m, ByThrees) for m in network.modules())
+
+
+@pytest.mark.parametrize("sections", [1, 2, 3])
+@pytest.mark.parametrize("threes", [False, True])
+def test_few_sections_learn_in_bfloat16_as_in_float32(sections, threes):
+    torch.manual_seed(1)
+    network = _Convolution(8, 8, (3, 3, 3))
+    if threes:
+        network = ByThrees(network.weight)
+    x, wanted = torch.randn(2, 8, sections, 16, 16), torch.randn(2, 8, sections, 16, 16)
+    x = x.to(memory_format=torch.channels_last_3d)
+    exact = learned(network, x, wanted)
+    rounded = learned(network, x, wanted, torch.bfloat16)
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.shape == other.shape
+        assert off(one, other) < 0.02
 
 
 REPEATED = """

@@ -67,10 +67,12 @@ class _Block(nn.Module):
 
 
 class _Convolution(nn.Conv3d):
-    """A convolution that keeps the size, by oneDNN also where a batch has one volume of float32.
+    """A convolution that keeps the size, without two traps of PyTorch on a CPU.
 
-    Left to itself, PyTorch computes a single volume without oneDNN if channels, sections and rows
-    are few: slower by a factor of four, and with other rounding than several volumes.
+    Left to itself, PyTorch computes a single volume of float32 without oneDNN if channels, sections
+    and rows are few: slower by a factor of four, and with other rounding than several volumes. And
+    of volumes of two sections the gradient of the weights is wrong in bfloat16, by any factor; with
+    a third section, of zeros, it is right.
     """
 
     def __init__(self, width_in: int, width: int, kernel: tuple[int, int, int]) -> None:
@@ -79,11 +81,20 @@ class _Convolution(nn.Conv3d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve (batch, width_in, z, y, x)."""
+        if x.shape[2] == 2 and self.kernel_size[0] > 1 and _learns_in_bfloat16(x):
+            return super().forward(functional.pad(x, (0, 0, 0, 0, 0, 1)))[:, :, :2]
         single = len(x) == 1 and x.dtype == torch.float32 and x.device.type == "cpu"
         if single and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available():
             padding = [int(p) for p in self.padding]
             return torch.mkldnn_convolution(x, self.weight, None, padding, (1,) * 3, (1,) * 3, 1)
         return super().forward(x)
+
+
+def _learns_in_bfloat16(x: torch.Tensor) -> bool:
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    autocast = torch.is_autocast_enabled("cpu")
+    return (torch.get_autocast_dtype("cpu") if autocast else x.dtype) == torch.bfloat16
 
 
 class RSUNet(nn.Module):
