@@ -36,7 +36,12 @@ NO_AUGMENTATION = [
     *(f"augment.{k}_p=0" for k in ("elastic", "misalign", "gamma", "noise", "blur", "missing")),
 ]
 #: what all variants share: more patches than the demo has by now, and the finest level alone
-SHARED = ["train.batch_size=4", "loss.deep_supervision=0"]
+SHARED = [
+    "train.batch_size=4",
+    "train.iterations=1000",
+    "loss.deep_supervision=0",
+    "model.residual=true",
+]
 #: what is told of each in the table: the name, what is changed, and whether it is about sides
 VARIANTS = {
     "full": ([], True),

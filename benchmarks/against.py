@@ -64,7 +64,7 @@ def run_with(build: Path, command: Sequence[str | Path], cwd: Path | None = None
         ended = False
         while not ended:
             highest |= peaks(process.pid)
-            time.sleep(0.02)
+            time.sleep(min(0.5, max(0.02, (time.perf_counter() - started) / 100)))
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
             ended = pid != 0
         seconds = time.perf_counter() - started

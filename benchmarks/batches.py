@@ -49,7 +49,7 @@ from synpol.command import run_command  # noqa: E402
 from synpol.config import Config, SyntheticDataset, load_config  # noqa: E402
 from synpol.datasets.write_synthetic import write_synthetic  # noqa: E402
 from synpol.polarity import seg_to_polarity  # noqa: E402
-from synpol.training.volumes import OpenVolume, as_funlib, open_volume  # noqa: E402
+from synpol.training.volumes import ByRoi, OpenVolume, open_volume  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (64, 640, 640)
@@ -81,11 +81,11 @@ def gunpowder_alone(config: Config, volume: OpenVolume) -> Iterator[int]:
     """The nearest chain of gunpowder's own nodes."""
     raw, labels, mask = (gp.ArrayKey(k) for k in ("RAW_", "LABELS_", "MASK_"))
     a, patch = config.augment, config.train.patch
-    truth = as_funlib(volume.truth)
+    truth = ByRoi(volume.truth)
     foreground = gp.ArraySource(mask, truth, False)
     graph = (
         (
-            gp.ArraySource(raw, as_funlib(volume.raw)),
+            gp.ArraySource(raw, ByRoi(volume.raw)),
             gp.ArraySource(labels, truth, False),
             foreground,
         )

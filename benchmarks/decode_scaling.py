@@ -6,6 +6,9 @@ Decodes the prediction of benchmarks/decode.py, and one 16 times as large that i
 copies of it, in blocks of 128 x 256 x 256, with one worker (the driver itself) and with two. Peak
 memory is the highest resident set of any process of the job, as the kernel keeps it (VmHWM).
 
+A worker reads in threads beside its computing, so a lone one uses part of a second core. On a
+cluster a worker has the cores that its job asked for; so one worker is also held to a single core.
+
 With --against REV it measures that commit and this tree instead, in turns.
 """
 
@@ -53,9 +56,11 @@ def enlarge(small: Path, large: Path) -> None:
         image.array[(slice(None), *where)] = tile
 
 
-def decode(folder: Path, workers: int, build: Path = ROOT) -> Run:
-    """Decode, and remove what came out."""
-    run = run_with(build, decode_command(folder / "polarity", folder / "out", workers))
+def decode(folder: Path, workers: int, build: Path = ROOT, *, cores: int | None = None) -> Run:
+    """Decode, on all cores or the first few, and remove what came out."""
+    held = ["taskset", "-c", f"0-{cores - 1}"] if cores else []
+    command = decode_command(folder / "polarity", folder / "out", workers)
+    run = run_with(build, [*held, *command])
     for left in ("out", "out.work"):
         shutil.rmtree(folder / left)
     return run
@@ -85,7 +90,8 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{platform.machine()}, Python {platform.python_version()}, ", end="")
     print(", ".join(f"{p} {version(p)}" for p in ("numpy", "zarr", "daisy")))
-    print(f"{'voxels':>14} {'workers':>7} {'seconds':>8} {'ns a voxel':>11} {'peak MB':>8}")
+    print(f"{'voxels':>14} {'workers':>7} {'cores':>5} {'seconds':>8} ", end="")
+    print(f"{'processor s':>11} {'ns a voxel':>11} {'peak MB':>8}")
     seconds, peak = {}, {}
     with tempfile.TemporaryDirectory() as place:
         small, large = Path(place) / "small", Path(place) / "large"
@@ -96,22 +102,25 @@ def main() -> None:
             return
         for folder in (small, large):
             voxels = int(np.prod(open_image(folder / "polarity").shape_vx))
-            for workers in (1, 2):
-                job = (folder.name, workers)
-                run = decode(folder, workers)
+            for workers, cores in ((1, 1), (1, None), (2, None)):
+                job = (folder.name, workers, cores)
+                run = decode(folder, workers, cores=cores)
                 seconds[job], peak[job] = run.seconds, run.peak
                 print(
-                    f"{voxels:>14,} {workers:>7} {seconds[job]:8.1f} "
+                    f"{voxels:>14,} {workers:>7} {cores or 'all':>5} {seconds[job]:8.1f} "
+                    f"{run.processor_seconds:11.1f} "
                     f"{1e9 * seconds[job] / voxels:11.2f} {peak[job] / 1e6:8.0f}",
                     flush=True,
                 )
     times = int(np.prod(COPIES))
     figures = {"peak_bytes": float(max(peak.values()))}
     for workers, name in ((1, "one_worker"), (2, "two_workers")):
-        few, many = ("small", workers), ("large", workers)
+        few, many = ("small", workers, None), ("large", workers, None)
         figures[f"peak_large_over_small_{name}"] = peak[many] / peak[few]
         figures[f"time_per_voxel_large_over_small_{name}"] = seconds[many] / seconds[few] / times
-    figures["two_workers_over_one"] = seconds["large", 1] / seconds["large", 2]
+    two = seconds["large", 2, None]
+    figures["two_workers_over_one"] = seconds["large", 1, None] / two
+    figures["two_workers_over_one_on_a_core"] = seconds["large", 1, 1] / two
     tell(figures, given.json, ".4g")
 
 

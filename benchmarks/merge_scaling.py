@@ -3,14 +3,9 @@
     python benchmarks/merge_scaling.py [--sides N ...] [--against REV] [--plot FILE] [--json FILE]
 
 A volume of n x n x n blocks is simulated without voxels: what the blocks would hand to the merge is
-drawn, block by block, from their index. Everything above is the real thing: the stages ``merge 1``
-.. ``merge k``, ``number`` and ``resolve k`` .. ``resolve 1``, run by daisy's workers, with their
-records on disk.
-
-The density is that of neuropil with a synapse per cubic micrometre, in blocks of 128 x 256 x 256
-voxels of 30 x 8 x 8 nm: 16 synapses a block that touch no face, and 4 synapses across each face
-(so 12 contacts a block), of which one in ten touches another face too, and half reach across
-with their pre side, half with their post side. The table that would follow is not written.
+drawn, block by block, from their index (drawn_blocks.py). Everything above is the real thing: the
+stages ``merge 1`` .. ``merge k``, ``number`` and ``resolve k`` .. ``resolve 1``, run by daisy's
+workers, with their records on disk. The table that would follow is not written.
 
 Printed for every size: seconds and peak memory of any process; for the largest, level by level,
 the graph and the records of one job. The exponent is the slope of log(seconds) over log(blocks): 1
@@ -23,170 +18,36 @@ with the drawing, which both have, and the memory of the top job.
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import platform
 import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from against import ROOT, Run, build_of, compared, head, in_turns, run_with
+from drawn_blocks import BLOCK, INSIDE, OpenFragments, simulated_node, simulated_rows
 from figures import tell
 
 from synpol.blockwise.driver import Driver
 from synpol.blockwise.grid import BlockGrid, index_of
 from synpol.blockwise.records import Index, record_path
 from synpol.blockwise.stage import AnyStage
-from synpol.decoding.fragments import (
-    KEPT,
-    KINDS,
-    NONE,
-    Claims,
-    Contacts,
-    MergeNode,
-    Sides,
-    Touching,
-)
+from synpol.decoding.fragments import KINDS
 from synpol.decoding.joining import Member
 from synpol.decoding.merge import MergeStage
 from synpol.decoding.number import NumberStage, ResolveStage
 from synpol.decoding.stages import merge_stages, resolve_stages
-from synpol.synapses.statistics import Rows, Stats
+from synpol.synapses.statistics import Rows
 
-BLOCK = (128, 256, 256)
-INSIDE, ACROSS, SHARED, THRES_SMALL = 16, 4.0, 0.1, 128
+THRES_SMALL = 128
 #: whether this is a build whose lowest groups have 2x2x2 blocks
 OLDER = "side" not in {field.name for field in fields(MergeStage)}
-
-
-@functools.lru_cache(maxsize=2**12)
-def contacts(index: Index, axis: int) -> np.ndarray:
-    """Synapses across the high face of a block: whether pre and post reach across; (2, n) bool."""
-    rng = np.random.default_rng((1, *index, axis))
-    return rng.random((2, rng.poisson(ACROSS))) < 0.5
-
-
-@dataclass(frozen=True)
-class OpenFragments:
-    """The fragments of a block that touch faces.
-
-    Attributes
-    ----------
-    face : (n,) int
-        Of each contact, ``2 * axis + (0 low, 1 high)``.
-    fragment : (n,) int
-        Of each contact, counted in the block.
-    reach : (2, n) bool
-        Whether the pre and the post side reach across.
-    """
-
-    face: np.ndarray
-    fragment: np.ndarray
-    reach: np.ndarray
-
-    @classmethod
-    @functools.lru_cache(maxsize=2**12)  # drawing is not what is measured
-    def of(cls, index: Index, grid: Index) -> OpenFragments:
-        faces, reach = [], []
-        for axis in range(3):
-            for high in (0, 1):
-                low_block = index_of(i - (a == axis and not high) for a, i in enumerate(index))
-                if low_block[axis] < 0 or low_block[axis] + 1 >= grid[axis]:
-                    continue
-                reach.append(contacts(low_block, axis))
-                faces.append(np.full(reach[-1].shape[1], 2 * axis + high))
-        face = np.concatenate([*faces, np.zeros(0, np.int64)])
-        new = np.random.default_rng((2, *index)).random(len(face)) >= SHARED
-        new[:1] = True
-        joined = np.concatenate([*reach, np.zeros((2, 0), dtype=bool)], axis=1)
-        return cls(face, np.cumsum(new) - 1, joined)
-
-
-def names(index: Index, grid: Index, place: np.ndarray) -> np.ndarray:
-    """Names of fragments that begin at some place in the C order of their block."""
-    row = grid[2] * BLOCK[2]
-    section = row * grid[1] * BLOCK[1]
-    first = index[0] * BLOCK[0] * section + index[1] * BLOCK[1] * row + index[2] * BLOCK[2] + 1
-    lines = place // BLOCK[2]
-    found = lines // BLOCK[1] * section + lines % BLOCK[1] * row + (place % BLOCK[2] + first)
-    return found.view(np.uint64)
-
-
-def place_of(fragment: np.ndarray) -> np.ndarray:
-    """Where open fragments begin; those of their sides begin one and two voxels on."""
-    return fragment * 4096
-
-
-def some_stats(rng: np.random.Generator, index: Index, count: int) -> Stats:
-    stats = Stats.empty(count)
-    stats.sums[:] = rng.integers(50, 2000, (count, 1))
-    stats.low[:] = np.array(index) * BLOCK
-    stats.high[:] = stats.low + 9
-    return stats
-
-
-def simulated_rows(index: Index, grid: Index) -> Rows:
-    """The synapses of a block that touch no face."""
-    rng = np.random.default_rng((3, *index))
-    name = names(index, grid, np.arange(INSIDE) * 4096 + 2048)
-    pre, post = (some_stats(rng, index, INSIDE) for _ in range(2))
-    return Rows(name, rng.integers(0, 100, (INSIDE, 3)), pre, post)
-
-
-def simulated_node(index: Index, grid: Index) -> MergeNode:
-    """What a block hands to the merge."""
-    own = OpenFragments.of(index, grid)
-    count = int(own.fragment.max(initial=-1)) + 1
-    rng = np.random.default_rng((4, *index))
-    open_synapse = names(index, grid, place_of(np.arange(count)))
-    touching, sides, claims = {}, {}, {}
-    for row, kind in enumerate(KINDS):
-        reaches = np.ones(len(own.face), dtype=bool) if row == 0 else own.reach[row - 1]
-        fragment, face = own.fragment[reaches], own.face[reaches]
-        mine = names(index, grid, place_of(fragment) + row)
-        met = [np.zeros(0, np.uint64)]
-        high = np.flatnonzero(face % 2)  # by axis, as they were drawn
-        for axis in range(3):
-            if index[axis] + 1 < grid[axis]:
-                other = index_of(i + (a == axis) for a, i in enumerate(index))
-                theirs = OpenFragments.of(other, grid)
-                here = theirs.face == 2 * axis
-                if row:
-                    here &= theirs.reach[row - 1]
-                met.append(names(other, grid, place_of(theirs.fragment[here]) + row))
-        touching[kind] = Touching(
-            face.astype(np.uint8),
-            mine,
-            mine,
-            (face[high] // 2).astype(np.uint8),
-            mine[high],
-            np.concatenate(met),
-        )
-        if row:
-            which = np.unique(fragment)
-            name = names(index, grid, place_of(which) + row)
-            sides[kind] = Sides(name, open_synapse[which], rng.integers(20, 1000, len(which)))
-            claims[kind] = np.full(count, KEPT)
-            claims[kind][which] = name
-    nothing = np.full(count, NONE)
-    claims_of_voxels = Claims(
-        np.concatenate([open_synapse, open_synapse]),
-        np.concatenate([claims["pre"], nothing]),
-        np.concatenate([nothing, claims["post"]]),
-        some_stats(rng, index, 2 * count),
-    )
-    no_names = np.zeros((0, 2), np.uint64)
-    no_contacts = Contacts(
-        no_names[:, 0], no_names, no_names, np.zeros(0, np.uint8), np.zeros((0, 3), np.int64)
-    )
-    rows = simulated_rows(index, grid)
-    return MergeNode(open_synapse, touching, sides, claims_of_voxels, no_contacts, rows)
 
 
 def members_of(index: Index, grid: Index, side: int) -> list[Index]:
@@ -256,7 +117,7 @@ def expected_synapses(side: int) -> int:
 
     grid = (side, side, side)
     every = [OpenFragments.of(index_of(i), grid) for i in np.ndindex(grid)]
-    count = np.array([int(f.fragment.max(initial=-1)) + 1 for f in every])
+    count = np.array([len(f.names) for f in every])
     before = np.cumsum(count) - count
     ends: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for at, index in enumerate(np.ndindex(grid)):

@@ -128,6 +128,7 @@ class Loop:
                 "data": data,
                 "reject_sampling": {"size_thres": 400},
                 "loss": {"deep_supervision": 0},
+                "model": {"residual": True},
                 "train": {
                     "initial": self.network,
                     "iterations": self.given.iterations,

@@ -44,7 +44,8 @@ def configured(network: str, precision: str, folder: Path) -> Path:
     """The demo's network with four patches, or what the defaults are, on the demo's data."""
     content = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
     content["train"]["batch_size"] = 4
-    content["loss"].pop("deep_supervision", None)  # older builds do not know it
+    content["loss"].pop("deep_supervision", None)  # older builds do not know these
+    content["model"].pop("residual", None)
     if network == "default":
         del content["model"]
         content["train"] = {"batch_size": 1}

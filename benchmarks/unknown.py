@@ -85,7 +85,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="configs/demo.yaml")
-    parser.add_argument("--iterations", type=int, help="of each training; default: the config's")
+    parser.add_argument("--iterations", type=int, default=1000, help="of each training")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="a training for each")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS)[:3])
     parser.add_argument("--runs", type=Path, default=Path("runs/unknown"))
@@ -94,8 +94,7 @@ def main() -> None:
     base = yaml.safe_load((ROOT / given.config).read_text())
     step("prepare", given.config)
     changes = ["device=cpu", "train.batch_size=4", "loss.deep_supervision=0"]
-    if given.iterations is not None:
-        changes.append(f"train.iterations={given.iterations}")
+    changes += ["model.residual=true", f"train.iterations={given.iterations}"]
     rows = {}
     for name in given.only:
         written = [partly_labelled(one, name, given.runs) for one in base["data"]["train"]]

@@ -23,8 +23,8 @@ from synpol.gp.augmentations import picture_rows
 from synpol.images.writing import check_writable
 from synpol.report.figures import augmentation_gallery
 from synpol.training.volumes import (
+    ByRoi,
     OpenVolume,
-    as_funlib,
     check_together,
     in_one_unit,
     open_volume,
@@ -42,8 +42,8 @@ def drawn(
     margin = gp.Coordinate(context) * gp.Coordinate(volume.raw.voxel_size)
     graph = (
         (
-            gp.ArraySource(RAW, as_funlib(volume.raw)),
-            gp.ArraySource(LABELS, as_funlib(volume.truth), False),
+            gp.ArraySource(RAW, ByRoi(volume.raw)),
+            gp.ArraySource(LABELS, ByRoi(volume.truth), False),
         )
         + gp.MergeProvider()
         + gp.Normalize(RAW, volume.intensity.scale)
@@ -77,7 +77,7 @@ def fullest_patch(volume: OpenVolume, shape: Sequence[int]) -> gp.Roi:
         return int(np.count_nonzero(np.asarray(volume.truth.array[where])))
 
     fullest = gp.Roi(max(corners, key=labelled), shape)
-    return fullest * gp.Coordinate(volume.raw.voxel_size) + as_funlib(volume.raw).offset
+    return fullest * gp.Coordinate(volume.raw.voxel_size) + ByRoi(volume.raw).roi.offset
 
 
 def main(config: Config, given: argparse.Namespace) -> None:

@@ -21,17 +21,12 @@ HERE = Path(__file__).parent
 def main(config: Config, given: argparse.Namespace) -> None:
     started = time.monotonic()
     tuned = f"{config.run_dir}/tuned.yaml"
-    untrained = f"{config.run_dir}/untrained"
-    first = f"{config.run_dir}/checkpoints/0000000.pt"
-    baseline = [f"predict.output={untrained}", f"predict.checkpoint={first}"]
     steps = [
         ["prepare.py"],
         ["train.py"],
         ["tune.py"],
-        ["predict_blockwise.py", tuned, *baseline],
-        ["evaluate.py", tuned, *baseline],
         ["predict_blockwise.py", tuned],
-        ["evaluate.py", tuned, f"evaluate.compare=[{untrained}/scores.json]"],
+        ["evaluate.py", tuned],
         ["table.py", tuned, "--csv", f"{config.predict.output}/synapses.csv"],
         ["connect.py", tuned],
         ["view.py", tuned, "--prepare"],

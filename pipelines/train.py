@@ -33,8 +33,8 @@ from synpol.training.data_state import data_state_of
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import (
+    ByRoi,
     OpenVolume,
-    as_funlib,
     check_together,
     in_one_unit,
     open_volume,
@@ -47,7 +47,7 @@ SIDES_KNOWN, DRAWS = gp.ArrayKey("SIDES_KNOWN"), gp.ArrayKey("DRAWS")
 
 
 def request_graph(
-    config: Config, volumes: list[OpenVolume], first: int, indices: range
+    config: Config, volumes: list[OpenVolume], first: int, indices: range, niceness: int = 0
 ) -> gp.Pipeline:
     """Build the graph from volumes to batches; edit it to change what the network sees.
 
@@ -59,6 +59,8 @@ def request_graph(
         Index of the first batch, above 0 if a run resumes.
     indices : range
         Indices of the patches of a batch that this process prepares.
+    niceness : int
+        How far processes that prepare batches give way to others.
     """
     patch, reject = config.train.patch, config.reject_sampling
     weighted = any(volume.weight is not None for volume in config.data.train)
@@ -76,8 +78,8 @@ def request_graph(
     return (
         tuple(
             (
-                gp.ArraySource(RAW, as_funlib(v.raw)),
-                gp.ArraySource(LABELS, as_funlib(v.truth), False),
+                gp.ArraySource(RAW, ByRoi(v.raw)),
+                gp.ArraySource(LABELS, ByRoi(v.truth), False),
             )
             + gp.MergeProvider()
             + gp.Normalize(RAW, v.intensity.scale)
@@ -102,7 +104,9 @@ def request_graph(
         )
         + gp.Unsqueeze([RAW])
         + StackPatches(indices)
-        + OrderedPreCache(config.seed, first, config.train.num_workers, config.train.cache_size)
+        + OrderedPreCache(
+            config.seed, first, config.train.num_workers, config.train.cache_size, niceness
+        )
     )
 
 
@@ -151,7 +155,8 @@ def train(config: Config, volumes: list[OpenVolume], trainer: Trainer) -> bool:
     share = config.train.batch_size // processes.size
     indices = range(share * processes.rank, share * (processes.rank + 1))
     request = batch_request(config, volumes[0])
-    graph = request_graph(config, volumes, trainer.iteration, indices)
+    niceness = 10 if processes.device.type == "cpu" else 0  # a GPU leaves them the cores
+    graph = request_graph(config, volumes, trainer.iteration, indices, niceness)
     with gp.build(graph):
 
         def next_batch() -> dict[str, np.ndarray]:

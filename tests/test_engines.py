@@ -25,10 +25,10 @@ from synpol.prediction import engine
 OPENVINO, TORCH = "predict.engine=openvino", "predict.engine=torch"
 
 
-def network(norm="batch", activation="relu", filters=(8, 12, 16)):
+def network(norm="batch", activation="relu", filters=(8, 12, 16), residual=True):
     """A network whose layers have all had an influence on their parameters."""
     torch.manual_seed(1)
-    made = RSUNet(filters, 3, norm, activation).eval()
+    made = RSUNet(filters, 3, norm, activation, residual).eval()
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.3)
@@ -40,10 +40,11 @@ def network(norm="batch", activation="relu", filters=(8, 12, 16)):
     return made
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "prelu"])
 @pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
-def test_both_compute_the_same_network(norm, activation):
-    both = network(norm, activation)
+def test_both_compute_the_same_network(norm, activation, residual):
+    both = network(norm, activation, residual=residual)
     windows = torch.rand(2, 1, 5, 24, 40)
     with torch.inference_mode():
         expected = both(windows.clone())

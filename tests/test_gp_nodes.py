@@ -1,9 +1,12 @@
 """gunpowder nodes: targets and weights, rejection, ordered pre-caching."""
 
+import os
+
 import gunpowder as gp
 import numpy as np
 import pytest
 from funlib.persistence import Array
+from recipes import write
 
 from synpol import InputError, seg_to_polarity
 from synpol.gp import (
@@ -16,6 +19,8 @@ from synpol.gp import (
     request_batch,
 )
 from synpol.gp.add_polarity_target import polarity_target
+from synpol.images.image import open_image
+from synpol.training import volumes
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
@@ -229,3 +234,33 @@ def test_nothing_adds_no_node_wherever_it_stands_in_a_chain():
     assert all(np.array_equal(drawn[0], other) for other in drawn[1:])
     sources = (source(raw, labels), source(raw, labels))
     assert sources + Nothing() is sources
+
+
+@pytest.mark.parametrize("held", [0, volumes.HELD])
+def test_images_are_read_by_boxes_from_the_disk_and_from_memory(held, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "HELD", held)
+    values = np.random.default_rng(0).integers(0, 255, (6, 20, 24), dtype=np.uint8)
+    write(tmp_path, "raw", values, offset=(45, 8, 32))
+    image = open_image(tmp_path / "raw")
+    source = volumes.ByRoi(image)
+    assert source.roi == gp.Roi((30, 0, 32), (180, 320, 384))  # whole voxels
+    assert source.voxel_size == (30, 16, 16) and source.dtype == np.uint8
+    box = gp.Roi((60, 16, 64), (60, 32, 48))
+    assert np.array_equal(source[box], values[1:3, 1:3, 2:5])
+    open_image(tmp_path / "raw", mode="r+").array[:] = 0  # what is in memory stays
+    assert source[box].any() == bool(held)
+
+
+class Niceness(gp.BatchFilter):
+    """Put how far this process gives way into the image."""
+
+    def process(self, batch, request):
+        batch[RAW].data = np.full_like(batch[RAW].data, os.nice(0))
+
+
+def test_workers_give_way_as_far_as_they_are_told():
+    for workers, expected in ((1, os.nice(0) + 3), (0, os.nice(0))):
+        graph = source(*volume()) + Niceness()
+        graph += OrderedPreCache(0, num_workers=workers, niceness=3)
+        with gp.build(graph):
+            assert (request_batch(graph, request(RAW))[RAW].data == expected).all()

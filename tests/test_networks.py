@@ -234,9 +234,9 @@ def test_bioimageio_validates_and_runs_the_package(trained, tmp_path, exclusive,
     if exclusive:
         shutil.copytree(trained / "data", tmp_path / "data")
         package = tmp_path / "classes.zip"
-        config = tiny_config(tmp_path, exclusive=True)
-        assert run("train", config) == 0
-        assert run("export", config, *PACKAGE, f"export.package={package}") == 0
+        config, changes = tiny_config(tmp_path, exclusive=True), ["model.residual=false"]
+        assert run("train", config, *changes) == 0
+        assert run("export", config, *changes, *PACKAGE, f"export.package={package}") == 0
     summary = core.test_model(str(package))
     assert summary.status == "passed", summary.format()
     described = core.load_model(str(package))
@@ -258,3 +258,27 @@ def test_channels_may_be_mixed_before_upsampling():
     for level in (1, 0):  # as published: upsampled, then mixed by a convolution of one voxel
         x = model.decode[level](model.project[level](up(x)) + levels[level])
     torch.testing.assert_close(model(image), model.head(x), rtol=1e-10, atol=1e-10)
+
+
+def test_blocks_without_a_residual_pair_have_two_convolutions():
+    found = {residual: RSUNet((4, 6, 8), residual=residual) for residual in (True, False)}
+    blocks = {r: [*n.encode, *n.decode] for r, n in found.items()}
+    for residual, count in ((True, 4), (False, 2)):
+        for block in blocks[residual]:
+            kinds = [m for m in block.modules() if isinstance(m, torch.nn.Conv3d)]
+            assert len(kinds) == count
+    image = torch.rand((1, 1, 3, 16, 20))
+    assert found[False].eval()(image).shape == (1, 3, 3, 16, 20)
+
+
+def test_a_run_does_not_change_its_blocks_on_the_way(tmp_path, capsys):
+    tiny_volume(tmp_path / "data")
+    config = tiny_config(tmp_path)
+    assert run("train", config) == 0
+    message = run_refused(capsys, "train", config, "model.residual=false")
+    assert "was trained with model.residual = its default, the config now has False" in message
+    config = tiny_config(tmp_path, run_dir=f"{tmp_path}/plain")
+    assert run("train", config, "model.residual=false") == 0
+    message = run_refused(capsys, "train", config)
+    assert "was trained with model.residual = False, the config now has its default" in message
+    assert run("train", config, "model.residual=false", "train.iterations=6") == 0

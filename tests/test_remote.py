@@ -18,6 +18,7 @@ from synpol.errors import InputError
 from synpol.images.image import check_readable, open_image
 from synpol.images.kinds import SCHEME
 from synpol.images.stores import fault_of
+from synpol.training import volumes
 
 RAW = np.random.default_rng(0).integers(0, 256, (13, 16, 17), dtype=np.uint8)
 
@@ -105,7 +106,9 @@ def test_unknown_urls_are_refused():
 
 
 @pytest.mark.parametrize("scheme", ["", pytest.param(SCHEME, marks=pytest.mark.slow)])
-def test_training_reads_at_urls_in_processes_that_were_forked(scheme, served, tmp_path):
+def test_training_reads_at_urls_in_processes_that_were_forked(
+    scheme, served, tmp_path, monkeypatch
+):
     folder, url, _ = served
     tiny_volume(tmp_path / "data")
     config = tiny_config(tmp_path, train__num_workers=1)
@@ -117,6 +120,7 @@ def test_training_reads_at_urls_in_processes_that_were_forked(scheme, served, tm
             write_precomputed(folder / name, values, (30, 16, 16))
         else:
             write(folder, name, values)
+    monkeypatch.setattr(volumes, "HELD", 0)  # the first was held in memory
     data = {"raw": f"{scheme}{url}/raw", "truth": f"{scheme}{url}/truth", "labels": "polarity"}
     config = tiny_config(
         tmp_path, run_dir=f"{tmp_path}/again", train__num_workers=1, data={"train": [data]}

@@ -14,6 +14,7 @@ from synpol.config import ImportVolume
 from synpol.datasets.import_volume import import_volume
 from synpol.errors import InputError
 from synpol.images.image import open_image
+from synpol.training import volumes
 
 RAW = np.random.default_rng(0).integers(0, 256, (13, 16, 17), dtype=np.uint8)
 
@@ -44,12 +45,13 @@ def test_an_array_in_a_zip_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_training_reads_zip_files_in_forked_processes(num_workers, tmp_path):
+def test_training_reads_zip_files_in_forked_processes(num_workers, tmp_path, monkeypatch):
     tiny_volume(tmp_path / "data")
     assert run("train", tiny_config(tmp_path, train__num_workers=num_workers)) == 0
     expected = pd.read_csv(tmp_path / "run" / "log.csv").loss.tolist()
     arrays = {n: open_image(tmp_path / "data" / n).array[:] for n in ("raw", "truth")}
     path = zipped(tmp_path / "a.zip", **arrays)
+    monkeypatch.setattr(volumes, "HELD", 0)  # the first was held in memory
     data = {"raw": f"{path}/raw", "truth": f"{path}/truth", "labels": "polarity"}
     config = tiny_config(
         tmp_path,

@@ -68,6 +68,9 @@ class OrderedPreCache(gp.BatchFilter):
         Number of worker processes. With 0, this process prepares a batch when it is requested.
     cache_size : int
         Number of batches kept ready by all workers together.
+    niceness : int
+        How far the workers give way to other processes, 0 (not) to 19. Where the network computes
+        on the same cores, its threads wait for each other, so one that is interrupted stops all.
 
     Attributes
     ----------
@@ -76,9 +79,15 @@ class OrderedPreCache(gp.BatchFilter):
     """
 
     def __init__(
-        self, seed: int, first: int = 0, num_workers: int = 1, cache_size: int = 8
+        self,
+        seed: int,
+        first: int = 0,
+        num_workers: int = 1,
+        cache_size: int = 8,
+        niceness: int = 0,
     ) -> None:
         self.seed = seed
+        self.niceness = niceness
         self.index = first
         self.num_workers = num_workers
         self.ahead = max(1, cache_size // max(1, num_workers))
@@ -132,6 +141,7 @@ class OrderedPreCache(gp.BatchFilter):
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # it ends with the training loop
+        os.nice(self.niceness)
         dask.config.set(scheduler="synchronous")  # the parent's threads did not survive the fork
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         try:

@@ -10,7 +10,7 @@ from synpol.polarity import Channels
 
 def build_model(model: Model) -> RSUNet:
     """Build the network of a config, which has three output channels, exclusive or not."""
-    return RSUNet(model.filters, Channels.count, model.norm, model.activation)
+    return RSUNet(model.filters, Channels.count, model.norm, model.activation, model.residual)
 
 
 def build_loss(loss: Loss, channels: Channels, marked: bool = False) -> PolarityLoss:

@@ -146,6 +146,8 @@ def _block(x: Any, block: Any, int8: bool) -> Any:
     from openvino import opset15 as ops
 
     x = _layer(x, block.enter, int8)
+    if block.residual is None:
+        return _layer(x, block.leave, int8)
     residual = _layer(x, block.residual, int8)
     norm, activation, _ = block.residual[0]
     if isinstance(norm, nn.Identity) and getattr(activation, "inplace", False):

@@ -220,6 +220,7 @@ def _described(
                         "out_channels": Channels.count,
                         "norm": model.norm,
                         "activation": model.activation,
+                        "residual": model.residual,
                     },
                 },
             }

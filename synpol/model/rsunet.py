@@ -42,10 +42,19 @@ def _activation(kind: str, inplace: bool = True) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """Change the width by a convolution, then add a residual pair, then convolve once more."""
+    """Change the width by a convolution, then add a residual pair, then convolve once more.
+
+    Without `residual` it has no such pair, so that two convolutions are left of four.
+    """
 
     def __init__(
-        self, width_in: int, width: int, kernel: tuple[int, int, int], norm: str, activation: str
+        self,
+        width_in: int,
+        width: int,
+        kernel: tuple[int, int, int],
+        norm: str,
+        activation: str,
+        residual: bool,
     ) -> None:
         super().__init__()
 
@@ -58,12 +67,15 @@ class _Block(nn.Module):
 
         image = width_in == 1
         self.enter = _Convolution(width_in, width, kernel) if image else conv(width_in)
-        self.residual = nn.Sequential(conv(width), conv(width))
+        self.residual = nn.Sequential(conv(width), conv(width)) if residual else None
         self.leave = conv(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.enter(x)
-        return self.leave(x + self.residual(x))
+        if self.residual is not None:
+            x = x + self.residual(x)
+        changed: torch.Tensor = self.leave(x)
+        return changed
 
 
 class _Convolution(nn.Conv3d):
@@ -111,6 +123,8 @@ class RSUNet(nn.Module):
         Normalisation layer.
     activation : {"relu", "leaky_relu", "elu", "prelu"}
         Activation function.
+    residual : bool
+        Whether blocks have a residual pair of convolutions between their first and their last one.
 
     Notes
     -----
@@ -125,20 +139,23 @@ class RSUNet(nn.Module):
         out_channels: int = 3,
         norm: str = "batch",
         activation: str = "relu",
+        residual: bool = True,
     ) -> None:
         super().__init__()
         levels = len(filters)
         kernels = [(1, 3, 3)] + [(3, 3, 3)] * (levels - 1)
         widths_in = [1, *filters[:-1]]
         self.encode = nn.ModuleList(
-            _Block(widths_in[i], filters[i], kernels[i], norm, activation) for i in range(levels)
+            _Block(widths_in[i], filters[i], kernels[i], norm, activation, residual)
+            for i in range(levels)
         )
         self.pool = nn.MaxPool3d((1, 2, 2))
         self.project = nn.ModuleList(
             nn.Conv3d(filters[i + 1], filters[i], 1, bias=False) for i in range(levels - 1)
         )
         self.decode = nn.ModuleList(
-            _Block(filters[i], filters[i], kernels[i], norm, activation) for i in range(levels - 1)
+            _Block(filters[i], filters[i], kernels[i], norm, activation, residual)
+            for i in range(levels - 1)
         )
         self.head = Head(filters[0], out_channels, norm, activation)
         initialise(self)

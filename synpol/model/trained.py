@@ -123,6 +123,11 @@ def find_checkpoint(config: Config) -> Path:
     return latest
 
 
+def network_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the config of a checkpoint says of its network; a later key has its default."""
+    return Model().model_dump(mode="json") | config["model"]
+
+
 def load_trained(
     path: Path,
     *,
@@ -154,7 +159,7 @@ def load_trained(
         f"model.{key}": value for key, value in model.model_dump(mode="json").items()
     }
     stored = {"exclusive": theirs.get("exclusive")} | {
-        f"model.{key}": value for key, value in theirs["model"].items()
+        f"model.{key}": value for key, value in network_keys(theirs).items()
     }
     for key, value in mine.items():
         if stored.get(key) != value:

@@ -16,11 +16,12 @@ from synpol.training.data_state import check_same_data
 
 #: to be raised when the request graph draws other patches from the same seed than before
 REQUEST_GRAPH = 3
-#: keys that older checkpoints do not have; an empty one is left out of the identity of a run
+#: keys that older checkpoints do not have; one with its default is left out of the identity
 _LATER_KEYS = (
     ("augment", "extra"),
     ("loss", "terms"),
     ("loss", "deep_supervision"),
+    ("model", "residual"),
     ("data", "mixed_voxel_sizes"),
 )
 #: keys of `train` that may change when a run resumes, because they do not change what is learned
@@ -47,8 +48,9 @@ def training_identity(config: Config, initial: str | None = None) -> dict[str, A
     kept = ("seed", "exclusive", "data", "model", "loss", "reject_sampling", "augment")
     identity = {key: whole[key] for key in kept}
     identity["data"] = {k: v for k, v in whole["data"].items() if k != "validation"}
+    defaults = Config(run_dir=config.run_dir).model_dump(mode="json")
     for section, key in _LATER_KEYS:
-        if not identity[section][key]:
+        if identity[section][key] == defaults[section][key]:
             del identity[section][key]
     identity["request_graph"] = REQUEST_GRAPH
     identity["train"] = {k: v for k, v in whole["train"].items() if k not in _FREE_KEYS}

@@ -15,7 +15,7 @@ from synpol.config import Config
 from synpol.errors import InputError
 from synpol.images.appearance import Appearance, is_like, learned_from, shown_range, shown_size
 from synpol.model.content import check_weights
-from synpol.model.trained import digest_of_weights, load_checkpoint, weights_of
+from synpol.model.trained import digest_of_weights, load_checkpoint, network_keys, weights_of
 from synpol.polarity import Channels
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Initial:
 
     def _differing(self, config: Config) -> list[tuple[str, Any, Any]]:
         """List the keys of the network's shape that differ, with both values."""
-        theirs = self.config["model"]
+        theirs = network_keys(self.config)
         return [
             (f"model.{key}", theirs.get(key), ours)
             for key, ours in config.model.model_dump(mode="json").items()

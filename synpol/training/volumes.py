@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from funlib.geometry import Coordinate
-from funlib.persistence import Array
+from funlib.geometry import Coordinate, Roi
 from tqdm import tqdm
 
 from synpol.config import TrainingVolume
@@ -340,19 +341,49 @@ def shares_of(
     return list(weights / weights.sum())
 
 
-def as_funlib(image: Image) -> Array:
-    """Return the image as the array that ``gunpowder.ArraySource`` takes.
+#: bytes up to which an image is held in memory while patches are drawn from it
+HELD = 2**26
+
+
+class ByRoi:
+    """An image that is read by boxes in world units, as ``gunpowder.ArraySource`` reads.
+
+    funlib's own array makes a dask graph for every box, which takes as long as reading a patch. A
+    small image is held in memory.
 
     gunpowder looks for patches at whole multiples of the voxel size only. An image that begins
     between two of them (half a voxel off, as where its first voxel is centred at 0) would lose one
     place along each axis, so it is moved to the multiple below. Image and labels move alike.
+
+    Parameters
+    ----------
+    image : Image
+        Image of axes z, y, x.
+
+    Attributes
+    ----------
+    roi : Roi
+        Box of the whole image, in its unit.
+    voxel_size : Coordinate
+        Size of a voxel, in its unit.
+    dtype : np.dtype
+        Type of its voxels.
     """
-    apart = is_url(image.path) or zip_of(image.path) is not None  # these do not survive a fork
-    return Array(
-        RemoteArray(image.array) if apart else image.array,
-        image.offset - image.offset % image.voxel_size,
-        image.voxel_size,
-        ["z", "y", "x"],
-        [image.unit] * 3,
-        ["space"] * 3,
-    )
+
+    def __init__(self, image: Image) -> None:
+        self._array: Any = image.array
+        if math.prod(image.array.shape) * image.array.dtype.itemsize <= HELD:
+            self._array = np.asarray(image.array[tuple(slice(0, n) for n in image.shape_vx)])
+        elif is_url(image.path) or zip_of(image.path) is not None:  # these do not survive a fork
+            self._array = RemoteArray(image.array)
+        self.voxel_size = Coordinate(image.voxel_size)
+        self.roi = Roi(
+            image.offset - image.offset % image.voxel_size,
+            self.voxel_size * Coordinate(image.shape_vx),
+        )
+        self.dtype = image.array.dtype
+
+    def __getitem__(self, roi: Roi) -> np.ndarray:
+        """Read a box inside the image, whole voxels."""
+        box = ((roi - self.roi.begin) / self.voxel_size).to_slices()
+        return np.asarray(self._array[box])
