@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo import FOUR_PATCHES
 from figures import tell
 
 from synpol.report.figures import new_figure
@@ -34,13 +35,6 @@ NO_AUGMENTATION = [
     "augment.section_contrast=0",
     "augment.section_brightness=0",
     *(f"augment.{k}_p=0" for k in ("elastic", "misalign", "gamma", "noise", "blur", "missing")),
-]
-#: what all variants share: more patches than the demo has by now, and the finest level alone
-SHARED = [
-    "train.batch_size=4",
-    "train.iterations=1000",
-    "loss.deep_supervision=0",
-    "model.residual=true",
 ]
 #: what is told of each in the table: the name, what is changed, and whether it is about sides
 VARIANTS = {
@@ -61,7 +55,7 @@ def run(config: str, name: str, overrides: list[str], runs: Path) -> dict[str, f
     run_dir = folder_of(runs, name)
     common = [
         config,
-        *SHARED,
+        *FOUR_PATCHES,
         *overrides,
         f"run_dir={run_dir}",
         f"predict.output={run_dir}/heldout",

@@ -134,6 +134,7 @@ class Loop:
                     "iterations": self.given.iterations,
                     "batch_size": self.given.batch,
                     "lr": self.given.lr,
+                    "warmup": 0,
                     "ema": 0.95,
                     "ema_warmup": 20,
                     "num_workers": 0,

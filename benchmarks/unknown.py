@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from demo import FOUR_PATCHES
 from figures import tell
 from polyadic import processor
 from scipy import ndimage
@@ -93,8 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     base = yaml.safe_load((ROOT / given.config).read_text())
     step("prepare", given.config)
-    changes = ["device=cpu", "train.batch_size=4", "loss.deep_supervision=0"]
-    changes += ["model.residual=true", f"train.iterations={given.iterations}"]
+    changes = ["device=cpu", *FOUR_PATCHES, f"train.iterations={given.iterations}"]
     rows = {}
     for name in given.only:
         written = [partly_labelled(one, name, given.runs) for one in base["data"]["train"]]
