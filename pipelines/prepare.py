@@ -11,7 +11,7 @@ from synpol.command import run_command
 from synpol.config import Config, LinkSides
 from synpol.datasets.import_volume import all_volumes, describe_volume, import_volume
 from synpol.datasets.write_link_sides import write_link_sides
-from synpol.datasets.write_synthetic import write_volumes
+from synpol.datasets.write_synthetic import write_synthetic
 from synpol.errors import InputError
 from synpol.formats import known_formats
 from synpol.images.image import open_image
@@ -24,8 +24,8 @@ def main(config: Config, given: argparse.Namespace) -> None:
         raise InputError(
             "prepare.synthetic, prepare.imports and prepare.links are all empty: nothing to prepare"
         )
-    for image in write_volumes(prepare.synthetic, config.workers.num_workers):
-        print(describe_volume(image))
+    for dataset in prepare.synthetic:
+        print(describe_volume(write_synthetic(dataset, config.workers.num_workers)))
     for source in prepare.imports:
         for volume in all_volumes(source):
             print(describe_volume(import_volume(volume)))

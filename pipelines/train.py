@@ -33,6 +33,7 @@ from synpol.training.data_state import data_state_of
 from synpol.training.loop import Trainer
 from synpol.training.processes import joined
 from synpol.training.volumes import (
+    HELD,
     ByRoi,
     OpenVolume,
     check_together,
@@ -65,6 +66,7 @@ def request_graph(
     patch, reject = config.train.patch, config.reject_sampling
     weighted = any(volume.weight is not None for volume in config.data.train)
     marked = config.data.has_unknown
+    held = HELD // (2 * len(volumes))  # bytes of an image, or of labels
 
     def accepted() -> gp.Pipeline:
         """Patches with enough foreground, deformed."""
@@ -78,8 +80,8 @@ def request_graph(
     return (
         tuple(
             (
-                gp.ArraySource(RAW, ByRoi(v.raw)),
-                gp.ArraySource(LABELS, ByRoi(v.truth), False),
+                gp.ArraySource(RAW, ByRoi(v.raw, held)),
+                gp.ArraySource(LABELS, ByRoi(v.truth, held), False),
             )
             + gp.MergeProvider()
             + gp.Normalize(RAW, v.intensity.scale)

@@ -20,7 +20,7 @@ from synpol.gp import (
 )
 from synpol.gp.add_polarity_target import polarity_target
 from synpol.images.image import open_image
-from synpol.training import volumes
+from synpol.training.volumes import ByRoi
 
 RAW, LABELS = gp.ArrayKey("RAW"), gp.ArrayKey("LABELS")
 TARGET, WEIGHTS = gp.ArrayKey("TARGET"), gp.ArrayKey("WEIGHTS")
@@ -236,19 +236,21 @@ def test_nothing_adds_no_node_wherever_it_stands_in_a_chain():
     assert sources + Nothing() is sources
 
 
-@pytest.mark.parametrize("held", [0, volumes.HELD])
-def test_images_are_read_by_boxes_from_the_disk_and_from_memory(held, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes, "HELD", held)
+@pytest.mark.parametrize("held", [0, 6 * 20 * 24 - 1, 6 * 20 * 24])
+def test_images_are_read_by_boxes_from_the_disk_and_from_memory(held, tmp_path):
     values = np.random.default_rng(0).integers(0, 255, (6, 20, 24), dtype=np.uint8)
     write(tmp_path, "raw", values, offset=(45, 8, 32))
     image = open_image(tmp_path / "raw")
-    source = volumes.ByRoi(image)
+    source = ByRoi(image, held)
     assert source.roi == gp.Roi((30, 0, 32), (180, 320, 384))  # whole voxels
     assert source.voxel_size == (30, 16, 16) and source.dtype == np.uint8
     box = gp.Roi((60, 16, 64), (60, 32, 48))
     assert np.array_equal(source[box], values[1:3, 1:3, 2:5])
     open_image(tmp_path / "raw", mode="r+").array[:] = 0  # what is in memory stays
-    assert source[box].any() == bool(held)
+    assert source[box].any() == (held == values.nbytes)
+    for beyond in ((30, -16, 0), (60, 288, 0), (210, 0, 32)):
+        with pytest.raises(IndexError, match="reaches beyond the image"):
+            source[gp.Roi(beyond, (60, 32, 48))]
 
 
 class Niceness(gp.BatchFilter):

@@ -1,7 +1,6 @@
 """Reruns: records never speak for an array that is not there any more."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,32 +215,6 @@ def test_synthetic_volumes_there_and_back(tmp_path):
     shutil.rmtree(tmp_path / "s")
     ws.write_synthetic(small(tmp_path / "s", 1), 1)
     assert np.array_equal(open_image(tmp_path / "s" / "truth").array[:], found[0][1])
-
-
-def test_volumes_made_side_by_side_are_those_made_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(ws, "BLOCK", (12, 96, 96))
-    pool, sizes = ws.ProcessPoolExecutor, []
-
-    def counted(size, *given):
-        sizes.append(size)
-        return pool(size, *given)
-
-    monkeypatch.setattr(ws, "ProcessPoolExecutor", counted)
-
-    def several(folder):
-        large = small(folder / "large", 3).model_copy(update={"shape": (14, 96, 96)})
-        return [small(folder / "first", 1), large, small(folder / "second", 2)]
-
-    for folder, workers in ((tmp_path / "beside", 2), (tmp_path / "alone", 1)):
-        images = list(ws.write_volumes(several(folder), workers))
-        assert [Path(image.path).parent.name for image in images] == ["first", "large", "second"]
-    assert sizes == [2]
-    for volume in ("first", "large", "second"):
-        for name in ("raw", "truth", "neurons"):
-            beside, alone = (
-                open_image(tmp_path / how / volume / name).array[:] for how in ("beside", "alone")
-            )
-            assert np.array_equal(beside, alone)
 
 
 def test_interrupted_numbering_of_labels_goes_on(tmp_path, monkeypatch):

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
 import shutil
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,26 +241,6 @@ def write_true_links(path: Path, stage: TrueLinksStage) -> None:
         columns |= {f"{side}_{axis}": place[order, k] for k, axis in enumerate("zyx")}
     with whole_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
-
-
-def write_volumes(datasets: Sequence[SyntheticDataset], num_workers: int) -> Iterator[Image]:
-    """Write synthetic volumes, those of a single block side by side.
-
-    Yields
-    ------
-    Image
-        The raw image of each, in order.
-    """
-    small = [d for d in datasets if all(n <= b for n, b in zip(d.shape, BLOCK, strict=True))]
-    if len(small) > 1 and num_workers > 1:
-        context = multiprocessing.get_context("spawn")
-        ignored = (signal.SIGINT, signal.SIG_IGN)  # it ends with this process
-        count = min(num_workers, len(small))
-        with ProcessPoolExecutor(count, context, signal.signal, ignored) as pool:
-            for _ in pool.map(write_synthetic, small, itertools.repeat(1)):
-                pass
-    for dataset in datasets:
-        yield write_synthetic(dataset, num_workers)
 
 
 def write_synthetic(dataset: SyntheticDataset, num_workers: int) -> Image:

@@ -341,15 +341,14 @@ def shares_of(
     return list(weights / weights.sum())
 
 
-#: bytes up to which an image is held in memory while patches are drawn from it
-HELD = 2**26
+#: bytes of training volumes that are held in memory, at most, while patches are drawn from them
+HELD = 2**30
 
 
 class ByRoi:
     """An image that is read by boxes in world units, as ``gunpowder.ArraySource`` reads.
 
-    funlib's own array makes a dask graph for every box, which takes as long as reading a patch. A
-    small image is held in memory.
+    funlib's own array makes a dask graph for every box, which takes as long as reading a patch.
 
     gunpowder looks for patches at whole multiples of the voxel size only. An image that begins
     between two of them (half a voxel off, as where its first voxel is centred at 0) would lose one
@@ -359,6 +358,8 @@ class ByRoi:
     ----------
     image : Image
         Image of axes z, y, x.
+    held : int
+        Bytes up to which the image is read at once and held in memory.
 
     Attributes
     ----------
@@ -370,9 +371,9 @@ class ByRoi:
         Type of its voxels.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, held: int = 0) -> None:
         self._array: Any = image.array
-        if math.prod(image.array.shape) * image.array.dtype.itemsize <= HELD:
+        if math.prod(image.array.shape) * image.array.dtype.itemsize <= held:
             self._array = np.asarray(image.array[tuple(slice(0, n) for n in image.shape_vx)])
         elif is_url(image.path) or zip_of(image.path) is not None:  # these do not survive a fork
             self._array = RemoteArray(image.array)
@@ -384,6 +385,14 @@ class ByRoi:
         self.dtype = image.array.dtype
 
     def __getitem__(self, roi: Roi) -> np.ndarray:
-        """Read a box inside the image, whole voxels."""
+        """Read a box of whole voxels.
+
+        Raises
+        ------
+        IndexError
+            The box reaches beyond the image.
+        """
+        if not self.roi.contains(roi):
+            raise IndexError(f"{roi} reaches beyond the image, which is {self.roi}")
         box = ((roi - self.roi.begin) / self.voxel_size).to_slices()
         return np.asarray(self._array[box])
