@@ -54,7 +54,7 @@ def test_in_bfloat16_it_is_off_by_little_more_than_a_convolution():
     rounded = learned(direct, x, wanted, torch.bfloat16)
     found = learned(ByThrees(direct.weight), x, wanted, torch.bfloat16)
     for ours, theirs, expected in zip(found, rounded, exact, strict=True):
-        assert off(theirs, expected) < 0.005 and off(ours, expected) < 0.015
+        assert off(theirs, expected) < 0.01 and off(ours, expected) < 0.015
 
 
 def test_the_default_network_learns_the_same_under_the_same_names():

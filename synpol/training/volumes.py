@@ -395,4 +395,5 @@ class ByRoi:
         if not self.roi.contains(roi):
             raise IndexError(f"{roi} reaches beyond the image, which is {self.roi}")
         box = ((roi - self.roi.begin) / self.voxel_size).to_slices()
-        return np.asarray(self._array[box])
+        # a copy, which nodes may change, in C order whatever that of the file is
+        return np.array(self._array[box], order="C")
