@@ -117,7 +117,6 @@ def batch_request(config: Config, volume: OpenVolume) -> gp.BatchRequest:
     request = gp.BatchRequest()
     for key in (RAW, TARGET, WEIGHTS):
         request.add(key, gp.Coordinate(config.train.patch) * volume.raw.voxel_size)
-    request[LABELS] = gp.ArraySpec(roi=request[TARGET].roi)
     request[DRAWS] = gp.ArraySpec(nonspatial=True)
     return request
 

@@ -1,5 +1,6 @@
 """gunpowder nodes: targets and weights, rejection, ordered pre-caching."""
 
+import multiprocessing
 import os
 
 import gunpowder as gp
@@ -19,6 +20,7 @@ from synpol.gp import (
     request_batch,
 )
 from synpol.gp.add_polarity_target import polarity_target
+from synpol.gp.batch_queue import BatchQueue
 from synpol.images.image import open_image
 from synpol.training.volumes import ByRoi
 
@@ -268,3 +270,55 @@ def test_workers_give_way_as_far_as_they_are_told():
         graph += OrderedPreCache(0, num_workers=workers, niceness=3)
         with gp.build(graph):
             assert (request_batch(graph, request(RAW))[RAW].data == expected).all()
+
+
+class Numbered(gp.BatchFilter):
+    """Fill the image with the number of the batch in its process."""
+
+    count = 0
+
+    def process(self, batch, request):
+        self.count += 1
+        batch[RAW].data = np.full_like(batch[RAW].data, self.count)
+
+
+def test_a_batch_stays_as_it_is_when_others_follow():
+    graph = source(*volume()) + Numbered() + OrderedPreCache(0, num_workers=1, cache_size=2)
+    with gp.build(graph):
+        kept = [request_batch(graph, request(RAW))[RAW].data for _ in range(12)]
+    for number, found in enumerate(kept, 1):
+        assert (found == number).all() and found.flags.writeable
+
+
+def test_a_queue_passes_arrays_of_any_layout_and_none_at_all():
+    fork = multiprocessing.get_context("fork")
+    given = [
+        np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.asfortranarray(np.arange(6, dtype=np.uint8).reshape(2, 3)),
+        np.zeros((0, 3), np.float32),
+        np.arange(10, dtype=np.uint64)[::2],
+        np.arange(1000),  # more than the first
+        np.arange(24.0),
+    ]
+    queue = BatchQueue(1)
+
+    def run():
+        for data in given:
+            batch = gp.Batch()
+            batch[RAW] = gp.Array(data, gp.ArraySpec(nonspatial=True))
+            queue.put(batch)
+        queue.put(gp.Batch())
+        queue.put(None, "it broke")
+        queue.queue.close()
+        queue.queue.join_thread()
+
+    process = fork.Process(target=run)
+    process.start()
+    for expected in given:
+        batch, failure = queue.get(timeout=20)
+        assert failure is None and batch[RAW].data.dtype == expected.dtype
+        assert np.array_equal(batch[RAW].data, expected)
+    assert not queue.get(timeout=20)[0].arrays
+    assert queue.get(timeout=20) == (None, "it broke")
+    process.join()
+    queue.close()

@@ -453,7 +453,9 @@ def test_deformed_labels_keep_their_marks(tmp_path):
     seen = set()
     with gp.build(graph):
         for _ in itertools.repeat(None, 6):
-            batch = request_batch(graph, train.batch_request(loaded, opened[0]))
+            request = train.batch_request(loaded, opened[0])
+            request[train.LABELS] = request[train.TARGET].copy()
+            batch = request_batch(graph, request)
             labels, weights = batch[train.LABELS].data, batch[train.WEIGHTS].data
             seen |= set(np.unique(labels).tolist())
             assert np.array_equal(weights[:, 2] == 0, labels == UNKNOWN)

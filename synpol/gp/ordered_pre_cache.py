@@ -21,6 +21,7 @@ import gunpowder as gp
 import numpy as np
 
 from synpol.errors import InputError
+from synpol.gp.batch_queue import BatchQueue
 
 
 def request_batch(graph: gp.Pipeline, request: gp.BatchRequest) -> gp.Batch:
@@ -92,7 +93,7 @@ class OrderedPreCache(gp.BatchFilter):
         self.num_workers = num_workers
         self.ahead = max(1, cache_size // max(1, num_workers))
         self.workers: list[Any] = []
-        self.queues: list[Any] = []
+        self.queues: list[BatchQueue] = []
         self.waited = 0.0
 
     def provide(self, request: gp.BatchRequest) -> gp.Batch:
@@ -113,7 +114,6 @@ class OrderedPreCache(gp.BatchFilter):
         for worker in self.workers:
             worker.join()
         for each in self.queues:
-            each.cancel_join_thread()
             each.close()
         self.workers, self.queues = [], []
 
@@ -125,7 +125,7 @@ class OrderedPreCache(gp.BatchFilter):
     def _start(self, request: gp.BatchRequest) -> None:
         fork = multiprocessing.get_context("fork")
         for worker in range(self.num_workers):
-            ready = fork.Queue(maxsize=self.ahead)
+            ready = BatchQueue(self.ahead)
             first = self.index + (worker - self.index) % self.num_workers
             process = fork.Process(
                 target=self._run, args=(request.copy(), first, ready), daemon=True
@@ -134,7 +134,7 @@ class OrderedPreCache(gp.BatchFilter):
             self.queues.append(ready)
             self.workers.append(process)
 
-    def _run(self, request: gp.BatchRequest, index: int, ready: Any) -> None:
+    def _run(self, request: gp.BatchRequest, index: int, ready: BatchQueue) -> None:
         import signal
 
         import dask
@@ -146,10 +146,10 @@ class OrderedPreCache(gp.BatchFilter):
         threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         try:
             while True:
-                ready.put((self._make(request, index), None))
+                ready.put(self._make(request, index))
                 index += self.num_workers
         except Exception:
-            ready.put((None, traceback.format_exc()))
+            ready.put(None, traceback.format_exc())
 
     def _next(self, worker: int) -> gp.Batch:
         while True:
@@ -163,7 +163,7 @@ class OrderedPreCache(gp.BatchFilter):
                         "killed for memory, lower train.num_workers or train.cache_size"
                     ) from None
                 continue
-            if failure is not None:
+            if batch is None:
                 raise RuntimeError(f"a batch could not be prepared:\n{failure}")
             return batch
 
