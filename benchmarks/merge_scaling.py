@@ -12,13 +12,15 @@ the graph and the records of one job. The exponent is the slope of log(seconds) 
 is flat cost a block. The memory of the top job is that of a fresh process which does it alone.
 
 With --against REV it measures that commit and this tree instead, in turns: seconds of the whole,
-with the drawing, which both have, and the memory of the top job.
+with the drawing, which both have; the processor seconds of the drawing for the lowest merge, and
+what is left without them; and the memory of the top job.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import platform
 import resource
 import sys
@@ -61,10 +63,16 @@ class SimulatedMerge(MergeStage):
 
     def group(self, index: Index) -> list[Member]:
         grid, side = self.member_grid, 2 if OLDER else self.side
-        return [
+        started = time.thread_time()
+        members = [
             (simulated_node(block, grid), index_of(i % side for i in block))
             for block in members_of(index, grid, side)
         ]
+        folder = self.folder.parent / "drawing"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / str(os.getpid())).open("a") as file:
+            file.write(f"{time.thread_time() - started}\n")
+        return members
 
 
 class SimulatedNumber(NumberStage):
@@ -133,6 +141,12 @@ def expected_synapses(side: int) -> int:
     return int(connected_components(graph, directed=False)[0]) + INSIDE * side**3
 
 
+def drawing_seconds(work: Path) -> float:
+    """Processor seconds that the drawing for the lowest merge took, in all processes."""
+    paths = [*work.glob("drawing/*"), *work.glob("*/drawing/*")]
+    return sum(float(line) for path in paths for line in path.read_text().splitlines())
+
+
 def level_rows(work: Path, side: int) -> list[tuple[int, int, int]]:
     """For each level: jobs, and edges and bytes read by its first job, which is a full one."""
     rows = []
@@ -175,11 +189,15 @@ def command_of(code: str) -> list[str]:
 def compare_builds(side: int, workers: int, revision: str, repeats: int) -> dict[str, float]:
     """Measure an older build beside this one; see `against`."""
     top: dict[Path, int] = {}
+    left: dict[Path, list[float]] = {}
 
     def once(build: Path) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             code = f"print(m.run(m.Path({folder!r}), {side}, {workers}, check=False))"
             done = run_with(build, command_of(code), cwd=Path(__file__).parent)
+            drawing = drawing_seconds(Path(folder))
+            left.setdefault(build, []).append(done.processor_seconds - drawing)
+            print(f"{build.name}: {drawing:.1f} processor seconds of drawing", flush=True)
             top[build] = top_job_bytes(Path(folder), side, build)
         return replace(done, seconds=float(done.told))
 
@@ -187,6 +205,8 @@ def compare_builds(side: int, workers: int, revision: str, repeats: int) -> dict
         head(revision)
         runs = in_turns({"old": old, "new": ROOT}, repeats, once)
         figures = compared(f"{side**3} blocks", runs["old"], runs["new"])
+        ratios = [a / b for a, b in zip(left[old], left[ROOT], strict=True)]
+        figures[f"{side**3}_blocks_processor_times_as_fast_undrawn"] = float(np.median(ratios))
         return figures | {"top_job_bytes_old": top[old], "top_job_bytes": top[ROOT]}
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,15 @@ import numpy as np
 from synpol.blockwise.grid import BlockGrid, children, index_of
 from synpol.blockwise.records import Index, read_record, stored
 from synpol.blockwise.stage import Stage
-from synpol.decoding.dilate import DilateRecord, Faces
-from synpol.decoding.fragments import KINDS, Contacts, MergeNode, OpenNode, Relabelling
+from synpol.decoding.dilate import Faces
+from synpol.decoding.fragments import (
+    KINDS,
+    Contacts,
+    MergeNode,
+    OpenNode,
+    Relabelling,
+    unique_rows,
+)
 from synpol.decoding.joining import Member, contact_graph, merge
 from synpol.errors import InputError
 
@@ -52,6 +59,11 @@ class _FacesRecord:
     """The faces of the record of a block."""
 
     faces: Faces = field(metadata=stored(""))
+
+
+@dataclass
+class _BlockRecord(_FacesRecord, _NodeRecord):
+    """What is open in the record of a block, and its faces."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class MergeStage(Stage[None, None, MergeRecord]):
     leaves = "what is still open, and what became of the open components of the members"
     version = 2
     #: work of one member of a group: it takes about as long as labelling that many voxels
-    member_cost = 2**16
+    member_cost = 2**17
     seconds_per_member = 1e-3
 
     @property
@@ -104,30 +116,37 @@ class MergeStage(Stage[None, None, MergeRecord]):
     def group(self, index: Index) -> list[Member]:
         """Read the members of a group, each with its place in the group."""
         found: list[Member] = []
-        for child in children(index, self.member_grid, self.side):
+        seen: dict[Index, Faces] = {}  # of the blocks behind and beside the next one
+        for child in reversed(children(index, self.member_grid, self.side)):
             if self.lowest:
-                record = read_record(self.members, child, DilateRecord, copy=True)
-                node: OpenNode = record.node
-                self._find_contacts(child, record.faces, node)
+                record = read_record(self.members, child, _BlockRecord, copy=True)
+                node, seen[child] = record.node, record.faces
+                self._find_contacts(child, node, seen)
+                seen.pop(_next(child, 0), None)
             else:
                 node = read_record(self.members, child, _NodeRecord, copy=True).node
             found.append((node, index_of(i % self.side for i in child)))
-        return found
+        return found[::-1]
 
-    def _find_contacts(self, block: Index, faces: Faces, node: OpenNode) -> None:
-        """Add to the node of a block its contacts across its high faces."""
+    def _find_contacts(self, block: Index, node: OpenNode, seen: Mapping[Index, Faces]) -> None:
+        """Add to the node of a block its contacts across its high faces.
+
+        The faces of blocks that `seen` lacks are read.
+        """
+        faces = seen[block]
         pieces: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in KINDS}
         contacts = [node.contacts]
         for axis in range(3):
             own = faces.face.get(2 * axis + 1)
             if own is None or own.shape[1] == 0:
                 continue
-            z, y, x = (i + (a == axis) for a, i in enumerate(block))
-            across = read_record(self.members, (z, y, x), _FacesRecord).faces
+            other = _next(block, axis)
+            across = seen.get(other) or read_record(self.members, other, _FacesRecord).faces
             claims = _claims_across(own, faces.names, across.face[2 * axis], across.names)
             for kind in KINDS:
                 both = (claims[kind] > 0).all(axis=1)
-                pieces[kind].append((axis, np.unique(claims[kind][both], axis=0)))
+                pairs, _ = unique_rows([*claims[kind][both].T])
+                pieces[kind].append((axis, np.stack(pairs, axis=1)))
             synapse = claims["synapse"][:, 0]
             crossed = np.full(len(synapse), axis, np.uint8)
             number = np.zeros((len(synapse), 3), np.int64)
@@ -135,14 +154,19 @@ class MergeStage(Stage[None, None, MergeRecord]):
             found = Contacts(synapse, claims["pre"], claims["post"], crossed, number)
             contacts.append(found.reduced())
         node.contacts = Contacts.joined(contacts)
-        for kind, pairs in pieces.items():
-            if pairs:
+        for kind, found_pairs in pieces.items():
+            if found_pairs:
                 touching = node.touching[kind]
                 touching.contact_axis = np.concatenate(
-                    [np.full(len(pair), axis, np.uint8) for axis, pair in pairs]
+                    [np.full(len(pairs), axis, np.uint8) for axis, pairs in found_pairs]
                 )
-                touching.contact_own = np.concatenate([pair[:, 0] for _, pair in pairs])
-                touching.contact_other = np.concatenate([pair[:, 1] for _, pair in pairs])
+                touching.contact_own = np.concatenate([pairs[:, 0] for _, pairs in found_pairs])
+                touching.contact_other = np.concatenate([pairs[:, 1] for _, pairs in found_pairs])
+
+
+def _next(block: Index, axis: int) -> Index:
+    """Return the index of the block beyond the high face of an axis."""
+    return index_of(i + (a == axis) for a, i in enumerate(block))
 
 
 def _claims_across(
