@@ -1,5 +1,6 @@
 """gunpowder nodes: targets and weights, rejection, ordered pre-caching."""
 
+import errno
 import multiprocessing
 import os
 
@@ -290,7 +291,14 @@ def test_a_batch_stays_as_it_is_when_others_follow():
         assert (found == number).all() and found.flags.writeable
 
 
-def test_a_queue_passes_arrays_of_any_layout_and_none_at_all():
+def refused(*given):
+    raise OSError(errno.ENOSYS, "not here")
+
+
+@pytest.mark.parametrize("missing", [None, "memfd_create", "posix_fallocate"])
+def test_a_queue_passes_arrays_of_any_layout_and_none_at_all(monkeypatch, missing):
+    if missing:
+        monkeypatch.setattr(os, missing, refused)
     fork = multiprocessing.get_context("fork")
     given = [
         np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1),
@@ -321,4 +329,6 @@ def test_a_queue_passes_arrays_of_any_layout_and_none_at_all():
     assert not queue.get(timeout=20)[0].arrays
     assert queue.get(timeout=20) == (None, "it broke")
     process.join()
+    assert (queue.memory is None) == bool(missing)
+    queue.close()
     queue.close()

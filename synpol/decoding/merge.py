@@ -116,24 +116,28 @@ class MergeStage(Stage[None, None, MergeRecord]):
     def group(self, index: Index) -> list[Member]:
         """Read the members of a group, each with its place in the group."""
         found: list[Member] = []
-        seen: dict[Index, Faces] = {}  # of the blocks behind and beside the next one
+        seen: dict[Index, Faces] = {}  # low faces of the blocks behind and beside the next one
         for child in reversed(children(index, self.member_grid, self.side)):
             if self.lowest:
                 record = read_record(self.members, child, _BlockRecord, copy=True)
-                node, seen[child] = record.node, record.faces
-                self._find_contacts(child, node, seen)
+                node, faces = record.node, record.faces
+                self._find_contacts(child, faces, node, seen)
+                low = {number: face for number, face in faces.face.items() if number % 2 == 0}
+                seen[child] = replace(faces, face=low)
                 seen.pop(_next(child, 0), None)
             else:
                 node = read_record(self.members, child, _NodeRecord, copy=True).node
             found.append((node, index_of(i % self.side for i in child)))
         return found[::-1]
 
-    def _find_contacts(self, block: Index, node: OpenNode, seen: Mapping[Index, Faces]) -> None:
+    def _find_contacts(
+        self, block: Index, faces: Faces, node: OpenNode, seen: Mapping[Index, Faces]
+    ) -> None:
         """Add to the node of a block its contacts across its high faces.
 
-        The faces of blocks that `seen` lacks are read.
+        The low faces of blocks that `seen` lacks are read; those that it has are taken out of it,
+        since no other block needs them.
         """
-        faces = seen[block]
         pieces: dict[str, list[tuple[int, np.ndarray]]] = {kind: [] for kind in KINDS}
         contacts = [node.contacts]
         for axis in range(3):
@@ -141,8 +145,11 @@ class MergeStage(Stage[None, None, MergeRecord]):
             if own is None or own.shape[1] == 0:
                 continue
             other = _next(block, axis)
-            across = seen.get(other) or read_record(self.members, other, _FacesRecord).faces
-            claims = _claims_across(own, faces.names, across.face[2 * axis], across.names)
+            if other in seen:
+                across = seen[other]
+            else:
+                across = read_record(self.members, other, _FacesRecord).faces
+            claims = _claims_across(own, faces.names, across.face.pop(2 * axis), across.names)
             for kind in KINDS:
                 both = (claims[kind] > 0).all(axis=1)
                 pairs, _ = unique_rows([*claims[kind][both].T])

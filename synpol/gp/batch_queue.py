@@ -11,7 +11,6 @@ import mmap
 import multiprocessing
 import os
 import pickle
-import tempfile
 from typing import Any
 
 import gunpowder as gp
@@ -25,7 +24,9 @@ class BatchQueue:
     Parameters
     ----------
     length : int
-        Number of batches that wait in the queue at most.
+        Number of batches that wait in the queue at most. There is memory for two more, each as
+        large as the first one; a larger one, and all where the system grants no such memory, go
+        through a pipe.
     """
 
     def __init__(self, length: int) -> None:
@@ -42,20 +43,30 @@ class BatchQueue:
         described = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
         arrays = [buffer.raw() for buffer in buffers]
         sizes = [-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays]
-        if self.memory is None and sum(sizes) > 0:
-            self.slot_size = sum(sizes)
-            os.ftruncate(self.descriptor, self.slots * self.slot_size)
-            self.memory = mmap.mmap(self.descriptor, 0)
-        if self.memory is None or sum(sizes) > self.slot_size:
+        size = sum(sizes)
+        if self.memory is None and size > 0:
+            self._reserve(size)
+        if self.memory is None or size > self.slot_size:
             self.queue.put((pickle.dumps(batch), [], failure))
             return
         place, places = self.count % self.slots * self.slot_size, []
-        for array, size in zip(arrays, sizes, strict=True):
+        for array, padded in zip(arrays, sizes, strict=True):
             self.memory[place : place + array.nbytes] = array
             places.append((place, place + array.nbytes))
-            place += size
+            place += padded
         self.count += 1
         self.queue.put((described, places, failure))
+
+    def _reserve(self, slot_size: int) -> None:
+        """Reserve memory for batches of a size; without it they go through the pipe."""
+        if self.descriptor is None:
+            return
+        try:
+            os.posix_fallocate(self.descriptor, 0, self.slots * slot_size)
+            self.memory, self.slot_size = mmap.mmap(self.descriptor, 0), slot_size
+        except OSError:  # a limit of this machine, or of the user
+            os.close(self.descriptor)
+            self.descriptor = None
 
     def get(self, timeout: float) -> tuple[gp.Batch | None, str | None]:
         """Take the first batch, and what went wrong instead of it.
@@ -67,6 +78,7 @@ class BatchQueue:
         """
         described, places, failure = self.queue.get(timeout=timeout)
         if self.memory is None and places:
+            assert self.descriptor is not None
             self.memory = mmap.mmap(self.descriptor, 0)
         with memoryview(self.memory or b"") as shared:
             arrays = [bytearray(shared[begin:end]) for begin, end in places]
@@ -78,13 +90,14 @@ class BatchQueue:
         self.queue.close()
         if self.memory is not None:
             self.memory.close()
-            self.memory = None
-        os.close(self.descriptor)
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        self.memory = self.descriptor = None
 
 
-def _shared_file() -> int:
-    """Open a file without a name, in memory where the system can do so."""
-    if hasattr(os, "memfd_create"):
+def _shared_file() -> int | None:
+    """Open a file that has no name and lies in memory; None where the system has none."""
+    try:
         return os.memfd_create("batches")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    except (AttributeError, OSError):
+        return None
