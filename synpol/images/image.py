@@ -27,6 +27,7 @@ from synpol.images.marks import Marks
 from synpol.images.metadata import HASH, SIZE_KEYS, axes_of, placement, statements
 from synpol.images.nodes import Found, described, find_array, refuse_outage
 from synpol.images.ome import Multiscale
+from synpol.images.quick import quick
 from synpol.images.reading import damaged_chunk, way_on
 from synpol.images.view import View, Voxels, check_kind
 from synpol.images.world import in_nm, in_unit, power_of, unknown_placement
@@ -274,7 +275,7 @@ def check_readable(image: Image) -> None:
 
 
 def open_voxels(path: str, *, channels: int) -> zarr.Array:
-    """Open the array of an image as `open_image` reads it, wherever it lies in the world.
+    """Open the array of an image to read all of it, wherever it lies in the world; see `quick`.
 
     Parameters
     ----------
@@ -290,7 +291,7 @@ def open_voxels(path: str, *, channels: int) -> zarr.Array:
     """
     found = find_array(path, "r", True)
     layout = _layout(found, _metadata(found, None)[0], channels, None)
-    return _as_read(found, layout, "r", ())
+    return cast(zarr.Array, quick(_as_read(found, layout, "r", ())))
 
 
 def _metadata(found: Found, options: ImageSource | None) -> tuple[Multiscale | None, str]:
