@@ -1,6 +1,10 @@
 """Reading all of a polarity array: the same voxels as with zarr-python, and its messages."""
 
 import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +62,39 @@ def test_voxels_are_those_that_zarr_reads(tmp_path, dtype, shards):
         assert np.array_equal(read, expected)
 
 
+def test_other_indices_and_copies_are_those_of_zarr(tmp_path):
+    path = polarity(tmp_path)
+    array, stored = open_voxels(path, channels=3), zarr.open_array(path, mode="r")
+    for opened in (array, pickle.loads(pickle.dumps(array))):
+        assert isinstance(opened, QuickArray)
+        for where in (
+            ...,
+            slice(None),
+            0,
+            (0, 1, 2, 3),
+            (..., slice(2, 5)),
+            (slice(-2, None),) * 4,
+        ):
+            assert np.array_equal(opened[where], stored[where])
+
+
+def test_a_path_that_is_no_text_is_read(tmp_path):
+    path = polarity(tmp_path / os.fsdecode(b"caf\xe9"))
+    array = open_voxels(path, channels=3)
+    assert np.array_equal(array[(slice(None),) * 4], zarr.open_array(path, mode="r")[:])
+
+
+def test_metadata_of_a_group_that_are_older_count(tmp_path):
+    attributes = {"voxel_size": [30, 8, 8], "offset": [0, 0, 0]}
+    group = zarr.create_group(tmp_path / "group")
+    options = {"shape": SHAPE, "chunks": (3, 4, 8, 8), "dtype": "uint8"}
+    group.create_array("s0", fill_value=7, attributes=attributes, **options)
+    zarr.consolidate_metadata(tmp_path / "group")
+    zarr.create_array(tmp_path / "group/s0", overwrite=True, fill_value=9, **options)
+    array = open_voxels(str(tmp_path / "group"), channels=3)
+    assert (array[(slice(None),) * 4] == array.fill_value).all()
+
+
 def test_a_damaged_chunk_is_named_as_zarr_names_it(tmp_path):
     path = polarity(tmp_path, shards=(3, 8, 16, 16))
     chunk = Path(path) / "c/0/1/1/1"
@@ -109,3 +146,28 @@ def test_decoding_goes_on_in_a_process_that_was_forked(tmp_path):
     assert process.exitcode == 0
     forked = open_image(tmp_path / "forked" / "instances").array[:]
     assert np.array_equal(decoded("here"), forked)
+
+
+SCRIPT = """
+import multiprocessing, sys
+import tensorstore
+
+def work(path):
+    from synpol.images.image import open_voxels
+    print(open_voxels(path, channels=3)[(slice(None),) * 4].sum())
+
+spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": sys.argv[1] + "/"}}
+print(tensorstore.open(spec, open=True).result().read().result().sum())
+process = multiprocessing.get_context("fork").Process(target=work, args=(sys.argv[1],))
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+
+def test_a_program_that_uses_tensorstore_itself_may_fork(tmp_path):
+    command = [sys.executable, "-c", SCRIPT, polarity(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    here, forked = done.stdout.split()
+    assert here == forked

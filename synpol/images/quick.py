@@ -1,11 +1,12 @@
 """Read every voxel of a large Zarr array once, on this machine.
 
-tensorstore decodes chunks in threads of its own, straight into the result. zarr-python copies each
-chunk between threads that wait for each other: it takes half as much time again, and 100 MB more.
+tensorstore decodes chunks in threads of its own, straight into the result. zarr-python hands each
+chunk from thread to thread, and the threads wait for each other (docs/decoding_measured.md).
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from zarr.storage import LocalStore
 if TYPE_CHECKING:
     import tensorstore
 
-#: whether tensorstore was loaded when this process was forked: it ends a process that uses it then
-_is_forked = False
+#: whether tensorstore was loaded before this process was forked, so that using it ends the process
+_is_forked = "tensorstore" in sys.modules and multiprocessing.parent_process() is not None
 
 
 def _note_fork() -> None:
@@ -45,16 +46,26 @@ class QuickArray:
         self._array, self._quick = array, quick
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._array, name)
 
-    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+    def __getitem__(self, where: Any) -> np.ndarray:
         if not _is_forked:
-            ends = tuple(slice(*w.indices(n)) for w, n in zip(where, self.shape, strict=True))
             try:
-                return np.asarray(self._quick[ends].read().result())
+                return self._read(where)
             except Exception:  # zarr-python names the chunk
                 pass
         return np.asarray(self._array[where])
+
+    def _read(self, where: tuple[slice, ...]) -> np.ndarray:
+        import tensorstore
+
+        ends = tuple(slice(*w.indices(n)) for w, n in zip(where, self.shape, strict=True))
+        part = self._quick[ends]
+        voxels = np.empty(part.shape, self.dtype)  # here a lack of memory is an exception
+        tensorstore.array(voxels, copy=False, write=True).write(part).result()
+        return voxels
 
 
 def quick(array: zarr.Array) -> zarr.Array | QuickArray:
@@ -67,7 +78,7 @@ def quick(array: zarr.Array) -> zarr.Array | QuickArray:
     Returns
     -------
     zarr.Array or View or QuickArray
-        The array itself where tensorstore does not read it.
+        The array itself where tensorstore does not read it, or takes it for another one.
     """
     if not isinstance(array, zarr.Array) or array.metadata.zarr_format != 3 or _is_forked:
         return array
@@ -78,6 +89,11 @@ def quick(array: zarr.Array) -> zarr.Array | QuickArray:
     folder = array.store.root / array.path
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"}}
     try:
-        return QuickArray(array, tensorstore.open(spec, read=True, open=True).result())
-    except ValueError:  # a codec or a type that tensorstore does not know
+        found = tensorstore.open(spec, read=True, open=True).result()
+    except Exception:  # a codec, a type or a path that tensorstore does not know
         return array
+    fill = np.asarray(found.fill_value, array.dtype).tobytes()
+    told = (found.shape, found.dtype.numpy_dtype, fill)
+    if told != (array.shape, array.dtype, np.asarray(array.fill_value, array.dtype).tobytes()):
+        return array  # metadata of a group that are older than those of the array
+    return QuickArray(array, found)
